@@ -1,0 +1,282 @@
+//! The two traits: [`StateMachine`] is what an application writes, [`Machine`] is what a core's loop
+//! drives. `Kv` and `Hosted<M: StateMachine>` implement [`Machine`].
+//!
+//! The road of state, as the loop drives it:
+//!
+//! ```text
+//! open(manifest) -> stage(entries) -> apply(entry)... -> next_job() -> Job::run (background)
+//!   -> manifest_after(done) -> [log: MANIFEST durable = commit point] -> publish(done)
+//! ```
+//!
+//! Apply has no error path and waits for nothing: what can go wrong with one command is part of its
+//! output, and every page it needs was pinned by `stage`.
+
+use core::future::Future;
+use std::io;
+use std::rc::Rc;
+
+use bowline_env::Env;
+use bytes::Bytes;
+use rkyv::{Archive, Archived};
+
+use crate::store::{Job, JobDone, PageRead, Pins, Store};
+use crate::{BadCommand, Damage, Limits, OpenFailure, SmError};
+
+/// What the entry being applied is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Apply {
+    /// The shard.
+    pub shard: u64,
+    /// The entry's log index.
+    pub index: u64,
+    /// The entry's term.
+    pub term: u64,
+    /// Log time: the same on every replica, never falls.
+    pub now_ms: u64,
+    /// The session that sent it.
+    pub session: Option<u128>,
+}
+
+/// What a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadCtx {
+    /// Index of the last entry applied.
+    pub applied: u64,
+    /// Log time.
+    pub now_ms: u64,
+}
+
+/// A replicated state machine of the application.
+///
+/// Nothing in `apply` may differ between replicas: no clock, no chance, no order of a hash map, no
+/// I/O.
+pub trait StateMachine: Send + Sized + 'static {
+    /// In the directory's identity and in each manifest; another name refuses to open.
+    const NAME: &'static str;
+    /// Version of `Command`'s layout and of the snapshot bytes.
+    const VERSION: u16;
+    /// A command. Reached in place after validation.
+    type Command: Archive;
+    /// What `apply` answers.
+    type Output: Archive;
+    /// A question.
+    type Query: Archive;
+    /// What `query` answers.
+    type Answer: Archive;
+    /// A cheap copy of the state: an `Arc`, a persistent map, a clone.
+    type Frozen: Send + 'static;
+
+    /// The empty state of a shard.
+    fn create(shard: u64) -> Self;
+
+    /// Applies a command.
+    fn apply(&mut self, ctx: &Apply, command: &Archived<Self::Command>) -> Self::Output;
+
+    /// Answers a question.
+    fn query(&self, ctx: &ReadCtx, query: &Archived<Self::Query>) -> Self::Answer;
+
+    /// Copies the state, on the core: below a millisecond.
+    fn freeze(&mut self) -> Self::Frozen;
+
+    /// Writes a snapshot, off the core.
+    ///
+    /// # Errors
+    ///
+    /// [`SmError`]: the snapshot is given up; the state stays as it is.
+    fn write(frozen: Self::Frozen, out: &mut dyn io::Write) -> Result<(), SmError>;
+
+    /// Reads a snapshot into a fresh instance, off the core.
+    ///
+    /// # Errors
+    ///
+    /// [`SmError`]: the snapshot cannot be used; the shard is damaged.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), SmError>;
+}
+
+/// A committed entry. `payload` starts 16-aligned and lies in a log buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRef<'a> {
+    /// Its index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// Envelope and body; empty for an entry that means nothing to the state (no-op,
+    /// configuration).
+    pub payload: &'a [u8],
+}
+
+/// What an entry's application answers. The loop turns it into the caller's result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// Nothing to say (no-op, tick).
+    #[default]
+    None,
+    /// Applied at revision `rev`; the version before, if it was asked for.
+    Written {
+        /// Revision: the entry's index.
+        rev: u64,
+        /// The value before, if asked for and there was one.
+        prev: Option<Bytes>,
+    },
+    /// A guard held (`ok`) and the write took place at `rev`, or it did not: `rev` is the current
+    /// revision, `failed_guard` its place in the batch.
+    Guarded {
+        /// Whether the write took place.
+        ok: bool,
+        /// Revision, see above.
+        rev: u64,
+        /// Place of the first guard that failed.
+        failed_guard: u32,
+    },
+    /// The new number.
+    Number(i64),
+    /// The number could not be changed: the value is not a number, or it would overflow.
+    NotANumber,
+    /// The number would leave the range of an i64.
+    Overflow,
+    /// The archived output of a user's machine.
+    Custom(Bytes),
+    /// The command is invalid; it had no effect.
+    Rejected(BadCommand),
+}
+
+/// A question to a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Query {
+    /// The value of a key.
+    Get(Bytes),
+    /// The values of keys, one state at one index.
+    MultiGet(Box<[Bytes]>),
+    /// One page of a range.
+    Scan(Box<crate::kv::ScanQuery>),
+    /// The archived query of a user's machine.
+    Custom(Bytes),
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// To `Get`.
+    Value(Option<crate::kv::Item>),
+    /// To `MultiGet`, by position.
+    Values(Vec<Option<crate::kv::Item>>),
+    /// To `Scan`.
+    Page(crate::kv::ScanPage),
+    /// To `Custom`.
+    Custom(Bytes),
+    /// Not a question of this machine.
+    NotSupported,
+    /// The question is malformed.
+    Bad(BadCommand),
+}
+
+/// A read that is answered at once, or what it needs first.
+#[derive(Debug)]
+pub enum Read<T> {
+    /// The answer.
+    Ready(T),
+    /// These pages must be pinned first; then ask again.
+    Cold(Vec<PageRead>),
+    /// The state that it touches is damaged.
+    Damaged(Damage),
+}
+
+/// Whether entries can be applied now.
+#[derive(Debug)]
+#[must_use]
+pub enum Staged {
+    /// They can; nothing they need is cold.
+    Ready,
+    /// These pages must be pinned first; then ask again.
+    Cold(Vec<PageRead>),
+    /// The delta is far over its budget: flush first, the log keeps the entries.
+    OverBudget,
+    /// A page they need is damaged: apply stops here.
+    Damaged(Damage),
+}
+
+/// Why a job is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pressure {
+    /// Only what is due by itself: a full delta, a merge.
+    #[default]
+    None,
+    /// The log wants its oldest slot back: flush what is applied.
+    Log,
+    /// Flush everything: stop, or by hand.
+    Flush,
+}
+
+/// A replica's state, as the core's loop drives it. Not for applications.
+pub trait Machine<E: Env>: Sized + 'static {
+    /// In NODE and in each manifest.
+    const NAME: &'static str;
+    /// Version of commands and snapshots.
+    const VERSION: u16;
+
+    /// Makes the state of a shard: empty, or as `manifest` says, with its sections opened.
+    ///
+    /// # Errors
+    ///
+    /// (of the future) [`OpenFailure`]: the manifest or a run is damaged, or of another machine.
+    fn open(
+        store: &Rc<Store<E>>,
+        shard: u64,
+        manifest: Option<&[u8]>,
+    ) -> impl Future<Output = Result<Self, OpenFailure>>;
+
+    /// Checks a command before it goes into the log. `body` is what follows the envelope.
+    ///
+    /// # Errors
+    ///
+    /// [`BadCommand`]: it would be rejected at apply, or is over a limit.
+    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<(), BadCommand>;
+
+    /// Index of the last entry applied.
+    fn applied(&self) -> u64;
+
+    /// Index whose state is durable in runs: the log may be compacted up to here.
+    fn flushed(&self) -> u64;
+
+    /// Bytes held in memory by what is not flushed.
+    fn delta_bytes(&self) -> usize;
+
+    /// Log time.
+    fn clock_ms(&self) -> u64;
+
+    /// Why this replica applies nothing more, if so: a panic in a user's `apply`, an unknown kind.
+    fn halted(&self) -> Option<&Damage>;
+
+    /// Whether the entries can be applied with what `pins` holds.
+    fn stage(&self, entries: &[EntryRef<'_>], pins: &Pins) -> Staged;
+
+    /// Applies the next entry. No error, no wait.
+    ///
+    /// # Panics
+    ///
+    /// If `entry.index` is not `applied() + 1`, or a page it needs was not pinned: bugs of the caller.
+    fn apply(&mut self, entry: EntryRef<'_>, pins: &Pins, out: &mut Vec<Output>);
+
+    /// Answers a question from the state as applied.
+    fn read(&self, query: &Query, pins: &Pins) -> Read<Answer>;
+
+    /// The next background job, if one is due: a flush or a merge. `conf` is the membership as of
+    /// `applied()`; `term` the term of that entry.
+    fn next_job(&mut self, why: Pressure, term: u64, conf: &Bytes) -> Option<Job<E>>;
+
+    /// The whole manifest after a finished job, to be made durable: index, term and bytes. None:
+    /// the job was overtaken (an install) and its result is dropped.
+    fn manifest_after(&self, done: &JobDone<E>) -> Option<(u64, u64, Bytes)>;
+
+    /// The manifest as it is now, to be staged again; none: never flushed.
+    fn manifest(&self) -> Option<(u64, u64, Bytes)>;
+
+    /// Makes the job's result current, once its manifest is durable.
+    fn publish(&mut self, done: JobDone<E>);
+
+    /// Puts the job's input back after it failed; it is due again later.
+    fn job_failed(&mut self, flush: bool);
+}
