@@ -1,1 +1,15 @@
-//! Placeholder.
+//! What a shard's log means: committed entries become state, kept in a memory delta over immutable
+//! runs.
+//!
+//! Apply never syncs: the log is the redo log. A run holds exactly the state at one index, and
+//! nothing in apply may differ between replicas. This crate writes no log record and reads no
+//! clock; indexes, terms and shards are plain `u64`.
+
+pub mod envelope;
+mod error;
+pub mod kv;
+
+pub use error::{
+    Area, BATCH_GUARDS_MAX, BATCH_OPS_MAX, BadCommand, Damage, EXPIRE_KEYS_MAX, KEY_BYTES_MAX,
+    Limits, MULTI_GET_KEYS_MAX, Measured, OpenFailure, SmError, TTL_MS_MAX,
+};

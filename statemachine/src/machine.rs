@@ -17,8 +17,14 @@ use std::rc::Rc;
 
 use bowline_env::Env;
 use bytes::Bytes;
-use rkyv::{Archive, Archived};
+use rkyv::api::high::{HighSerializer, HighValidator};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Failure;
+use rkyv::ser::allocator::ArenaHandle;
+use rkyv::util::AlignedVec;
+use rkyv::{Archive, Archived, Serialize};
 
+use crate::kv::{Item, ScanPage, ScanQuery};
 use crate::store::{Job, JobDone, PageRead, Pins, Store};
 use crate::{BadCommand, Damage, Limits, OpenFailure, SmError};
 
@@ -46,6 +52,12 @@ pub struct ReadCtx {
     pub now_ms: u64,
 }
 
+/// What validates the archives of an application's commands and queries.
+pub type CustomValidator<'a> = HighValidator<'a, Failure>;
+
+/// What writes the archives of an application's outputs and answers.
+pub type CustomSerializer<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, Failure>;
+
 /// A replicated state machine of the application.
 ///
 /// Nothing in `apply` may differ between replicas: no clock, no chance, no order of a hash map, no
@@ -56,13 +68,13 @@ pub trait StateMachine: Send + Sized + 'static {
     /// Version of `Command`'s layout and of the snapshot bytes.
     const VERSION: u16;
     /// A command. Reached in place after validation.
-    type Command: Archive;
+    type Command: Archive<Archived: for<'a> CheckBytes<CustomValidator<'a>>>;
     /// What `apply` answers.
-    type Output: Archive;
+    type Output: for<'a> Serialize<CustomSerializer<'a>>;
     /// A question.
-    type Query: Archive;
+    type Query: Archive<Archived: for<'a> CheckBytes<CustomValidator<'a>>>;
     /// What `query` answers.
-    type Answer: Archive;
+    type Answer: for<'a> Serialize<CustomSerializer<'a>>;
     /// A cheap copy of the state: an `Arc`, a persistent map, a clone.
     type Frozen: Send + 'static;
 
@@ -119,8 +131,9 @@ pub enum Output {
         /// The value before, if asked for and there was one.
         prev: Option<Bytes>,
     },
-    /// A guard held (`ok`) and the write took place at `rev`, or it did not: `rev` is the current
-    /// revision, `failed_guard` its place in the batch.
+    /// To Cas, and to a Batch that asked for no answers: the guards held (`ok`) and the write took
+    /// place at `rev`, or one did not hold: `rev` is the current revision of its key (0: absent),
+    /// `failed_guard` its place in the batch.
     Guarded {
         /// Whether the write took place.
         ok: bool,
@@ -129,16 +142,71 @@ pub enum Output {
         /// Place of the first guard that failed.
         failed_guard: u32,
     },
+    /// To a Batch that asked for answers and took place: one per operation, in order.
+    Batch {
+        /// Revision: the entry's index.
+        rev: u64,
+        /// One answer per operation.
+        answers: Vec<OpAnswer>,
+    },
+    /// An operation of a batch could not be done, so nothing of the batch was.
+    OpFailed {
+        /// Its place in the batch.
+        place: u32,
+        /// Why.
+        fault: OpFault,
+    },
     /// The new number.
     Number(i64),
-    /// The number could not be changed: the value is not a number, or it would overflow.
+    /// The number could not be changed: the value is not a number.
     NotANumber,
     /// The number would leave the range of an i64.
     Overflow,
+    /// To Touch.
+    Touched(Touched),
+    /// To Expire: so many keys were removed.
+    Expired(u32),
     /// The archived output of a user's machine.
     Custom(Bytes),
     /// The command is invalid; it had no effect.
     Rejected(BadCommand),
+}
+
+/// What a Touch found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Whether there was such a key; if not, nothing changed.
+    pub existed: bool,
+    /// Its deadline before, in milliseconds of log time; 0: none.
+    pub before_ms: u64,
+    /// Its deadline now; 0: none.
+    pub now_ms: u64,
+}
+
+/// Why an operation of a batch could not be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpFault {
+    /// The value is not a number.
+    NotANumber,
+    /// The number would leave the range of an i64.
+    Overflow,
+}
+
+/// What one operation of a batch answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpAnswer {
+    /// To a read.
+    Value(Option<Item>),
+    /// To a put or delete: the value before, if asked for and there was one.
+    Written {
+        /// The value before.
+        prev: Option<Bytes>,
+    },
+    /// To an increment: the new number.
+    Number(i64),
+    /// To a touch.
+    Touched(Touched),
 }
 
 /// A question to a machine.
@@ -150,7 +218,7 @@ pub enum Query {
     /// The values of keys, one state at one index.
     MultiGet(Box<[Bytes]>),
     /// One page of a range.
-    Scan(Box<crate::kv::ScanQuery>),
+    Scan(Box<ScanQuery>),
     /// The archived query of a user's machine.
     Custom(Bytes),
 }
@@ -160,11 +228,11 @@ pub enum Query {
 #[non_exhaustive]
 pub enum Answer {
     /// To `Get`.
-    Value(Option<crate::kv::Item>),
+    Value(Option<Item>),
     /// To `MultiGet`, by position.
-    Values(Vec<Option<crate::kv::Item>>),
+    Values(Vec<Option<Item>>),
     /// To `Scan`.
-    Page(crate::kv::ScanPage),
+    Page(ScanPage),
     /// To `Custom`.
     Custom(Bytes),
     /// Not a question of this machine.
