@@ -8,6 +8,10 @@
 pub mod envelope;
 mod error;
 pub mod kv;
+pub mod manifest;
+pub mod merge;
+pub mod run;
+pub mod store;
 
 pub use error::{
     Area, BATCH_GUARDS_MAX, BATCH_OPS_MAX, BadCommand, Damage, EXPIRE_KEYS_MAX, KEY_BYTES_MAX,
