@@ -370,11 +370,7 @@ pub trait OpenLog<E: Env>: Clone + Send + Sync + 'static {
     type Log: LogStorage;
 
     /// Makes the stream's directory anew: what is there from an unfinished founding is scrap.
-    fn format(
-        &self,
-        env: &E,
-        id: StreamId,
-    ) -> impl Future<Output = Result<(), OpenError>>;
+    fn format(&self, env: &E, id: StreamId) -> impl Future<Output = Result<(), OpenError>>;
 
     /// Opens a stream: everything found is durable and verified, and this life is recorded.
     /// `signal` is rung when `durable` or the health moves.
