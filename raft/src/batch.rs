@@ -24,6 +24,8 @@ pub const HEADER_LEN: usize = 40;
 /// Every payload starts at a multiple of this, counted from the body's start.
 pub const ALIGN: usize = 16;
 const PLACE_LEN: usize = 8;
+pub(crate) const ALIGN_U32: u32 = 16;
+const _: () = assert!(ALIGN_U32 as usize == ALIGN, "two names of one number");
 
 /// The entry of a batch is a configuration.
 pub const FLAG_CONF: u16 = 1;
@@ -116,6 +118,13 @@ impl BatchHeader {
 pub fn body_len(payload_lens: impl ExactSizeIterator<Item = usize>) -> usize {
     let places = (payload_lens.len() * PLACE_LEN).next_multiple_of(ALIGN);
     payload_lens.fold(places, |at, len| at + len.next_multiple_of(ALIGN))
+}
+
+/// What one entry adds to a body: its place and its payload. A body takes the sum over its entries,
+/// rounded up to [`ALIGN`].
+#[must_use]
+pub const fn entry_len(payload_len: usize) -> usize {
+    PLACE_LEN + payload_len.next_multiple_of(ALIGN)
 }
 
 /// Encodes a body in place, entry by entry.

@@ -1,0 +1,183 @@
+//! Proposals: taken into a queue, appended as one batch a pass.
+
+use crate::{
+    Accepted, Budget, Damage, HardState, Log, LogIndex, NewBatch, Outbox, ProposeError, RaftCore,
+    Record, Refused, Rejected, ReplicaId, Role, Slot,
+    batch::ALIGN_U32,
+    core::{CLOSING, StreamState, at},
+};
+
+/// Entries that belong together: they get neighbouring indexes in one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// Entries, at least one.
+    pub count: u32,
+    /// What they take in a batch body: the sum of [`crate::batch::entry_len`].
+    pub bytes: u32,
+    /// Comes back in [`Accepted`] or [`Rejected`].
+    pub token: u64,
+}
+
+impl RaftCore {
+    /// Queues a proposal for the next [`RaftCore::flush_pass`]. O(1); nothing is staged yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ProposeError`]: nothing changed.
+    ///
+    /// # Panics
+    ///
+    /// If the proposal has no entry, or fewer bytes than its entries take: a bug of the caller.
+    pub fn propose(&mut self, slot: Slot, p: Proposal) -> Result<(), ProposeError> {
+        assert!(p.count > 0, "a proposal has an entry");
+        assert!(p.bytes / 8 >= p.count, "an entry takes 8 bytes at least");
+        let leads = self.hot.get(at(slot)).is_some_and(|hot| hot.role == Role::Leader);
+        if !leads || !self.is_open(slot) {
+            return Err(self.why_not(slot));
+        }
+        if !self.stream_is_good(slot) || self.hot[at(slot)].flags & CLOSING != 0 {
+            return Err(self.why_not(slot));
+        }
+        if p.bytes
+            .checked_next_multiple_of(ALIGN_U32)
+            .is_none_or(|b| b > self.config.batch_bytes_max)
+        {
+            return Err(ProposeError::TooLarge);
+        }
+        let warm = &mut self.warm[at(slot)];
+        let total = warm.uncommitted.saturating_add(p.bytes);
+        if total > self.config.uncommitted_bytes_max && warm.uncommitted > 0 {
+            self.counters.busy_shard += 1;
+            return Err(ProposeError::Busy(Budget::Shard));
+        }
+        warm.uncommitted = total;
+        self.proposals.push(&mut warm.queue, p);
+        self.touch(slot);
+        Ok(())
+    }
+
+    /// Appends what is queued, one batch of at most `pass_bytes_max`; the rest stays dirty.
+    pub(crate) fn append_queued(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
+        let batch = self.next_batch(slot);
+        if batch.proposals == 0 {
+            return;
+        }
+        self.stage_commit(slot, u64::from(self.config.commit_every), log);
+        match log.append(batch.new) {
+            Ok(lsn) => {
+                self.accept(slot, &batch, out);
+                self.appended(slot, &batch.new, batch.charge, lsn);
+                if !self.warm[at(slot)].queue.is_empty() {
+                    self.touch(slot);
+                }
+            },
+            Err(Refused::Poisoned) => self.refused(slot, Refused::Poisoned),
+            Err(Refused::NoRoom | Refused::BadChecksum) => {
+                self.counters.no_room += 1;
+                self.reject_all(slot, out);
+            },
+        }
+    }
+
+    /// Writes the commit index down when it moved by `every` entries; rides with another write.
+    pub(crate) fn stage_commit(&mut self, slot: Slot, every: u64, log: &mut impl Log) {
+        let (hot, staged) = (&self.hot[at(slot)], self.cold[at(slot)].staged_commit);
+        if hot.commit.0.saturating_sub(staged.0) < every {
+            return;
+        }
+        let (term, vote, commit) = (hot.term, self.warm[at(slot)].vote, hot.commit);
+        // A refusal costs nothing: the commit index is found again by the next leader.
+        if log.stage(slot, Record::HardState(HardState { term, vote, commit })).is_ok() {
+            self.cold[at(slot)].staged_commit = commit;
+            self.counters.hard_states += 1;
+        }
+    }
+
+    /// What the front of the queue makes up.
+    fn next_batch(&self, slot: Slot) -> Taken {
+        let (mut count, mut bytes, mut proposals) = (0_u32, 0_u32, 0_u32);
+        for p in self.proposals.iter(&self.warm[at(slot)].queue) {
+            let total = bytes.saturating_add(p.bytes);
+            let over = total.checked_next_multiple_of(ALIGN_U32);
+            if proposals > 0 && over.is_none_or(|len| len > self.config.pass_bytes_max) {
+                break;
+            }
+            (count, bytes, proposals) = (count + p.count, total, proposals + 1);
+        }
+        let hot = &self.hot[at(slot)];
+        let new = NewBatch {
+            slot,
+            first: hot.last.next(),
+            term: hot.term,
+            prev_term: hot.last_term,
+            count,
+            proposals,
+            bytes: bytes.next_multiple_of(ALIGN_U32),
+            flags: 0,
+        };
+        Taken { new, proposals, charge: bytes }
+    }
+
+    fn accept(&mut self, slot: Slot, batch: &Taken, out: &mut Outbox) {
+        let mut first = batch.new.first;
+        for _ in 0..batch.proposals {
+            let queue = &mut self.warm[at(slot)].queue;
+            let p = self.proposals.pop(queue).expect("the batch was counted over this queue");
+            out.accepted.push(Accepted { slot, token: p.token, first, term: batch.new.term });
+            first = LogIndex(first.0 + u64::from(p.count));
+        }
+    }
+
+    /// Turns every queued proposal away.
+    pub(crate) fn reject_all(&mut self, slot: Slot, out: &mut Outbox) {
+        let why = match self.why_not(slot) {
+            ProposeError::NoLeader if self.hot[at(slot)].role == Role::Leader => {
+                ProposeError::Busy(Budget::Log)
+            },
+            other => other,
+        };
+        while let Some(p) = self.proposals.pop(&mut self.warm[at(slot)].queue) {
+            let warm = &mut self.warm[at(slot)];
+            warm.uncommitted = warm.uncommitted.saturating_sub(p.bytes);
+            self.counters.rejected += 1;
+            out.rejected.push(Rejected { slot, token: p.token, why });
+        }
+    }
+
+    /// Why a replica takes no proposal; `NoLeader` also when nothing forbids it.
+    pub(crate) fn why_not(&self, slot: Slot) -> ProposeError {
+        let Some(hot) = self.hot.get(at(slot)) else {
+            return ProposeError::Closed;
+        };
+        if !self.is_open(slot) || hot.flags & CLOSING != 0 {
+            return ProposeError::Closed;
+        }
+        if hot.damage != Damage::Normal {
+            return ProposeError::Damaged;
+        }
+        if self.stream(slot).state != StreamState::Good {
+            return ProposeError::StreamFailed;
+        }
+        match self.leader_of(slot) {
+            Some(leader) if leader != self.cold[at(slot)].replica => {
+                ProposeError::NotLeader { leader }
+            },
+            _ => ProposeError::NoLeader,
+        }
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub(crate) fn leader_of(&self, slot: Slot) -> Option<ReplicaId> {
+        let hot = &self.hot[at(slot)];
+        let conf = &self.confs[usize::from(hot.conf)].conf;
+        conf.members.get(usize::from(hot.leader)).map(|member| member.replica)
+    }
+}
+
+/// The batch that the front of a queue makes up.
+struct Taken {
+    new: NewBatch,
+    proposals: u32,
+    /// Proposal bytes charged to the shard.
+    charge: u32,
+}

@@ -1,0 +1,114 @@
+//! The two ends of a pass.
+
+use crate::{
+    Apply, BootTime, Damage, Log, LogIndex, Outbox, RaftCore, Reason, Role, Rule, Slot,
+    core::{BROKEN, CLOSING, DIRTY, OPEN, StreamState, at},
+};
+
+impl RaftCore {
+    /// Opens a pass. `now` must not be older than that of an earlier pass; if it is, it is ignored.
+    pub fn begin_pass(&mut self, now: BootTime, out: &mut Outbox) {
+        self.now = self.now.max(now);
+        self.events = 0;
+        self.settle(out);
+    }
+
+    /// Ends a pass: appends one batch per replica that has proposals, commits what is durable,
+    /// and hands out what is committed. `now` is read after the rings were drained.
+    pub fn flush_pass(&mut self, now: BootTime, log: &mut impl Log, out: &mut Outbox) {
+        self.now = self.now.max(now);
+        core::mem::swap(&mut self.dirty, &mut self.walk);
+        for nth in 0..self.walk.len() {
+            let slot = self.walk[nth];
+            let flags = &mut self.hot[at(slot)].flags;
+            *flags &= !DIRTY;
+            if *flags & (OPEN | BROKEN) == OPEN {
+                self.flush_slot(slot, log, out);
+            }
+        }
+        self.walk.clear();
+        self.settle(out);
+    }
+
+    fn flush_slot(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
+        if self.hot[at(slot)].damage != Damage::Normal {
+            self.retire_damaged(slot, out);
+        } else if self.stream_is_good(slot) {
+            self.write(slot, log, out);
+        }
+        self.commit(slot);
+        self.hand_out(slot, out);
+        self.flush_reads(slot, out);
+        if self.hot[at(slot)].flags & CLOSING != 0 {
+            if self.stream_is_good(slot) {
+                self.stage_commit(slot, 1, log);
+            }
+            self.release(slot, Reason::Closed, out);
+        }
+    }
+
+    /// Everything that this replica wants in its log now, in the order of replay.
+    fn write(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
+        if self.may_campaign(slot) {
+            self.campaign(slot, log);
+        }
+        if self.cold[at(slot)].compact > LogIndex(0) {
+            self.compact(slot, log);
+        }
+        let closing = self.hot[at(slot)].flags & CLOSING != 0;
+        if self.hot[at(slot)].role != Role::Leader || closing {
+            return;
+        }
+        if self.hot[at(slot)].last < self.warm[at(slot)].term_start {
+            self.append_noop(slot, log);
+        }
+        if self.hot[at(slot)].last < self.warm[at(slot)].term_start {
+            self.reject_all(slot, out);
+        } else if !self.warm[at(slot)].queue.is_empty() {
+            self.append_queued(slot, log, out);
+        }
+    }
+
+    /// Moves a leader's commit index (I6).
+    fn commit(&mut self, slot: Slot) {
+        let matched = self.quorum_match(slot);
+        let hot = &mut self.hot[at(slot)];
+        let own_term = matched >= self.warm[at(slot)].term_start;
+        if hot.role == Role::Leader && own_term && matched > hot.commit {
+            assert!(matched <= hot.last, "only what is in the log is durable (I1)");
+            hot.commit = matched;
+            self.counters.commits += 1;
+        }
+    }
+
+    /// Hands out what is committed, each index once (I13).
+    fn hand_out(&mut self, slot: Slot, out: &mut Outbox) {
+        let (hot, warm) = (&self.hot[at(slot)], &mut self.warm[at(slot)]);
+        let whole = hot.damage == Damage::Normal && hot.flags & BROKEN == 0;
+        if whole && hot.commit > warm.handed {
+            let (from, to) = (warm.handed.next(), hot.commit);
+            out.apply.push(Apply::Range { slot, from, to });
+            warm.handed = to;
+        }
+    }
+
+    /// Tells of streams and replicas that failed since.
+    pub(crate) fn settle(&mut self, out: &mut Outbox) {
+        for nth in 0..self.streams.len() {
+            if self.streams[nth].state == StreamState::Failing {
+                self.handle_stream_failed(self.streams[nth].no, out);
+            }
+        }
+        while let Some((slot, rule)) = self.ill.pop() {
+            self.end_broken(slot, rule, out);
+        }
+    }
+
+    fn end_broken(&mut self, slot: Slot, rule: Rule, out: &mut Outbox) {
+        if self.hot[at(slot)].flags & OPEN != 0 {
+            self.report(slot, Reason::Broken(rule), out);
+            self.rings.release(&mut self.warm[at(slot)].pending);
+            self.step_down(slot, out);
+        }
+    }
+}
