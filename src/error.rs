@@ -17,11 +17,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bowline_raft::{NodeId, ShardId, Term};
+use bowline_statemachine::BadCommand;
 
 pub use code::Code;
 pub use config::{ConfigError, Origin};
 pub use finding::{Finding, Severity};
-pub use request::{Budget, Failure, Measured, NotReady, RequestError, ShardFailure, Unready};
+pub use request::{Budget, Failure, NotReady, RequestError, ShardFailure, Unready};
 pub use table::{ErrorRow, ErrorTable};
 
 /// Why an operation failed, as a caller sees it.
@@ -284,6 +285,12 @@ impl core::error::Error for Error {}
 impl From<RequestError> for Error {
     fn from(error: RequestError) -> Self {
         Self::Request(error)
+    }
+}
+
+impl From<BadCommand> for Error {
+    fn from(bad: BadCommand) -> Self {
+        Self::Request(bad.into())
     }
 }
 

@@ -4,36 +4,9 @@ use core::fmt;
 use std::sync::Arc;
 
 use bowline_raft::{LogIndex, ShardId};
+use bowline_statemachine::{BadCommand, Measured};
 
 use super::Code;
-
-/// What is too large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Measured {
-    /// A key.
-    Key,
-    /// A value.
-    Value,
-    /// A whole entry.
-    Entry,
-    /// A time to live, in milliseconds.
-    Ttl,
-    /// The number of operations or guards of a batch.
-    Batch,
-}
-
-impl fmt::Display for Measured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::Entry => "entry",
-            Self::Ttl => "time to live",
-            Self::Batch => "batch",
-        })
-    }
-}
 
 /// What is wrong with a call. Nothing was changed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +17,9 @@ pub enum RequestError {
         /// Which.
         what: Measured,
         /// How large it is.
-        len: u64,
+        len: u32,
         /// How large it may be.
-        max: u64,
+        max: u32,
     },
     /// The keys lie in different slots, or in another shard than the client's.
     CrossSlot,
@@ -95,7 +68,7 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { what, len, max } => {
-                write!(f, "the {what} is too large: {len}, at most {max}")
+                write!(f, "too large: {len} {what}, at most {max}")
             },
             Self::UnknownShard(shard) => write!(f, "there is no shard {shard}"),
             Self::Invalid(what) => f.write_str(what),
@@ -112,6 +85,20 @@ impl fmt::Display for RequestError {
             | Self::WatchLimit
             | Self::NotANumber
             | Self::Overflow => f.write_str(super::ErrorTable::row(self.code()).what),
+        }
+    }
+}
+
+impl From<BadCommand> for RequestError {
+    fn from(bad: BadCommand) -> Self {
+        match bad {
+            BadCommand::TooLarge { what, len, max } => Self::TooLarge { what, len, max },
+            BadCommand::Ttl => Self::Invalid("the time to live is over 100 years"),
+            BadCommand::Archive => Self::Invalid("the bytes are no command or query"),
+            BadCommand::Kind(_) => Self::NotSupported,
+            BadCommand::Token => Self::Invalid("the scan token is damaged or of another scan"),
+            BadCommand::Question => Self::Invalid("the range or limit makes no sense"),
+            _ => Self::Invalid("the command is not accepted"),
         }
     }
 }
