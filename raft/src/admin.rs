@@ -62,11 +62,11 @@ impl RaftCore {
             self.cold[at(slot)].compact = LogIndex(0);
             return;
         }
-        let Some(prev_term) = log.term_at(slot, upto) else {
+        let Some(prev_term) = log.term_at(self.place(slot), upto) else {
             self.broken(slot, crate::Rule::Floor);
             return;
         };
-        match log.stage(slot, Record::Compact { first: upto.next(), prev_term }) {
+        match log.stage(self.place(slot), Record::Compact { first: upto.next(), prev_term }) {
             Ok(_) => {
                 let warm = &mut self.warm[at(slot)];
                 warm.floor = upto;

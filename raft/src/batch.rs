@@ -61,7 +61,7 @@ impl BatchHeader {
 
     /// The bytes that stand on disk and on the wire.
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
+    pub fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         out[0..8].copy_from_slice(&self.shard.0.to_le_bytes());
         out[8..16].copy_from_slice(&self.first.0.to_le_bytes());
@@ -77,24 +77,15 @@ impl BatchHeader {
     /// Reads a header; says nothing about its truth.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Self {
-        let u64_at = |at: usize| {
-            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were cut"))
-        };
-        let u32_at = |at: usize| {
-            u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes were cut"))
-        };
-        let u16_at = |at: usize| {
-            u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes were cut"))
-        };
         Self {
-            shard: ShardId(u64_at(0)),
-            first: LogIndex(u64_at(8)),
-            term: Term(u64_at(16)),
-            count: u32_at(24),
-            len: u32_at(28),
-            fmt: u16_at(32),
-            flags: u16_at(34),
-            crc: u32_at(36),
+            shard: ShardId(u64::from_le_bytes(cut(bytes, 0))),
+            first: LogIndex(u64::from_le_bytes(cut(bytes, 8))),
+            term: Term(u64::from_le_bytes(cut(bytes, 16))),
+            count: u32::from_le_bytes(cut(bytes, 24)),
+            len: u32::from_le_bytes(cut(bytes, 28)),
+            fmt: u16::from_le_bytes(cut(bytes, 32)),
+            flags: u16::from_le_bytes(cut(bytes, 34)),
+            crc: u32::from_le_bytes(cut(bytes, 36)),
         }
     }
 
@@ -217,7 +208,7 @@ impl<'a> Body<'a> {
         if header.fmt != 0 {
             return Err(BodyError::Format);
         }
-        let count = usize::try_from(header.count).map_err(|_| BodyError::Count)?;
+        let count = index(header.count);
         let places = count.checked_mul(PLACE_LEN).ok_or(BodyError::Count)?;
         if count == 0 || places > bytes.len() || !bytes.len().is_multiple_of(ALIGN) {
             return Err(BodyError::Count);
@@ -247,11 +238,7 @@ impl<'a> Body<'a> {
     /// Where the payload of the `nth` entry lies in the body: offset and length.
     pub fn place(&self, nth: usize) -> (usize, usize) {
         let place = &self.bytes[nth * PLACE_LEN..][..PLACE_LEN];
-        let word = |at: usize| {
-            let bytes = place[at..at + 4].try_into().expect("four bytes were cut");
-            usize::try_from(u32::from_le_bytes(bytes)).expect("usize holds a u32")
-        };
-        (word(0), word(4))
+        (index(u32::from_le_bytes(cut(place, 0))), index(u32::from_le_bytes(cut(place, 4))))
     }
 
     /// The payload of the `nth` entry.
@@ -259,6 +246,15 @@ impl<'a> Body<'a> {
         let (off, len) = self.place(nth);
         &self.bytes[off..off + len]
     }
+}
+
+/// `N` bytes at `at`.
+fn cut<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("as many bytes were cut")
+}
+
+fn index(word: u32) -> usize {
+    usize::try_from(word).expect("usize holds a u32")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ impl Default for Chain {
 }
 
 impl Chain {
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(self) -> bool {
         self.head == NONE
     }
 }
@@ -68,7 +68,7 @@ impl<T: Copy> Chains<T> {
         self.used += 1;
     }
 
-    pub(crate) fn front(&self, chain: &Chain) -> Option<T> {
+    pub(crate) fn front(&self, chain: Chain) -> Option<T> {
         (!chain.is_empty()).then(|| self.nodes[index(chain.head)].value)
     }
 
@@ -90,7 +90,7 @@ impl<T: Copy> Chains<T> {
     }
 
     /// The items of one queue, first in first.
-    pub(crate) fn iter(&self, chain: &Chain) -> impl Iterator<Item = T> {
+    pub(crate) fn iter(&self, chain: Chain) -> impl Iterator<Item = T> {
         let mut at = chain.head;
         core::iter::from_fn(move || {
             (at != NONE).then(|| {
@@ -119,8 +119,8 @@ mod tests {
         for nth in 0..10 {
             chains.push(if nth % 2 == 0 { &mut a } else { &mut b }, nth);
         }
-        assert_eq!(chains.iter(&b).collect::<Vec<_>>(), vec![1, 3, 5, 7, 9]);
-        assert_eq!(chains.front(&a), Some(0));
+        assert_eq!(chains.iter(b).collect::<Vec<_>>(), vec![1, 3, 5, 7, 9]);
+        assert_eq!(chains.front(a), Some(0));
         for want in [0, 2, 4, 6, 8] {
             assert_eq!(chains.pop(&mut a), Some(want));
         }

@@ -2,7 +2,7 @@
 
 use crate::{
     Damage, LogIndex, RaftCore, Role, ShardId, Slot,
-    core::{BROKEN, OPEN, StreamState, at},
+    core::{BROKEN, OPEN, StreamState, at, slot_at},
 };
 
 /// A rule that holds in every state that can be.
@@ -56,7 +56,7 @@ impl RaftCore {
     /// [`Broken`]: the first one that does not hold.
     pub fn check(&self) -> Result<(), Broken> {
         for nth in 0..self.hot.len() {
-            let slot = Slot(u32::try_from(nth).expect("slots are numbered by u32"));
+            let slot = slot_at(nth);
             if self.hot[nth].flags & (OPEN | BROKEN) == OPEN {
                 self.check_slot(slot).map_err(|rule| {
                     let shard = self.cold[nth].shard;
@@ -92,7 +92,7 @@ impl RaftCore {
             ensure(hot.damage != Damage::Retired || self.has_work(), Rule::Vote)?;
             let own = hot.commit >= warm.term_start;
             ensure(!own || hot.commit <= hot.durable, Rule::Commit)?;
-            let queued: u32 = self.proposals.iter(&warm.queue).map(|p| p.bytes).sum();
+            let queued: u32 = self.proposals.iter(warm.queue).map(|p| p.bytes).sum();
             ensure(warm.uncommitted == under_way + queued, Rule::Budget)?;
         } else {
             ensure(warm.queue.is_empty() && cold.reads.is_empty(), Rule::Lists)?;

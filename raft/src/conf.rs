@@ -200,7 +200,7 @@ impl Configuration {
     /// [`ConfError`]: it is not valid; [`Configuration::decode`] would refuse the bytes.
     pub fn encode(&self) -> Result<Vec<u8>, ConfError> {
         self.validate()?;
-        let count = u16::try_from(self.members.len()).map_err(|_| ConfError::Members)?;
+        let count = u16::try_from(self.members.len()).map_err(|_too_many| ConfError::Members)?;
         let mut out = Vec::with_capacity(HEAD_LEN + self.members.len() * MEMBER_LEN);
         out.push(FORMAT);
         out.push(match self.phase {

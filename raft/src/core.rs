@@ -12,7 +12,7 @@
 //! I2 a term never falls and a vote in a term never changes, over restarts too.
 //! I3 nothing at or below commit is truncated: a sole voter truncates nothing.
 //! I5 a leader's vote is durable. I6 commit moves over durable matches of a quorum of the active
-//! configuration, at an index >= term_start. I13 ranges to apply have no gap.
+//! configuration, at an index >= `term_start`. I13 ranges to apply have no gap.
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -20,8 +20,8 @@ use alloc::{
 };
 
 use crate::{
-    BootTime, Configuration, Counters, Damage, LogIndex, Lsn, Outbox, Proposal, ReplicaId, Role,
-    Rule, ShardId, Slot, StreamNo, Term,
+    BootTime, Configuration, Counters, Damage, LogIndex, Lsn, Outbox, Place, Proposal, ReplicaId,
+    Role, Rule, ShardId, Slot, StreamNo, Term,
     chain::{Chain, Chains},
     pending::{RingId, Rings},
 };
@@ -193,7 +193,7 @@ pub struct RaftCore {
     pub(crate) streams: Vec<Stream>,
     pub(crate) dirty: Vec<Slot>,
     pub(crate) walk: Vec<Slot>,
-    pub(crate) stalled: Vec<Slot>,
+    pub(crate) stalled: VecDeque<Slot>,
     pub(crate) retry_at: Option<BootTime>,
     pub(crate) ill: Vec<(Slot, Rule)>,
     pub(crate) proposals: Chains<Proposal>,
@@ -225,7 +225,7 @@ impl RaftCore {
             streams: Vec::new(),
             dirty: Vec::new(),
             walk: Vec::new(),
-            stalled: Vec::new(),
+            stalled: VecDeque::new(),
             retry_at: None,
             ill: Vec::new(),
             proposals: Chains::new(),
@@ -270,7 +270,7 @@ impl RaftCore {
         let flags = &mut self.hot[at(slot)].flags;
         if *flags & STALLED == 0 {
             *flags |= STALLED;
-            self.stalled.push(slot);
+            self.stalled.push_back(slot);
         }
         if self.retry_at.is_none() {
             let jitter = self.draw() % RETRY_JITTER_NANOS;
@@ -281,6 +281,22 @@ impl RaftCore {
     /// Whether `slot` has a replica that may still do something.
     pub(crate) fn is_open(&self, slot: Slot) -> bool {
         self.hot.get(at(slot)).is_some_and(|hot| hot.flags & (OPEN | BROKEN) == OPEN)
+    }
+
+    /// What the log is told of a replica.
+    pub(crate) fn place(&self, slot: Slot) -> Place {
+        let stream = self.stream(slot).no;
+        Place { slot, shard: self.cold[at(slot)].shard, stream }
+    }
+
+    /// Whether `slot` leads and takes proposals and reads.
+    pub(crate) fn serves(&self, slot: Slot) -> bool {
+        self.hot.get(at(slot)).is_some_and(|hot| {
+            hot.flags & (OPEN | BROKEN | CLOSING) == OPEN
+                && hot.role == Role::Leader
+                && hot.damage == Damage::Normal
+                && self.streams[usize::from(hot.stream)].state == StreamState::Good
+        })
     }
 
     pub(crate) fn stream_is_good(&self, slot: Slot) -> bool {
@@ -322,4 +338,9 @@ impl RaftCore {
 /// A slot's place in the arrays.
 pub(crate) fn at(slot: Slot) -> usize {
     usize::try_from(slot.0).expect("usize holds a u32")
+}
+
+/// The slot at a place in the arrays.
+pub(crate) fn slot_at(place: usize) -> Slot {
+    Slot(u32::try_from(place).expect("slots are numbered by u32"))
 }

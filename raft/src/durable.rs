@@ -2,7 +2,7 @@
 
 use crate::{
     Damage, Log, LogIndex, Lsn, Outbox, RaftCore, Reason, Role, Slot, StreamNo,
-    core::{CAMPAIGN, OPEN, STALLED, StreamState, at},
+    core::{CAMPAIGN, OPEN, STALLED, StreamState, at, slot_at},
 };
 
 impl RaftCore {
@@ -25,9 +25,10 @@ impl RaftCore {
                 self.written(next.slot, lsn, out);
             }
         }
-        if !self.stalled.is_empty() {
-            self.wake_stalled(usize::MAX);
+        for _ in 0..self.stalled.len() {
+            self.wake_stalled();
         }
+        self.retry_at = None;
     }
 
     /// The log `stream` failed: its replicas take nothing new, lead nothing and commit nothing.
@@ -43,7 +44,7 @@ impl RaftCore {
         for nth in 0..self.hot.len() {
             let hot = &self.hot[nth];
             if usize::from(hot.stream) == place && hot.flags & OPEN != 0 {
-                let slot = Slot(u32::try_from(nth).expect("slots are numbered by u32"));
+                let slot = slot_at(nth);
                 self.rings.release(&mut self.warm[nth].pending);
                 if self.hot[nth].role != Role::Follower {
                     self.report(slot, Reason::StreamFailed, out);
@@ -58,30 +59,22 @@ impl RaftCore {
         if self.retry_at.is_none_or(|due| self.now < due) {
             return;
         }
-        self.retry_at = None;
-        self.wake_stalled(count_max);
-        if !self.stalled.is_empty() {
-            self.retry_at = Some(self.now);
-        }
-        for nth in 0..self.dirty.len() {
-            let slot = self.dirty[nth];
-            if self.may_campaign(slot) {
+        let due = self.stalled.len();
+        self.retry_at = (due > count_max).then_some(self.now);
+        for _ in 0..due.min(count_max) {
+            if let Some(slot) = self.wake_stalled().filter(|slot| self.may_campaign(*slot)) {
                 self.campaign(slot, log);
             }
         }
         self.settle(out);
     }
 
-    /// Puts replicas that wait for room back on the dirty list.
-    fn wake_stalled(&mut self, count_max: usize) {
-        for _ in 0..count_max {
-            let Some(slot) = self.stalled.pop() else {
-                self.retry_at = None;
-                break;
-            };
-            self.hot[at(slot)].flags &= !STALLED;
-            self.touch(slot);
-        }
+    /// Puts the replica that waits longest for room back on the dirty list.
+    fn wake_stalled(&mut self) -> Option<Slot> {
+        let slot = self.stalled.pop_front()?;
+        self.hot[at(slot)].flags &= !STALLED;
+        self.touch(slot);
+        Some(slot)
     }
 
     /// One replica's writes up to `lsn` are durable.
@@ -94,7 +87,8 @@ impl RaftCore {
             hot.durable = hot.durable.max(write.last.min(hot.last));
             warm.uncommitted = warm.uncommitted.saturating_sub(write.bytes);
         }
-        if hot.role == Role::Candidate && hot.staged <= lsn {
+        let normal = hot.damage == Damage::Normal;
+        if hot.role == Role::Candidate && hot.staged <= lsn && normal {
             self.win(slot, out);
         } else {
             self.touch(slot);

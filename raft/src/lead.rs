@@ -2,7 +2,7 @@
 
 use crate::{
     Accepted, Budget, Damage, HardState, Log, LogIndex, NewBatch, Outbox, ProposeError, RaftCore,
-    Record, Refused, Rejected, ReplicaId, Role, Slot,
+    Record, Refused, Rejected, ReplicaId, Slot,
     batch::ALIGN_U32,
     core::{CLOSING, StreamState, at},
 };
@@ -31,17 +31,11 @@ impl RaftCore {
     pub fn propose(&mut self, slot: Slot, p: Proposal) -> Result<(), ProposeError> {
         assert!(p.count > 0, "a proposal has an entry");
         assert!(p.bytes / 8 >= p.count, "an entry takes 8 bytes at least");
-        let leads = self.hot.get(at(slot)).is_some_and(|hot| hot.role == Role::Leader);
-        if !leads || !self.is_open(slot) {
+        if !self.serves(slot) {
             return Err(self.why_not(slot));
         }
-        if !self.stream_is_good(slot) || self.hot[at(slot)].flags & CLOSING != 0 {
-            return Err(self.why_not(slot));
-        }
-        if p.bytes
-            .checked_next_multiple_of(ALIGN_U32)
-            .is_none_or(|b| b > self.config.batch_bytes_max)
-        {
+        let body = p.bytes.checked_next_multiple_of(ALIGN_U32);
+        if body.is_none_or(|len| len > self.config.batch_bytes_max) {
             return Err(ProposeError::TooLarge);
         }
         let warm = &mut self.warm[at(slot)];
@@ -87,7 +81,8 @@ impl RaftCore {
         }
         let (term, vote, commit) = (hot.term, self.warm[at(slot)].vote, hot.commit);
         // A refusal costs nothing: the commit index is found again by the next leader.
-        if log.stage(slot, Record::HardState(HardState { term, vote, commit })).is_ok() {
+        if log.stage(self.place(slot), Record::HardState(HardState { term, vote, commit })).is_ok()
+        {
             self.cold[at(slot)].staged_commit = commit;
             self.counters.hard_states += 1;
         }
@@ -96,7 +91,7 @@ impl RaftCore {
     /// What the front of the queue makes up.
     fn next_batch(&self, slot: Slot) -> Taken {
         let (mut count, mut bytes, mut proposals) = (0_u32, 0_u32, 0_u32);
-        for p in self.proposals.iter(&self.warm[at(slot)].queue) {
+        for p in self.proposals.iter(self.warm[at(slot)].queue) {
             let total = bytes.saturating_add(p.bytes);
             let over = total.checked_next_multiple_of(ALIGN_U32);
             if proposals > 0 && over.is_none_or(|len| len > self.config.pass_bytes_max) {
@@ -106,7 +101,7 @@ impl RaftCore {
         }
         let hot = &self.hot[at(slot)];
         let new = NewBatch {
-            slot,
+            at: self.place(slot),
             first: hot.last.next(),
             term: hot.term,
             prev_term: hot.last_term,
@@ -130,12 +125,8 @@ impl RaftCore {
 
     /// Turns every queued proposal away.
     pub(crate) fn reject_all(&mut self, slot: Slot, out: &mut Outbox) {
-        let why = match self.why_not(slot) {
-            ProposeError::NoLeader if self.hot[at(slot)].role == Role::Leader => {
-                ProposeError::Busy(Budget::Log)
-            },
-            other => other,
-        };
+        let why =
+            if self.serves(slot) { ProposeError::Busy(Budget::Log) } else { self.why_not(slot) };
         while let Some(p) = self.proposals.pop(&mut self.warm[at(slot)].queue) {
             let warm = &mut self.warm[at(slot)];
             warm.uncommitted = warm.uncommitted.saturating_sub(p.bytes);
@@ -162,7 +153,7 @@ impl RaftCore {
             Some(leader) if leader != self.cold[at(slot)].replica => {
                 ProposeError::NotLeader { leader }
             },
-            _ => ProposeError::NoLeader,
+            Some(_) | None => ProposeError::NoLeader,
         }
     }
 

@@ -41,7 +41,7 @@ pub use conf::{ConfError, Configuration, MEMBERS_MAX, Member, Part, Phase, VOTER
 pub use error::{AdminError, Budget, OpenError, ProposeError, ReadError};
 pub use id::{HardState, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, StreamNo, Term};
 pub use lead::Proposal;
-pub use log::{Log, NOOP_BYTES, NewBatch, Record, Refused};
+pub use log::{Log, NOOP_BYTES, NewBatch, Place, Record, Refused};
 pub use open::{Damage, Recovered};
 pub use out::{
     Accepted, Apply, Event, Outbox, ReadReady, ReadRejected, Reason, Rejected, Role, RoleChange,

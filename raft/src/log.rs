@@ -4,10 +4,22 @@
 //! state, and what may leave only after that write waits inside raft until the LSN is durable.
 //! An LSN names a write, never an (index, term).
 
-use crate::{HardState, LogIndex, Lsn, Slot, Term};
+use crate::{HardState, LogIndex, Lsn, ShardId, Slot, StreamNo, Term};
 
 /// Bytes of the body of a no-op: one entry without payload.
 pub const NOOP_BYTES: u32 = 16;
+
+/// Which replica a call is about. The slot may be one that [`crate::RaftCore::open`] has not
+/// returned yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The replica.
+    pub slot: Slot,
+    /// Its shard.
+    pub shard: ShardId,
+    /// The stream that holds its log.
+    pub stream: StreamNo,
+}
 
 /// A batch that a leader appends: the log encodes the proposals taken and makes the checksum.
 ///
@@ -16,7 +28,7 @@ pub const NOOP_BYTES: u32 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewBatch {
     /// The replica.
-    pub slot: Slot,
+    pub at: Place,
     /// Index of the first entry: the last one of this replica's log + 1.
     pub first: LogIndex,
     /// Term of every entry.
@@ -80,15 +92,15 @@ pub trait Log {
     /// # Errors
     ///
     /// [`Refused`]: nothing changed.
-    fn append(&mut self, at: NewBatch) -> Result<Lsn, Refused>;
+    fn append(&mut self, batch: NewBatch) -> Result<Lsn, Refused>;
 
     /// Takes one record.
     ///
     /// # Errors
     ///
     /// [`Refused`]: nothing changed.
-    fn stage(&mut self, slot: Slot, record: Record) -> Result<Lsn, Refused>;
+    fn stage(&mut self, at: Place, record: Record) -> Result<Lsn, Refused>;
 
     /// Term of an entry, or of the one before the first; none: not in the log.
-    fn term_at(&self, slot: Slot, index: LogIndex) -> Option<Term>;
+    fn term_at(&self, at: Place, index: LogIndex) -> Option<Term>;
 }

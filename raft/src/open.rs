@@ -1,7 +1,5 @@
 //! Opening a replica from what its log and state say, and taking it off the core.
 
-use alloc::vec::Vec;
-
 use crate::{
     ConfError, Configuration, HardState, Log, LogIndex, Lsn, OpenError, Outbox, RaftCore, Reason,
     ReplicaId, Role, ShardId, Slot, StreamNo, Term,
@@ -81,7 +79,7 @@ impl RaftCore {
         }
         let stream = self.stream_index(r.stream)?;
         let conf = self.intern(conf)?;
-        let slot = self.place(&r, stream, conf, conf_index);
+        let slot = self.fill(&r, stream, conf, conf_index);
         self.by_shard.insert(r.shard, slot);
         self.touch(slot);
         let good = self.stream_is_good(slot) && r.damage == Damage::Normal;
@@ -93,7 +91,7 @@ impl RaftCore {
     }
 
     /// Writes the arrays of a new replica.
-    fn place(&mut self, r: &Recovered<'_>, stream: u8, conf: u16, conf_index: LogIndex) -> Slot {
+    fn fill(&mut self, r: &Recovered<'_>, stream: u8, conf: u16, conf_index: LogIndex) -> Slot {
         let floor = r.first.prev();
         let applied = if r.damage == Damage::Normal { r.applied } else { floor };
         let commit = r.hard_state.commit.min(r.last).max(applied);
@@ -149,8 +147,10 @@ impl RaftCore {
         }
         let known = self.streams.iter().position(|stream| stream.no == no);
         let place = known.unwrap_or(self.streams.len());
-        let index = u8::try_from(place).map_err(|_| OpenError::Full)?;
-        if known.is_none() {
+        let index = u8::try_from(place).map_err(|_too_many| OpenError::Full)?;
+        if let Some(place) = known {
+            self.renew(place);
+        } else {
             self.streams.push(Stream {
                 no,
                 state: StreamState::Good,
@@ -162,6 +162,14 @@ impl RaftCore {
         Ok(index)
     }
 
+    /// A failed stream whose replicas are all closed was opened again.
+    fn renew(&mut self, place: usize) {
+        let uses = |hot: &Hot| hot.flags & OPEN != 0 && usize::from(hot.stream) == place;
+        if self.streams[place].state == StreamState::Failed && !self.hot.iter().any(uses) {
+            self.streams[place].state = StreamState::Good;
+        }
+    }
+
     /// Shares one copy among the replicas with equal configurations.
     fn intern(&mut self, conf: Configuration) -> Result<u16, OpenError> {
         let bytes = conf.encode().map_err(OpenError::Configuration)?;
@@ -171,7 +179,7 @@ impl RaftCore {
         }
         let unused = self.confs.iter().position(|interned| interned.uses == 0);
         let place = unused.unwrap_or(self.confs.len());
-        let id = u16::try_from(place).map_err(|_| OpenError::Full)?;
+        let id = u16::try_from(place).map_err(|_too_many| OpenError::Full)?;
         let interned = Interned { conf, uses: 1 };
         if unused.is_some() {
             self.conf_ids.retain(|_, known| *known != id);
@@ -248,17 +256,15 @@ fn bounds_agree(r: &Recovered<'_>) -> bool {
     let Some(floor) = r.first.0.checked_sub(1).map(LogIndex) else {
         return false;
     };
-    let terms: Vec<bool> = alloc::vec![
-        r.prev_term <= r.last_term,
-        r.last_term <= r.hard_state.term,
-        r.last > floor || r.last_term == r.prev_term,
-    ];
-    floor <= r.applied
+    let indexes = floor <= r.applied
         && r.applied <= r.last
         && r.hard_state.commit <= r.last
-        && r.last.0 < u64::MAX
-        && r.hard_state.term.0 < u64::MAX
-        && terms.iter().all(|holds| *holds)
+        && r.last < LogIndex(u64::MAX);
+    let terms = r.prev_term <= r.applied_term
         && r.applied_term <= r.last_term
-        && (r.applied != floor || r.applied_term == r.prev_term)
+        && r.last_term <= r.hard_state.term
+        && r.hard_state.term < Term(u64::MAX);
+    let at_floor = r.applied > floor || r.applied_term == r.prev_term;
+    let at_last = r.last > r.applied || r.last_term == r.applied_term;
+    indexes && terms && at_floor && at_last
 }

@@ -37,14 +37,15 @@ impl RaftCore {
             self.write(slot, log, out);
         }
         self.commit(slot);
-        self.hand_out(slot, out);
-        self.flush_reads(slot, out);
-        if self.hot[at(slot)].flags & CLOSING != 0 {
-            if self.stream_is_good(slot) {
-                self.stage_commit(slot, 1, log);
-            }
-            self.release(slot, Reason::Closed, out);
+        if self.hot[at(slot)].flags & CLOSING == 0 {
+            self.hand_out(slot, out);
+            self.flush_reads(slot, out);
+            return;
         }
+        if self.stream_is_good(slot) {
+            self.stage_commit(slot, 1, log);
+        }
+        self.release(slot, Reason::Closed, out);
     }
 
     /// Everything that this replica wants in its log now, in the order of replay.

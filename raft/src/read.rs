@@ -4,7 +4,7 @@
 use crate::{
     Budget, LogIndex, Outbox, ProposeError, RaftCore, ReadError, ReadReady, ReadRejected, Role,
     Slot,
-    core::{CLOSING, WaitingRead, at},
+    core::{WaitingRead, at},
 };
 
 /// How a read is made sure to see every write that was answered before it came in.
@@ -24,9 +24,7 @@ impl RaftCore {
     ///
     /// [`ReadError`]: nothing changed.
     pub fn read(&mut self, slot: Slot, mode: ReadMode, token: u64) -> Result<(), ReadError> {
-        match mode {
-            ReadMode::ReadIndex | ReadMode::Lease => {},
-        }
+        let (ReadMode::ReadIndex | ReadMode::Lease) = mode;
         if !self.serves(slot) {
             return Err(read_error(self.why_not(slot)));
         }
@@ -45,9 +43,7 @@ impl RaftCore {
     /// It is there when this replica is the sole voter, leads with a committed entry of its own
     /// term, and everything committed is applied.
     pub fn read_now(&self, slot: Slot, mode: ReadMode) -> Option<LogIndex> {
-        match mode {
-            ReadMode::ReadIndex | ReadMode::Lease => {},
-        }
+        let (ReadMode::ReadIndex | ReadMode::Lease) = mode;
         let commit = self.hot.get(at(slot))?.commit;
         let warm = &self.warm[at(slot)];
         let ready = self.serves(slot) && commit >= warm.term_start && warm.applied >= commit;
@@ -80,7 +76,7 @@ impl RaftCore {
                 self.waiting_reads.push(&mut cold.stamped, stamped);
             }
         }
-        while let Some(read) = self.waiting_reads.front(&cold.stamped) {
+        while let Some(read) = self.waiting_reads.front(cold.stamped) {
             if read.index > warm.applied {
                 break;
             }
@@ -99,14 +95,6 @@ impl RaftCore {
                 out.reads_rejected.push(ReadRejected { slot, token: read.token, why });
             }
         }
-    }
-
-    /// Whether a replica leads and may answer reads.
-    fn serves(&self, slot: Slot) -> bool {
-        self.is_open(slot)
-            && self.hot[at(slot)].role == Role::Leader
-            && self.hot[at(slot)].flags & CLOSING == 0
-            && self.stream_is_good(slot)
     }
 }
 

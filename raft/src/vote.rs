@@ -18,10 +18,10 @@ impl RaftCore {
         };
         let vote = self.cold[at(slot)].replica;
         let commit = self.hot[at(slot)].commit;
-        match log.stage(slot, Record::HardState(HardState { term, vote, commit })) {
+        assert!(self.hot[at(slot)].role == Role::Follower, "a leader does not campaign");
+        match log.stage(self.place(slot), Record::HardState(HardState { term, vote, commit })) {
             Ok(lsn) => {
                 let hot = &mut self.hot[at(slot)];
-                assert!(hot.role == Role::Follower, "a leader does not campaign");
                 hot.term = term;
                 hot.role = Role::Candidate;
                 hot.flags &= !CAMPAIGN;
@@ -55,7 +55,7 @@ impl RaftCore {
     pub(crate) fn append_noop(&mut self, slot: Slot, log: &mut impl Log) {
         let hot = &self.hot[at(slot)];
         let noop = NewBatch {
-            slot,
+            at: self.place(slot),
             first: hot.last.next(),
             term: hot.term,
             prev_term: hot.last_term,
