@@ -48,7 +48,7 @@ pub struct SessionCall {
 }
 
 /// A parsed head and the body after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// Log time when the leader took the proposal.
     pub stamp_ms: u64,

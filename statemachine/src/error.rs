@@ -5,6 +5,8 @@ use core::fmt;
 
 use bowline_env::EnvError;
 
+use crate::manifest::ManifestError;
+
 /// Longest key, in bytes. Fixed: it bounds a page's records.
 pub const KEY_BYTES_MAX: usize = 2_048;
 /// Longest TTL: 100 years of 365.25 days, in milliseconds.
@@ -171,7 +173,7 @@ impl From<std::io::Error> for SmError {
 #[non_exhaustive]
 pub enum OpenFailure {
     /// The manifest's bytes are invalid.
-    Manifest,
+    Manifest(ManifestError),
     /// The manifest is of another shard.
     Shard {
         /// The shard it names.
@@ -204,7 +206,7 @@ pub enum OpenFailure {
 impl fmt::Display for OpenFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Manifest => f.write_str("the manifest is invalid"),
+            Self::Manifest(why) => why.fmt(f),
             Self::Shard { found } => write!(f, "the manifest is of shard {found}"),
             Self::Name { found, expected } => write!(
                 f,

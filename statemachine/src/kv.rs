@@ -1,9 +1,21 @@
 //! The key-value machine: keys and values are bytes, every write is one entry.
 
+mod apply;
 pub mod command;
 pub mod encode;
+mod frozen;
+mod machine;
+mod parse;
+mod scan;
+mod token;
 
+use std::rc::Rc;
+
+use bowline_env::Env;
 use bytes::Bytes;
+
+use crate::delta::Delta;
+use crate::shell::Shell;
 
 /// A value and what is known about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,4 +91,21 @@ pub struct ScanPage {
     pub rev: u64,
     /// For the next page; none: this was the last.
     pub next: Option<Bytes>,
+}
+
+/// The key-value state of one shard.
+pub struct Kv<E: Env> {
+    shell: Shell<E, Rc<Delta>>,
+    delta: Delta,
+}
+
+impl<E: Env> core::fmt::Debug for Kv<E> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Kv")
+            .field("shard", &self.shell.shard())
+            .field("applied", &self.shell.applied())
+            .field("flushed", &self.shell.flushed())
+            .field("keys", &self.delta.len())
+            .finish_non_exhaustive()
+    }
 }

@@ -5,15 +5,24 @@
 //! nothing in apply may differ between replicas. This crate writes no log record and reads no
 //! clock; indexes, terms and shards are plain `u64`.
 
+mod align;
+mod delta;
 pub mod envelope;
 mod error;
 pub mod kv;
+mod machine;
 pub mod manifest;
 pub mod merge;
 pub mod run;
+mod shell;
 pub mod store;
+mod version;
 
 pub use error::{
     Area, BATCH_GUARDS_MAX, BATCH_OPS_MAX, BadCommand, Damage, EXPIRE_KEYS_MAX, KEY_BYTES_MAX,
     Limits, MULTI_GET_KEYS_MAX, Measured, OpenFailure, SmError, TTL_MS_MAX,
+};
+pub use machine::{
+    Answer, Apply, CustomSerializer, CustomValidator, EntryRef, Machine, OpAnswer, OpFault, Output,
+    Pressure, Query, Read, ReadCtx, Staged, StateMachine, Touched,
 };

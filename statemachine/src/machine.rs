@@ -85,6 +85,7 @@ pub trait StateMachine: Send + Sized + 'static {
     fn apply(&mut self, ctx: &Apply, command: &Archived<Self::Command>) -> Self::Output;
 
     /// Answers a question.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "it grows without breaking machines")]
     fn query(&self, ctx: &ReadCtx, query: &Archived<Self::Query>) -> Self::Answer;
 
     /// Copies the state, on the core: below a millisecond.
@@ -252,6 +253,17 @@ pub enum Read<T> {
     Damaged(Damage),
 }
 
+impl<T> Read<T> {
+    /// The same with another answer.
+    pub fn map<U>(self, then: impl FnOnce(T) -> U) -> Read<U> {
+        match self {
+            Self::Ready(answer) => Read::Ready(then(answer)),
+            Self::Cold(reads) => Read::Cold(reads),
+            Self::Damaged(damage) => Read::Damaged(damage),
+        }
+    }
+}
+
 /// Whether entries can be applied now.
 #[derive(Debug)]
 #[must_use]
@@ -301,6 +313,7 @@ pub trait Machine<E: Env>: Sized + 'static {
     /// # Errors
     ///
     /// [`BadCommand`]: it would be rejected at apply, or is over a limit.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "limits grow")]
     fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<(), BadCommand>;
 
     /// Index of the last entry applied.
@@ -321,7 +334,9 @@ pub trait Machine<E: Env>: Sized + 'static {
     /// Whether the entries can be applied with what `pins` holds.
     fn stage(&self, entries: &[EntryRef<'_>], pins: &Pins) -> Staged;
 
-    /// Applies the next entry. No error, no wait.
+    /// Applies the next entry and pushes one output. No error, no wait. A machine that is halted,
+    /// or is halted by this entry, leaves it unapplied and pushes nothing: see
+    /// [`Machine::halted`].
     ///
     /// # Panics
     ///
@@ -332,14 +347,16 @@ pub trait Machine<E: Env>: Sized + 'static {
     fn read(&self, query: &Query, pins: &Pins) -> Read<Answer>;
 
     /// The next background job, if one is due: a flush or a merge. `conf` is the membership as of
-    /// `applied()`; `term` the term of that entry.
+    /// `applied()`; `term` the term of that entry. A flush that failed is given again at the next
+    /// call: the caller waits as long as its error says.
     fn next_job(&mut self, why: Pressure, term: u64, conf: &Bytes) -> Option<Job<E>>;
 
     /// The whole manifest after a finished job, to be made durable: index, term and bytes. None:
-    /// the job was overtaken (an install) and its result is dropped.
+    /// the job was overtaken (an install) and its result is dropped. It counts as staged from now
+    /// on: results are published in the order in which this was asked.
     fn manifest_after(&self, done: &JobDone<E>) -> Option<(u64, u64, Bytes)>;
 
-    /// The manifest as it is now, to be staged again; none: never flushed.
+    /// The newest manifest that was staged, to be staged again; none: never flushed.
     fn manifest(&self) -> Option<(u64, u64, Bytes)>;
 
     /// Makes the job's result current, once its manifest is durable.
