@@ -119,16 +119,16 @@ impl Buf {
     }
 
     /// A buffer on memory of an environment. Starts empty, without a head.
+    ///
+    /// # Panics
+    ///
+    /// If the memory breaks the promise of [`Memory`].
     #[must_use]
     pub fn on(memory: Box<dyn Memory>) -> Self {
         let (start, len) = (memory.start(), memory.len());
         assert!(start.as_ptr().addr().is_multiple_of(BLOCK), "buffers are block-aligned");
         assert!(len.is_multiple_of(BLOCK), "buffers are whole blocks");
-        Self {
-            block: Rc::new(Block { start, len: Cell::new(len), memory }),
-            head: 0,
-            filled: 0,
-        }
+        Self { block: Rc::new(Block { start, len: Cell::new(len), memory }), head: 0, filled: 0 }
     }
 
     /// Keeps the first `len` bytes for the writer until [`Buf::freeze`]; they cannot be shared
@@ -189,7 +189,11 @@ impl Buf {
         assert!(self.head <= range.start, "the head is not shared");
         assert!(range.start <= range.end, "the range runs forward");
         assert!(range.end <= self.filled, "only what is filled is shared");
-        SharedBuf { block: Rc::clone(&self.block), start: range.start, len: range.end - range.start }
+        SharedBuf {
+            block: Rc::clone(&self.block),
+            start: range.start,
+            len: range.end - range.start,
+        }
     }
 
     /// Ends the writing and keeps the first `len` bytes, a multiple of [`BLOCK`]. What lies between

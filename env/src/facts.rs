@@ -53,6 +53,7 @@ pub enum FileSystem {
 }
 
 /// The data directory and its device.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, judged one by one")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirFacts {
     /// Its path, for messages.

@@ -17,7 +17,7 @@ mod traits;
 
 #[cfg(any())]
 pub mod contract;
-#[cfg(any())]
+#[cfg(feature = "glommio")]
 pub mod glommio;
 #[cfg(any())]
 pub mod sim;

@@ -6,9 +6,9 @@
 
 use core::any::Any;
 use core::future::Future;
-use std::io::IoSlice;
 use core::net::SocketAddr;
 use core::task::{Context, Poll};
+use std::io::IoSlice;
 
 use bytes::Bytes;
 
@@ -159,7 +159,7 @@ impl Claim {
 
 impl core::fmt::Debug for Claim {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Claim").field("held", &self.held.type_id()).finish()
+        f.debug_struct("Claim").field("held", &(*self.held).type_id()).finish()
     }
 }
 
@@ -487,11 +487,8 @@ pub trait Stream: 'static {
     /// # Errors
     ///
     /// `Reset`, `TimedOut`.
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        into: &mut [u8],
-    ) -> Poll<Result<usize, EnvError>>;
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8])
+    -> Poll<Result<usize, EnvError>>;
 
     /// Hands bytes to the kernel, maybe only some of them.
     ///
