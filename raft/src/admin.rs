@@ -68,9 +68,7 @@ impl RaftCore {
         };
         match log.stage(self.place(slot), Record::Compact { first: upto.next(), prev_term }) {
             Ok(_) => {
-                let warm = &mut self.warm[at(slot)];
-                warm.floor = upto;
-                warm.floor_term = prev_term;
+                self.warm[at(slot)].floor = upto;
                 self.cold[at(slot)].compact = LogIndex(0);
                 self.counters.compactions += 1;
             },

@@ -72,6 +72,10 @@ impl<T: Copy> Chains<T> {
         (!chain.is_empty()).then(|| self.nodes[index(chain.head)].value)
     }
 
+    pub(crate) fn back_mut(&mut self, chain: Chain) -> Option<&mut T> {
+        (!chain.is_empty()).then(|| &mut self.nodes[index(chain.tail)].value)
+    }
+
     pub(crate) fn pop(&mut self, chain: &mut Chain) -> Option<T> {
         if chain.is_empty() {
             return None;

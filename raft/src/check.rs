@@ -80,7 +80,7 @@ impl RaftCore {
         let stream = self.stream(slot);
         let mut previous = LogIndex(0);
         let mut under_way = 0_u32;
-        for write in self.rings.iter(warm.pending) {
+        for write in self.writes.iter(warm.pending) {
             let waits = write.lsn > stream.durable && write.lsn <= stream.staged;
             ensure(waits && write.last >= previous && write.last <= hot.last, Rule::Lsn)?;
             previous = write.last;

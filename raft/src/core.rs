@@ -23,7 +23,7 @@ use crate::{
     BootTime, Configuration, Counters, Damage, LogIndex, Lsn, Outbox, Place, Proposal, ReplicaId,
     Role, Rule, ShardId, Slot, StreamNo, Term,
     chain::{Chain, Chains},
-    pending::{RingId, Rings},
+    pending::Write,
 };
 
 /// Events that one pass puts into the outbox at most; the rest is counted.
@@ -91,11 +91,10 @@ pub(crate) struct Warm {
     pub(crate) applied: LogIndex,
     /// First index of the log - 1.
     pub(crate) floor: LogIndex,
-    pub(crate) floor_term: Term,
     /// First index of a leader's own term.
     pub(crate) term_start: LogIndex,
     pub(crate) queue: Chain,
-    pub(crate) pending: RingId,
+    pub(crate) pending: Chain,
     /// Proposal bytes queued or not committed.
     pub(crate) uncommitted: u32,
 }
@@ -198,7 +197,7 @@ pub struct RaftCore {
     pub(crate) ill: Vec<(Slot, Rule)>,
     pub(crate) proposals: Chains<Proposal>,
     pub(crate) waiting_reads: Chains<WaitingRead>,
-    pub(crate) rings: Rings,
+    pub(crate) writes: Chains<Write>,
     pub(crate) counters: Counters,
     pub(crate) events: usize,
 }
@@ -230,7 +229,7 @@ impl RaftCore {
             ill: Vec::new(),
             proposals: Chains::new(),
             waiting_reads: Chains::new(),
-            rings: Rings::default(),
+            writes: Chains::new(),
             counters: Counters::default(),
             events: 0,
         }

@@ -45,7 +45,7 @@ impl RaftCore {
             let hot = &self.hot[nth];
             if usize::from(hot.stream) == place && hot.flags & OPEN != 0 {
                 let slot = slot_at(nth);
-                self.rings.release(&mut self.warm[nth].pending);
+                self.writes.forget(&mut self.warm[nth].pending);
                 if self.hot[nth].role != Role::Follower {
                     self.report(slot, Reason::StreamFailed, out);
                 }
@@ -83,7 +83,7 @@ impl RaftCore {
             return;
         }
         let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
-        while let Some(write) = self.rings.pop(&mut warm.pending, lsn) {
+        while let Some(write) = self.writes.written(&mut warm.pending, lsn) {
             hot.durable = hot.durable.max(write.last.min(hot.last));
             warm.uncommitted = warm.uncommitted.saturating_sub(write.bytes);
         }

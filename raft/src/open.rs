@@ -111,14 +111,8 @@ impl RaftCore {
             stream,
             leader: NO_MEMBER,
         };
-        self.warm[at(slot)] = Warm {
-            vote: r.hard_state.vote,
-            handed: applied,
-            applied,
-            floor,
-            floor_term: r.prev_term,
-            ..Warm::default()
-        };
+        self.warm[at(slot)] =
+            Warm { vote: r.hard_state.vote, handed: applied, applied, floor, ..Warm::default() };
         self.cold[at(slot)] = Cold {
             shard: r.shard,
             replica: r.replica,
@@ -195,7 +189,7 @@ impl RaftCore {
     pub(crate) fn release(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
         self.step_down(slot, out);
         self.report(slot, reason, out);
-        self.rings.release(&mut self.warm[at(slot)].pending);
+        self.writes.forget(&mut self.warm[at(slot)].pending);
         self.by_shard.remove(&self.cold[at(slot)].shard);
         self.confs[usize::from(self.hot[at(slot)].conf)].uses -= 1;
         if self.hot[at(slot)].flags & STALLED != 0 {

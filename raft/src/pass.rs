@@ -108,7 +108,7 @@ impl RaftCore {
     fn end_broken(&mut self, slot: Slot, rule: Rule, out: &mut Outbox) {
         if self.hot[at(slot)].flags & OPEN != 0 {
             self.report(slot, Reason::Broken(rule), out);
-            self.rings.release(&mut self.warm[at(slot)].pending);
+            self.writes.forget(&mut self.warm[at(slot)].pending);
             self.step_down(slot, out);
         }
     }

@@ -95,7 +95,7 @@ impl RaftCore {
         stream.staged = lsn;
         hot.staged = lsn;
         let write = Write { lsn, last: hot.last, bytes };
-        if self.rings.push(&mut self.warm[at(slot)].pending, write) {
+        if self.writes.note(&mut self.warm[at(slot)].pending, write) {
             let generation = self.cold[at(slot)].generation;
             stream.waiting.push_back(Waiting { lsn, slot, generation });
         }
