@@ -61,6 +61,8 @@ pub enum BadCommand {
     Token,
     /// The range, limit or another argument of a question makes no sense.
     Question,
+    /// The application's machine panicked at the question.
+    Panicked,
 }
 
 impl BadCommand {
@@ -97,6 +99,7 @@ impl fmt::Display for BadCommand {
             Self::Kind(kind) => write!(f, "this state machine has no command of kind {kind}"),
             Self::Token => f.write_str("the scan token is damaged or of another scan"),
             Self::Question => f.write_str("the question's arguments make no sense"),
+            Self::Panicked => f.write_str("the state machine panicked at the question"),
         }
     }
 }
@@ -148,6 +151,8 @@ pub enum SmError {
         /// The version that wrote it.
         found: u16,
     },
+    /// The application's code panicked.
+    Panicked,
 }
 
 impl fmt::Display for SmError {
@@ -156,6 +161,7 @@ impl fmt::Display for SmError {
             Self::Write => f.write_str("the snapshot could not be written"),
             Self::Invalid => f.write_str("the snapshot is damaged or not of this machine"),
             Self::Version { found } => write!(f, "the snapshot is of machine version {found}"),
+            Self::Panicked => f.write_str("the state machine panicked at its snapshot"),
         }
     }
 }
@@ -195,6 +201,11 @@ pub enum OpenFailure {
     },
     /// A run is missing or damaged.
     Damaged(Damage),
+    /// The manifest of an application's machine lists more than its one snapshot.
+    Snapshots {
+        /// Sections it lists.
+        found: usize,
+    },
     /// The application could not read its snapshot.
     Restore(SmError),
     /// The application's `create` or `restore` panicked.
@@ -216,6 +227,7 @@ impl fmt::Display for OpenFailure {
                 write!(f, "written by machine version {found}, this one is {supported}")
             },
             Self::Damaged(damage) => damage.fmt(f),
+            Self::Snapshots { found } => write!(f, "the manifest lists {found} snapshots, not one"),
             Self::Restore(why) => why.fmt(f),
             Self::Panicked(text) => write!(f, "the state machine panicked: {text}"),
             Self::Env(error) => error.fmt(f),

@@ -9,6 +9,7 @@ mod align;
 mod delta;
 pub mod envelope;
 mod error;
+pub mod hosted;
 pub mod kv;
 mod machine;
 pub mod manifest;
@@ -16,12 +17,15 @@ pub mod merge;
 pub mod run;
 mod shell;
 pub mod store;
+pub mod testing;
 mod version;
 
 pub use error::{
     Area, BATCH_GUARDS_MAX, BATCH_OPS_MAX, BadCommand, Damage, EXPIRE_KEYS_MAX, KEY_BYTES_MAX,
     Limits, MULTI_GET_KEYS_MAX, Measured, OpenFailure, SmError, TTL_MS_MAX,
 };
+pub use hosted::Hosted;
+pub use kv::Kv;
 pub use machine::{
     Answer, Apply, CustomSerializer, CustomValidator, EntryRef, Machine, OpAnswer, OpFault, Output,
     Pressure, Query, Read, ReadCtx, Staged, StateMachine, Touched,

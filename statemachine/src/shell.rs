@@ -166,8 +166,15 @@ impl<E: Env, F> Shell<E, F> {
 
     /// Stops apply at the entry that was just entered: it stays unapplied.
     #[cold]
-    pub(crate) fn halt(&mut self, damage: Box<Damage>) {
+    pub(crate) fn halt_at_entry(&mut self, damage: Box<Damage>) {
         self.applied -= 1;
+        self.halt(damage);
+    }
+
+    /// Stops apply for good.
+    #[cold]
+    pub(crate) fn halt(&mut self, damage: Box<Damage>) {
+        assert!(self.halted.is_none(), "a halted machine does nothing more");
         self.halted = Some(damage);
     }
 
@@ -222,7 +229,7 @@ impl<E: Env, F> Shell<E, F> {
         let freezing = self.freezing.as_mut().filter(|freezing| !freezing.running)?;
         freezing.running = true;
         let input = FlushInput {
-            min_index: self.manifest.flushed_index + 1,
+            min_index: if bottom { 1 } else { self.manifest.flushed_index + 1 },
             flushed: freezing.flushed.clone(),
             bottom,
             drop,
@@ -354,6 +361,11 @@ impl<E: Env, F> Shell<E, F> {
 
     pub(crate) fn sections(&self) -> &[Rc<Section<E>>] {
         &self.sections
+    }
+
+    /// Bytes of all sections.
+    pub(crate) fn section_bytes(&self) -> u64 {
+        self.manifest.sections.iter().map(|section| section.len).sum()
     }
 
     pub(crate) fn frozen(&self) -> Option<&F> {

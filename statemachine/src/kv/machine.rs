@@ -177,11 +177,14 @@ impl<E: Env> Machine<E> for Kv<E> {
                 out.push(output);
                 self.shell.charge(self.delta.bytes());
             },
-            Err(damage) => self.shell.halt(damage),
+            Err(damage) => self.shell.halt_at_entry(damage),
         }
     }
 
     fn read(&self, query: &Query, pins: &Pins) -> Read<Answer> {
+        if let Some(damage) = self.shell.halted() {
+            return Read::Damaged(damage.clone());
+        }
         match query {
             Query::Get(key) => self.get(key, pins).map(Answer::Value),
             Query::MultiGet(keys) => {
