@@ -214,3 +214,137 @@ impl LogClock {
         self.stamp_us / MICROS_A_MS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: SessionCall = SessionCall { session: 7 << 100, seq: 9, ack_below: 8 };
+
+    fn payload(session: Option<SessionCall>, body: &[u8]) -> Vec<u8> {
+        let flags = if session.is_some() { FLAG_SESSION } else { 0 };
+        let mut out = vec![0; ENVELOPE_LEN];
+        let body_len = u32::try_from(body.len()).unwrap();
+        encode(&mut out, 0x0102_0304_0506, Head { kind: 32, flags, ver: 0x0201 }, body_len);
+        if let Some(call) = session {
+            let mut part = [0; SESSION_LEN];
+            encode_session(&mut part, call);
+            out.extend_from_slice(&part);
+        }
+        out.extend_from_slice(body);
+        out
+    }
+
+    #[test]
+    fn a_payload_comes_back_with_and_without_a_session() {
+        for session in [None, Some(CALL)] {
+            let bytes = payload(session, b"body");
+            let want = Envelope {
+                stamp_ms: 0x0102_0304_0506,
+                kind: 32,
+                ver: 0x0201,
+                session,
+                body: b"body",
+            };
+            assert_eq!(Envelope::parse(&bytes), Ok(want));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_head_are_frozen() {
+        let want = [6, 5, 4, 3, 2, 1, 0, 0, 32, 0, 1, 2, 4, 0, 0, 0, b'b', b'o', b'd', b'y'];
+        assert_eq!(payload(None, b"body"), want);
+    }
+
+    #[test]
+    fn padding_after_the_body_means_nothing() {
+        let mut bytes = payload(Some(CALL), b"body");
+        bytes.extend_from_slice(&[9; 13]);
+        assert_eq!(Envelope::parse(&bytes).unwrap().body, b"body");
+    }
+
+    #[test]
+    fn a_payload_cut_anywhere_says_how_much_is_missing() {
+        for session in [None, Some(CALL)] {
+            let bytes = payload(session, b"body");
+            for len in 0..bytes.len() {
+                let want = if len < ENVELOPE_LEN { ENVELOPE_LEN } else { bytes.len() };
+                let need = want - len;
+                assert_eq!(
+                    Envelope::parse(&bytes[..len]),
+                    Err(EnvelopeError::Truncated { need }),
+                    "cut at {len}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_never_reads_past_the_payload() {
+        let bytes = payload(Some(CALL), b"body");
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(head) = Envelope::parse(&bad) {
+                assert!(head.body.len() <= bytes.len() - ENVELOPE_LEN);
+            }
+        }
+        let mut huge = bytes;
+        huge[12..16].fill(0xff);
+        assert!(matches!(Envelope::parse(&huge), Err(EnvelopeError::Truncated { .. })));
+    }
+
+    #[test]
+    fn unknown_flags_are_told_from_a_torn_payload() {
+        let mut bytes = payload(None, b"body");
+        bytes[9] = 0x82;
+        assert_eq!(Envelope::parse(&bytes), Err(EnvelopeError::Flags(0x82)));
+    }
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn log_time_follows_a_good_clock() {
+        let mut clock = LogClock::lead(0, &mut [5_000], 0);
+        for ms in 0..1_000 {
+            assert_eq!(clock.stamp(5_000 + ms, ms * MS), 5_000 + ms);
+        }
+    }
+
+    #[test]
+    fn wall_step_expires_nothing() {
+        for step in [-3_600_000_i64, 3_600_000] {
+            let mut clock = LogClock::lead(0, &mut [10_000_000], 0);
+            let stepped = 10_000_000_u64.checked_add_signed(step).unwrap();
+            let (mut last, mut boot_ms) = (10_000_000, 0);
+            for _ in 0..10_000 {
+                boot_ms += 1;
+                let stamp = clock.stamp(stepped + boot_ms, boot_ms * MS);
+                assert!(stamp >= last, "log time never falls");
+                last = stamp;
+            }
+            let ran = last - 10_000_000;
+            assert!((9_000..=11_000).contains(&ran), "10 s of real time are {ran} ms");
+            let want = if step < 0 { 9_000 } else { 11_000 };
+            assert!(ran.abs_diff(want) <= 1, "the bound is kept at any rate of calls: {ran}");
+        }
+    }
+
+    #[test]
+    fn one_wrong_clock_outvoted() {
+        for wrong in [0, u64::MAX] {
+            let clock = LogClock::lead(0, &mut [wrong, 7_000, 7_010], 0);
+            assert!((7_000..=7_010).contains(&clock.stamp_ms()));
+        }
+        let even = LogClock::lead(0, &mut [7_000, u64::MAX], 0);
+        assert_eq!(even.stamp_ms(), 7_000, "the lower median");
+    }
+
+    #[test]
+    fn a_new_leader_goes_on_from_the_clock_of_the_state() {
+        let mut clock = LogClock::lead(9_000, &mut [7_000], 50 * MS);
+        assert_eq!(clock.stamp_ms(), 9_000);
+        assert_eq!(clock.stamp(7_000, 60 * MS), 9_009, "it slows down until the wall catches up");
+        assert_eq!(clock.stamp(7_000, 40 * MS), 9_009, "a boot clock that falls moves nothing");
+    }
+}
