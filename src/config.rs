@@ -544,10 +544,10 @@ mod tests {
              \"5ms\"",
         );
         fault(
-            "# shards\n\n  [cluster]\n  shards = 5000",
+            "# shards\n\n  [cluster]\n  shards = 50000",
             Code::CONFIG_VALUE,
-            "bowline.toml:4: cluster.shards: 5000 is outside 1 to 4096\n\
-             4 |   shards = 5000\n  |            ^^^^\n  \
+            "bowline.toml:4: cluster.shards: 50000 is outside 1 to 16384\n\
+             4 |   shards = 50000\n  |            ^^^^^\n  \
              fix: give a value as the message says; sizes and times carry a unit: \"64MiB\", \
              \"5ms\"",
         );

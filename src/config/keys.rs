@@ -114,7 +114,7 @@ pub(crate) const KEYS: &[Key] = &[
     key!(node.app_address, "where your application answers; told to redirected callers"),
     key!(cluster.name, "name of the cluster", named),
     key!(cluster.peers, "founding members, this node among them"),
-    key!(cluster.shards, "slices of the key space; fixed when founded", within(1, 4_096)),
+    key!(cluster.shards, "slices of the key space; fixed when founded", within(1, 16_384)),
     key!(cluster.join, "wait to be added to a cluster instead of founding one"),
     key!(cluster.leaders, "together, spread or any"),
     key!(cores.count, "cores of this node: auto (half of the CPUs), all, or a number"),

@@ -90,7 +90,7 @@ rows! {
     DIRECT_IO = 109: "the data directory does not support O_DIRECT",
         cause: "the file system refuses to open a file for direct I/O",
         fix: "put node.data_dir on ext4 or xfs, or set wal.direct_io = \"off\" in development";
-    CORE_START = 110: "a core could not be started",
+    CORE_PANIC = 110: "a core could not be started",
         cause: "its thread panicked, or the runtime refused to start on it",
         fix: "read the text that follows the code; free memory, threads or locked memory";
     OPEN_FILES = 111: "the open-file limit is too low",

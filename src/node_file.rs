@@ -1,0 +1,369 @@
+//! The bytes of `NODE`: whose data a directory holds.
+//!
+//! ```text
+//! 0          8      10     12     16               32      40             56
+//! +----------+------+------+------+----------------+-------+--------------+
+//! | BOWLNODE | fmt  | 0    | crc  | cluster id 16  | node  | store id 16  |
+//! +----------+------+------+------+----------------+-------+--------------+
+//! 56       60        62      64         72         80          82    84      88          152    160
+//! +--------+---------+-------+----------+----------+-----------+-----+-------+-----------+------+
+//! | shards | streams | 0     | support  | founded  | machine   | 0   | peers | machine   | 0    |
+//! |        |         |       | ms       | ms       | version   |     | count | name 64   |      |
+//! +--------+---------+-------+----------+----------+-----------+-----+-------+-----------+------+
+//! 160: peers, 24 bytes each: node u64, store id 16
+//! ```
+//!
+//! Integers are little-endian. `crc` is crc32 of everything but itself. The first 16 bytes mean the
+//! same in every format, so that a later one is told from a damaged one.
+
+use core::fmt;
+
+use bowline_raft::NodeId;
+
+use crate::config::Config;
+use crate::{Code, Finding, Origin};
+
+const MAGIC: &[u8; 8] = b"BOWLNODE";
+/// The format that this build writes, and the latest that it reads.
+const FORMAT: u16 = 1;
+const HEADER_LEN: usize = 160;
+const NAME_LEN_MAX: usize = 64;
+const PEER_LEN: usize = 24;
+/// Peers that are remembered.
+const PEERS_MAX: usize = 1_024;
+const CRC_AT: usize = 12;
+
+/// Longest file.
+pub(crate) const NODE_LEN_MAX: usize = HEADER_LEN + PEERS_MAX * PEER_LEN;
+
+/// Whose data a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeFile {
+    /// The cluster.
+    pub(crate) cluster: u128,
+    /// The node.
+    pub(crate) node: NodeId,
+    /// This directory: chance, made when it was founded.
+    pub(crate) store: u128,
+    /// Shards; fixed.
+    pub(crate) shards: u32,
+    /// Streams; fixed.
+    pub(crate) streams: u16,
+    /// Name of the state machine.
+    pub(crate) machine: String,
+    /// Its version.
+    pub(crate) machine_version: u16,
+    /// The largest `raft.support` ever used, in milliseconds.
+    pub(crate) support_ms: u64,
+    /// When it was founded, by the wall clock; for people.
+    pub(crate) founded_ms: u64,
+    /// Stores of peers, as first seen; ascending by node.
+    pub(crate) peers: Vec<(NodeId, u128)>,
+}
+
+/// Why bytes are no [`NodeFile`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub(crate) enum NodeFileError {
+    /// They do not begin as one.
+    Foreign,
+    /// Checksum or length do not fit.
+    Damaged,
+    /// A format that this build does not know.
+    Newer(u16),
+    /// The checksum fits and a value does not: written by a defect.
+    Value,
+}
+
+impl NodeFile {
+    /// The bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the name or the peers are over their limits: they are checked where they enter.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        assert!(self.is_sound(), "only what is read back is written");
+        let name = self.machine.as_bytes();
+        let mut bytes = vec![0; HEADER_LEN];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, MAGIC);
+        put(8, &FORMAT.to_le_bytes());
+        put(16, &self.cluster.to_le_bytes());
+        put(32, &self.node.0.to_le_bytes());
+        put(40, &self.store.to_le_bytes());
+        put(56, &self.shards.to_le_bytes());
+        put(60, &self.streams.to_le_bytes());
+        put(64, &self.support_ms.to_le_bytes());
+        put(72, &self.founded_ms.to_le_bytes());
+        put(80, &self.machine_version.to_le_bytes());
+        let count = u32::try_from(self.peers.len()).expect("peers are few");
+        put(84, &count.to_le_bytes());
+        put(88, name);
+        for (node, store) in &self.peers {
+            bytes.extend_from_slice(&node.0.to_le_bytes());
+            bytes.extend_from_slice(&store.to_le_bytes());
+        }
+        let crc = checksum(&bytes).to_le_bytes();
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
+        assert_eq!(Self::decode(&bytes).as_ref(), Ok(self), "what is written reads back");
+        bytes
+    }
+
+    /// Reads the bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeFileError`]: they are no file of ours, or not as it was written.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, NodeFileError> {
+        if bytes.len() < 16 || &bytes[..8] != MAGIC {
+            // A cut or flipped head cannot be told from a foreign file.
+            return Err(NodeFileError::Foreign);
+        }
+        let crc = u32::from_le_bytes(array(bytes, CRC_AT));
+        if crc != checksum(bytes) {
+            return Err(NodeFileError::Damaged);
+        }
+        let format = u16::from_le_bytes(array(bytes, 8));
+        if format > FORMAT {
+            return Err(NodeFileError::Newer(format));
+        }
+        if bytes.len() < HEADER_LEN || bytes.len() > NODE_LEN_MAX {
+            return Err(NodeFileError::Damaged);
+        }
+        Self::read(bytes).filter(Self::is_sound).ok_or(NodeFileError::Value)
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let count = usize::try_from(u32::from_le_bytes(array(bytes, 84))).ok()?;
+        let rest = &bytes[HEADER_LEN..];
+        if Some(rest.len()) != count.checked_mul(PEER_LEN) {
+            return None;
+        }
+        let peer = |bytes: &[u8]| {
+            let node = NodeId(u64::from_le_bytes(array(bytes, 0)));
+            (node, u128::from_le_bytes(array(bytes, 8)))
+        };
+        let name = &bytes[88..88 + NAME_LEN_MAX];
+        let name_len = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_LEN_MAX);
+        let machine = core::str::from_utf8(&name[..name_len]).ok()?;
+        let unused = [&bytes[10..12], &bytes[62..64], &bytes[82..84], &bytes[152..160]];
+        let unused = unused.into_iter().chain([&name[name_len..]]).flatten();
+        if bytes[8..10] != FORMAT.to_le_bytes() || unused.copied().any(|byte| byte != 0) {
+            return None;
+        }
+        Some(Self {
+            cluster: u128::from_le_bytes(array(bytes, 16)),
+            node: NodeId(u64::from_le_bytes(array(bytes, 32))),
+            store: u128::from_le_bytes(array(bytes, 40)),
+            shards: u32::from_le_bytes(array(bytes, 56)),
+            streams: u16::from_le_bytes(array(bytes, 60)),
+            machine: machine.to_owned(),
+            machine_version: u16::from_le_bytes(array(bytes, 80)),
+            support_ms: u64::from_le_bytes(array(bytes, 64)),
+            founded_ms: u64::from_le_bytes(array(bytes, 72)),
+            peers: rest.chunks_exact(PEER_LEN).map(peer).collect(),
+        })
+    }
+
+    fn is_sound(&self) -> bool {
+        let name = self.machine.as_bytes();
+        self.node.0 != 0
+            && self.shards != 0
+            && self.streams != 0
+            && (1..=NAME_LEN_MAX).contains(&name.len())
+            && !name.contains(&0)
+            && self.peers.len() <= PEERS_MAX
+            && self.peers.is_sorted_by(|a, b| a.0 < b.0)
+    }
+
+    /// Checks that the directory is the one that is meant. What the configuration leaves at its
+    /// default is taken from the directory.
+    ///
+    /// # Errors
+    ///
+    /// A [`Finding`]: 0203 or 0207.
+    pub(crate) fn check(&self, machine: (&str, u16), config: &Config) -> Result<(), Box<Finding>> {
+        let found = (&*self.machine, self.machine_version);
+        if found != machine {
+            let what = format!(
+                "written by state machine \"{}\" v{}, opened with \"{}\" v{}",
+                found.0, found.1, machine.0, machine.1
+            );
+            return Err(Box::new(Finding::error(Code::WRONG_MACHINE, what)));
+        }
+        let given = |path| config.origin(path) != Origin::Default;
+        let streams = u32::from(self.streams);
+        let rows = [
+            ("node.id", self.node.0, config.node.id, "node id"),
+            ("cluster.shards", self.shards.into(), config.cluster.shards.into(), "shards"),
+            ("wal.streams", streams.into(), config.wal.streams.or(streams).into(), "streams"),
+        ];
+        for (path, founded, configured, noun) in rows {
+            if given(path) && founded != configured {
+                let what = format!("founded with {noun} {founded}, configured {configured}");
+                let fix = format!("set {path} = {founded}, or use another node.data_dir");
+                let finding = Finding::error(Code::FOUNDED_OTHERWISE, what).fix(fix);
+                return Err(Box::new(finding.fact(path, config.origin(path))));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl NodeFileError {
+    /// What to tell.
+    pub(crate) fn finding(self) -> Finding {
+        match self {
+            Self::Foreign => {
+                Finding::error(Code::NODE_DAMAGED, "the NODE file does not begin as one of ours")
+            },
+            Self::Damaged => Finding::error(Code::NODE_DAMAGED, "the NODE file is damaged"),
+            Self::Newer(format) => {
+                let what = format!("format {format} is newer than this build ({FORMAT})");
+                Finding::error(Code::FORMAT_NEW, what)
+            },
+            Self::Value => {
+                Finding::error(Code::NODE_DAMAGED, "the NODE file holds a value that it cannot")
+            },
+        }
+    }
+}
+
+impl fmt::Display for NodeFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.finding().what)
+    }
+}
+
+impl core::error::Error for NodeFileError {}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("the slice has the array's length")
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[..CRC_AT]);
+    crc.update(&bytes[CRC_AT + 4..]);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> NodeFile {
+        NodeFile {
+            cluster: 0x1111_2222_3333_4444_5555_6666_7777_8888,
+            node: NodeId(3),
+            store: 0xAAAA_BBBB_CCCC_DDDD_EEEE_FFFF_0000_1111,
+            shards: 16,
+            streams: 4,
+            machine: "kv".into(),
+            machine_version: 1,
+            support_ms: 600,
+            founded_ms: 1_700_000_000_000,
+            peers: vec![(NodeId(1), 7), (NodeId(2), 8)],
+        }
+    }
+
+    #[test]
+    fn golden_node_v1() {
+        let bytes = node().encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("6b76{}", "00".repeat(62));
+        let peer = |node: u8, store: u8| {
+            format!("{node:02x}{}{store:02x}{}", "00".repeat(7), "00".repeat(15))
+        };
+        let want = [
+            "424f574c4e4f4445",
+            "0100",
+            "0000",
+            &hex[24..32],
+            "88887777666655554444333322221111",
+            "0300000000000000",
+            "11110000ffffeeeeddddccccbbbbaaaa",
+            "10000000",
+            "0400",
+            "0000",
+            "5802000000000000",
+            "0068e5cf8b010000",
+            "0100",
+            "0000",
+            "02000000",
+            &name,
+            "0000000000000000",
+            &peer(1, 7),
+            &peer(2, 8),
+        ];
+        assert_eq!(hex, want.concat());
+        assert_eq!(&hex[24..32], "2041d0fd");
+        assert_eq!(NodeFile::decode(&bytes), Ok(node()));
+    }
+
+    #[test]
+    fn no_cut_and_no_flipped_bit_is_read() {
+        let bytes = node().encode();
+        for len in 0..bytes.len() {
+            assert!(NodeFile::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut rotten = bytes.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            let error = NodeFile::decode(&rotten).expect_err("one bit is wrong");
+            let want = if bit < 64 { NodeFileError::Foreign } else { NodeFileError::Damaged };
+            assert_eq!(error, want, "bit {bit}");
+        }
+        let mut longer = bytes;
+        longer.push(0);
+        assert_eq!(NodeFile::decode(&longer), Err(NodeFileError::Damaged));
+    }
+
+    #[track_caller]
+    fn resealed(change: impl FnOnce(&mut Vec<u8>), want: NodeFileError) {
+        let mut bytes = node().encode();
+        change(&mut bytes);
+        let crc = checksum(&bytes).to_le_bytes();
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
+        assert_eq!(NodeFile::decode(&bytes), Err(want));
+    }
+
+    #[test]
+    fn a_sound_checksum_over_unsound_values_is_refused() {
+        resealed(|bytes| bytes[8] = 2, NodeFileError::Newer(2));
+        resealed(|bytes| bytes.truncate(16), NodeFileError::Damaged);
+        resealed(|bytes| bytes[8] = 0, NodeFileError::Value);
+        resealed(|bytes| bytes[32] = 0, NodeFileError::Value);
+        resealed(|bytes| bytes[56] = 0, NodeFileError::Value);
+        resealed(|bytes| bytes[60] = 0, NodeFileError::Value);
+        resealed(|bytes| bytes[62] = 1, NodeFileError::Value);
+        resealed(|bytes| bytes[84] = 3, NodeFileError::Value);
+        resealed(|bytes| bytes[87] = 0xFF, NodeFileError::Value);
+        resealed(|bytes| bytes[88] = 0, NodeFileError::Value);
+        resealed(|bytes| bytes[88] = 0xFF, NodeFileError::Value);
+        resealed(|bytes| bytes[95] = b'x', NodeFileError::Value);
+        resealed(|bytes| bytes[160] = 9, NodeFileError::Value);
+    }
+
+    #[test]
+    fn another_machine_or_founding_is_refused_with_its_remedy() {
+        let node = node();
+        assert_eq!(node.check(("kv", 1), &Config::default()), Ok(()), "defaults give way");
+        let finding = node.check(("bank", 2), &Config::default()).expect_err("another machine");
+        assert_eq!(finding.code, Code::WRONG_MACHINE);
+        assert_eq!(finding.what, "written by state machine \"kv\" v1, opened with \"bank\" v2");
+        for (path, what) in [
+            ("cluster.shards", "founded with shards 16, configured 32"),
+            ("wal.streams", "founded with streams 4, configured 32"),
+            ("node.id", "founded with node id 3, configured 32"),
+        ] {
+            let mut config = Config::default();
+            config.set(path, "32").expect("accepted");
+            let finding = node.check(("kv", 1), &config).expect_err("founded otherwise");
+            assert_eq!((finding.code, &*finding.what), (Code::FOUNDED_OTHERWISE, what));
+        }
+        let newer = NodeFileError::Newer(3).finding();
+        assert_eq!(newer.what, "format 3 is newer than this build (1)");
+        assert_eq!(newer.code, Code::FORMAT_NEW);
+    }
+}
