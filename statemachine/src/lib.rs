@@ -30,3 +30,4 @@ pub use machine::{
     Answer, Apply, CustomSerializer, CustomValidator, EntryRef, Machine, OpAnswer, OpFault, Output,
     Pressure, Query, Read, ReadCtx, Staged, StateMachine, Touched,
 };
+pub use shell::name_hash;

@@ -34,7 +34,7 @@ pub(crate) struct Identity {
 }
 
 /// FNV-1a of a state machine's name.
-pub(crate) const fn name_hash(name: &str) -> u64 {
+pub const fn name_hash(name: &str) -> u64 {
     let bytes = name.as_bytes();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut at = 0;
