@@ -19,7 +19,7 @@ mod traits;
 pub mod contract;
 #[cfg(feature = "glommio")]
 pub mod glommio;
-#[cfg(any())]
+#[cfg(feature = "sim")]
 pub mod sim;
 
 pub use bell::{Bell, Park};

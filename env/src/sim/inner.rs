@@ -1,0 +1,535 @@
+//! The insides of a world: one step, and what the handles ask for.
+//!
+//! No code under test runs while a part of the world is borrowed: futures, closures, wakers and
+//! their drops run between borrows.
+
+use core::cell::{Cell, RefCell};
+use core::future::Future;
+use core::panic::AssertUnwindSafe;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use super::clock::Clock;
+use super::net::Net;
+use super::node::{Node, live};
+use super::profile::{Fault, Mix, Profile};
+use super::rng::{Rng, Streams};
+use super::sched::{Body, Core, Event, Life, Next, Sched};
+use super::slab::{Key, Slab};
+use super::task::{Timer, keep};
+use super::trace::{Noted, Trace};
+use crate::{Class, CoreFailure, CoreNo, Nanos};
+
+/// What one read of the clock costs.
+const CLOCK_READ: u64 = 16;
+/// Closures that may wait for the helper, per core.
+pub(super) const JOBS_MAX: usize = 64;
+
+struct Job {
+    core: Key,
+    run: Box<dyn FnOnce()>,
+}
+
+/// What runs just now.
+#[derive(Clone, Copy)]
+struct Running {
+    task: Key,
+    core: Key,
+}
+
+/// The state of a world.
+pub(super) struct Inner {
+    id: u64,
+    seed: u64,
+    pub(super) profile: Profile,
+    pub(super) streams: Streams,
+    pub(super) load: Rc<Rng>,
+    mix: Mix,
+    /// The time of what runs just now.
+    now: Cell<u64>,
+    /// The latest time reached.
+    latest: Cell<u64>,
+    pub(super) sched: RefCell<Sched>,
+    timers: RefCell<Slab<Timer>>,
+    jobs: RefCell<Slab<Job>>,
+    nodes: RefCell<BTreeMap<u64, Rc<Node>>>,
+    pub(super) net: RefCell<Net>,
+    pub(super) trace: Trace,
+    running: Cell<Option<Running>>,
+    yielded: Cell<bool>,
+    /// Cores to remove once the running task is back.
+    doomed: RefCell<Vec<Key>>,
+    clients: Key,
+    pub(super) clients_open: Cell<usize>,
+    pub(super) tolerate_panics: Cell<bool>,
+    pub(super) tolerate_dropped_writes: Cell<bool>,
+    violations: RefCell<Vec<String>>,
+}
+
+impl Inner {
+    pub(super) fn new(id: u64, seed: u64, profile: Profile) -> Self {
+        let mut sched = Sched::new();
+        let clients = sched.cores.insert(Core::new(None, CoreNo(0), 0));
+        Self {
+            id,
+            seed,
+            profile,
+            streams: Streams::new(seed),
+            load: Rc::new(Streams::load(seed)),
+            mix: Mix::draw(seed, &profile),
+            now: Cell::new(0),
+            latest: Cell::new(0),
+            sched: RefCell::new(sched),
+            timers: RefCell::default(),
+            jobs: RefCell::default(),
+            nodes: RefCell::default(),
+            net: RefCell::default(),
+            trace: Trace::default(),
+            running: Cell::new(None),
+            yielded: Cell::new(false),
+            doomed: RefCell::default(),
+            clients,
+            clients_open: Cell::new(0),
+            tolerate_panics: Cell::new(false),
+            tolerate_dropped_writes: Cell::new(false),
+            violations: RefCell::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The time of what runs just now.
+    pub(super) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// The latest time reached.
+    pub(super) fn latest(&self) -> u64 {
+        self.latest.get().max(self.now.get())
+    }
+
+    /// Reads the clock from a task: reading costs time, so a loop that waits for time ends.
+    pub(super) fn read_clock(&self) -> u64 {
+        if self.running.get().is_some() {
+            self.now.set(self.now.get() + CLOCK_READ);
+        }
+        self.now.get()
+    }
+
+    /// Draws whether a fault happens now.
+    pub(super) fn hits(&self, class: Fault) -> bool {
+        let rate = self.mix.rate(class);
+        rate > 0 && self.streams.fault(class).chance(rate)
+    }
+
+    pub(super) fn rate(&self, class: Fault) -> u32 {
+        self.mix.rate(class)
+    }
+
+    pub(super) fn say(&self, line: impl FnOnce() -> String) {
+        self.trace.say(self.now(), line);
+    }
+
+    /// Keeps a broken rule of the seam; the world's next step ends with it.
+    pub(super) fn violate(&self, what: String) {
+        self.say(|| format!("violation: {what}"));
+        self.violations.borrow_mut().push(what);
+    }
+
+    pub(super) fn note(&self, noted: Noted) {
+        self.trace.mix(noted.at.0, u64::from(noted.fact.kind), noted.fact.shard, noted.fact.index);
+        self.trace.say(noted.at.0, || {
+            format!("node {} core {} {:?}", noted.node, noted.core.0, noted.fact)
+        });
+        self.trace.note(noted);
+    }
+
+    // ---- nodes and cores
+
+    /// The node of a number; made at its first mention.
+    pub(super) fn node(&self, id: u64) -> Rc<Node> {
+        let make = || Rc::new(Node::new(id, self.fresh_clock()));
+        Rc::clone(self.nodes.borrow_mut().entry(id).or_insert_with(make))
+    }
+
+    pub(super) fn nodes(&self) -> Vec<Rc<Node>> {
+        self.nodes.borrow().values().map(Rc::clone).collect()
+    }
+
+    fn fresh_clock(&self) -> Clock {
+        if !self.profile.varied() {
+            return Clock::exact();
+        }
+        let boot = self.streams.clock.between(1_000_000_000, 100_000_000_000);
+        let drift = i32::try_from(self.streams.fault(Fault::ClockRate).below(2_001)).unwrap_or(0);
+        let ppm = if self.hits(Fault::ClockRate) { drift - 1_000 } else { 0 };
+        Clock::started(self.now(), boot, ppm)
+    }
+
+    /// The machine runs again, with a new boot clock, if it had no power.
+    pub(super) fn power_on(&self, node: &Node) {
+        if node.off.replace(false) && self.profile.varied() {
+            node.clock.set(self.fresh_clock());
+        }
+    }
+
+    pub(super) fn add_core(
+        &self,
+        life: Option<Rc<Life>>,
+        no: CoreNo,
+    ) -> (Key, Arc<OnceLock<CoreFailure>>) {
+        let core = Core::new(life, no, self.now());
+        let failure = Arc::clone(&core.failure);
+        (self.sched.borrow_mut().cores.insert(core), failure)
+    }
+
+    pub(super) fn clients(&self) -> Key {
+        self.clients
+    }
+
+    /// Adds a task. None: the core is gone and the future was dropped.
+    pub(super) fn spawn(
+        &self,
+        core: Key,
+        class: Class,
+        future: Pin<Box<dyn Future<Output = ()>>>,
+    ) -> Option<Key> {
+        let spawned = self.sched.borrow_mut().spawn(core, class, future);
+        spawned.ok()
+    }
+
+    /// Makes `future` the main future of a core.
+    pub(super) fn set_root(&self, core: Key, future: Pin<Box<dyn Future<Output = ()>>>) {
+        let task = self.spawn(core, Class::Core, future);
+        if let Some(core) = self.sched.borrow_mut().cores.at_mut(core) {
+            assert!(core.root.is_none(), "a core has one main future");
+            core.root = task;
+        }
+    }
+
+    /// Removes a core with its tasks and closures.
+    fn end_core(&self, core: Key) {
+        let tasks = self.sched.borrow_mut().remove_core(core);
+        drop(tasks);
+        let keys = self.jobs.borrow().keys(|job| job.core == core);
+        for key in keys {
+            let job = self.jobs.borrow_mut().remove(key);
+            drop(job);
+        }
+    }
+
+    /// Removes the cores of a life, now or when the running task is back.
+    pub(super) fn end_cores(&self, life: &Rc<Life>) {
+        let of_life = |core: &Core| core.life.as_ref().is_some_and(|its| Rc::ptr_eq(its, life));
+        let cores = self.sched.borrow().cores.keys(of_life);
+        self.doomed.borrow_mut().extend(cores);
+        if self.running.get().is_none() {
+            self.bury();
+        }
+    }
+
+    fn bury(&self) {
+        loop {
+            let Some(core) = self.doomed.borrow_mut().pop() else { return };
+            self.end_core(core);
+        }
+    }
+
+    /// Ends everything that runs.
+    pub(super) fn end(&self) {
+        for node in self.nodes() {
+            let life = node.end_life();
+            self.end_cores(&life);
+        }
+        self.doomed.borrow_mut().push(self.clients);
+        self.bury();
+    }
+
+    /// No core of the node runs before `until`.
+    pub(super) fn freeze(&self, node: &Node, until: u64) {
+        let life = node.life();
+        let mut sched = self.sched.borrow_mut();
+        for (_, core) in sched.cores.iter_mut() {
+            if core.life.as_ref().is_some_and(|its| Rc::ptr_eq(its, &life)) {
+                core.local = core.local.max(until);
+            }
+        }
+    }
+
+    // ---- one step
+
+    /// Runs one task once, or lets one event happen. False: there is neither.
+    pub(super) fn step(&self) -> bool {
+        let next = {
+            let mut sched = self.sched.borrow_mut();
+            sched.take_wakes(self.now(), None);
+            sched.next(&self.streams.sched)
+        };
+        match next {
+            Next::Nothing => return false,
+            Next::Run { task, core, at } => self.run(Running { task, core }, at),
+            Next::Happen { event, at } => self.happen(event, at),
+        }
+        let broken = self.violations.borrow().first().cloned();
+        assert!(broken.is_none(), "seed {}: {}", self.seed, broken.unwrap_or_default());
+        true
+    }
+
+    fn run(&self, running: Running, at: u64) {
+        let Some(mut body) = self.sched.borrow_mut().take(running.task) else { return };
+        self.set_now(at);
+        self.running.set(Some(running));
+        let Body { future, waker } = &mut body;
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            future.as_mut().poll(&mut Context::from_waker(waker))
+        }));
+        self.running.set(None);
+        let spent = self.charge(running.core);
+        let end = self.now() + spent;
+        let yielder = self.yielded.replace(false).then_some(running.task);
+        let root = {
+            let mut sched = self.sched.borrow_mut();
+            let core = sched.cores.at_mut(running.core);
+            let root = core.is_some_and(|core| {
+                core.local = core.local.max(end);
+                core.root == Some(running.task)
+            });
+            sched.take_wakes(self.now(), yielder);
+            root
+        };
+        let ended = match &polled {
+            Ok(Poll::Pending) => 0,
+            Ok(Poll::Ready(())) => 1,
+            Err(_) => 2,
+        };
+        self.trace.mix(at, running.core.bits(), running.task.bits(), ended);
+        match polled {
+            Ok(Poll::Pending) => {
+                let orphan = self.sched.borrow_mut().put(running.task, body);
+                drop(orphan);
+            },
+            Ok(Poll::Ready(())) => {
+                self.remove_task(running.task, body);
+                if root {
+                    self.end_core(running.core);
+                }
+            },
+            Err(panic) => {
+                self.remove_task(running.task, body);
+                self.core_panicked(running.core, panic);
+            },
+        }
+        self.bury();
+    }
+
+    fn remove_task(&self, task: Key, body: Body) {
+        let task = self.sched.borrow_mut().remove(task);
+        drop(task);
+        drop(body);
+    }
+
+    fn core_panicked(&self, core: Key, panic: Box<dyn Any + Send>) {
+        if !self.tolerate_panics.get() || core == self.clients {
+            resume_unwind(panic);
+        }
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
+        let message = text.unwrap_or_else(|| "a panic without text".to_owned());
+        self.say(|| format!("panic: {message}"));
+        if let Some(core) = self.sched.borrow().cores.at(core) {
+            // The first panic of a core is the one that is told.
+            let _again: bool = core.failure.set(CoreFailure { message }).is_err();
+        }
+        self.end_core(core);
+    }
+
+    /// CPU time of one poll.
+    fn charge(&self, core: Key) -> u64 {
+        if core == self.clients {
+            return 100;
+        }
+        if !self.profile.varied() {
+            return 1_000;
+        }
+        if self.hits(Fault::CpuStall) {
+            return self.streams.fault(Fault::CpuStall).magnitude(1_000_000, 50_000_000);
+        }
+        self.streams.sched.magnitude(200, 20_000)
+    }
+
+    fn set_now(&self, at: u64) {
+        self.latest.set(self.latest().max(at));
+        self.now.set(at);
+    }
+
+    fn happen(&self, event: Event, at: u64) {
+        match event {
+            Event::Timer(key) => self.fire(key, at),
+            Event::Disk(node, key) => {
+                self.set_now(at);
+                let node = self.node(node);
+                self.disk_completes(&node, key);
+            },
+            Event::Job(key) => {
+                self.set_now(at);
+                self.run_job(key);
+            },
+            Event::Deliver(key, side) => {
+                self.set_now(at);
+                self.net_deliver(key, side);
+            },
+            Event::Answer(key) => {
+                self.set_now(at);
+                self.net_answer(key);
+            },
+        }
+    }
+
+    // ---- timers and turns
+
+    pub(super) fn set_timer(
+        &self,
+        node: Option<Rc<Node>>,
+        at: Nanos,
+        exact: bool,
+        waker: Waker,
+    ) -> Key {
+        let world = match &node {
+            Some(node) => node.clock.get().world(at),
+            None => at.0,
+        };
+        let late =
+            if node.is_some() && !exact && self.profile.varied() { self.lateness() } else { 0 };
+        let waker = Some(waker);
+        let key = self.timers.borrow_mut().insert(Timer { at, node, waker, fired: false });
+        let due = world.max(self.now()).saturating_add(late);
+        self.sched.borrow_mut().schedule(due, Event::Timer(key));
+        key
+    }
+
+    fn lateness(&self) -> u64 {
+        let usual = self.streams.clock.between(0, 40_000);
+        if self.hits(Fault::LateTimer) {
+            return self.streams.fault(Fault::LateTimer).magnitude(40_000, 4_000_000);
+        }
+        usual
+    }
+
+    fn fire(&self, key: Key, at: u64) {
+        let waker = {
+            let mut timers = self.timers.borrow_mut();
+            let Some(timer) = timers.at_mut(key) else { return };
+            let early = timer.node.as_ref().and_then(|node| {
+                let clock = node.clock.get();
+                (clock.boot(at) < timer.at).then(|| clock.world(timer.at))
+            });
+            self.set_now(at);
+            if let Some(again) = early {
+                self.sched.borrow_mut().schedule(again.max(at + 1), Event::Timer(key));
+                return;
+            }
+            timer.fired = true;
+            timer.waker.take()
+        };
+        self.trace.mix(at, 1 << 60, key.bits(), 0);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether a timer fired; if not, it will wake the task of `cx`.
+    pub(super) fn timer_fired(&self, key: Key, cx: &Context<'_>) -> bool {
+        let mut timers = self.timers.borrow_mut();
+        let timer = timers.at_mut(key).expect("a sleep owns its timer");
+        if !timer.fired {
+            keep(&mut timer.waker, cx);
+        }
+        timer.fired
+    }
+
+    pub(super) fn drop_timer(&self, key: Key) {
+        let timer = self.timers.borrow_mut().remove(key);
+        drop(timer);
+    }
+
+    /// The running task wants everything that is ready to run before it.
+    pub(super) fn mark_yield(&self) {
+        self.yielded.set(self.running.get().is_some());
+    }
+
+    /// Whether an event is due.
+    pub(super) fn event_due(&self) -> bool {
+        self.sched.borrow().due().is_some_and(|due| due <= self.now())
+    }
+
+    // ---- the helper
+
+    /// Queues a closure behind the others of its core. None: 64 wait already.
+    pub(super) fn add_job(&self, core: Key, run: Box<dyn FnOnce()>) -> Option<()> {
+        let took = if self.profile.varied() {
+            self.streams.sched.magnitude(1_000, 5_000_000)
+        } else {
+            10_000
+        };
+        let mut sched = self.sched.borrow_mut();
+        let its = sched.cores.at_mut(core)?;
+        if its.jobs >= JOBS_MAX {
+            drop(sched);
+            drop(run);
+            return None;
+        }
+        its.jobs += 1;
+        its.helper_free = its.helper_free.max(self.now()) + took;
+        let at = its.helper_free;
+        let key = self.jobs.borrow_mut().insert(Job { core, run });
+        sched.schedule(at, Event::Job(key));
+        Some(())
+    }
+
+    fn run_job(&self, key: Key) {
+        let Some(job) = self.jobs.borrow_mut().remove(key) else { return };
+        if let Some(core) = self.sched.borrow_mut().cores.at_mut(job.core) {
+            core.jobs -= 1;
+        }
+        self.trace.mix(self.now(), 2 << 60, key.bits(), 0);
+        (job.run)();
+    }
+
+    /// What every core waits with, for people.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let mut lines = self.sched.borrow().describe();
+        lines.extend(self.nodes().iter().filter_map(|node| {
+            let open = node.disk.borrow().in_flight();
+            (open > 0).then(|| format!("node {}: {open} disk operations in flight", node.id))
+        }));
+        lines
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.get().is_some()
+    }
+
+    pub(super) fn alive(&self, node: u64) -> bool {
+        let life = self.node(node).life();
+        live(&life)
+            && self
+                .sched
+                .borrow()
+                .cores
+                .iter()
+                .any(|(_, core)| core.life.as_ref().is_some_and(|its| Rc::ptr_eq(its, &life)))
+    }
+}
