@@ -1,25 +1,44 @@
 //! What the shards of one core share: delta budget, page cache, resident mappings, open files, the
 //! rate of background writes, and the removal of runs that nobody needs any more.
+//!
+//! * I1 a section is open at most once: one id, one [`Section`].
+//! * I2 the sum of Resident sections stays within its budget.
+//! * I3 a run is removed only after [`Store::retire`], or at boot when every stream recovered
+//!   undamaged.
 
 mod budget;
+mod cache;
+mod cursor;
+pub(crate) mod files;
+mod gc;
+mod load;
+pub(crate) mod open;
+mod pace;
 mod pins;
 mod section;
 
-use core::future::Future;
-use std::collections::BTreeSet;
-use std::pin::Pin;
-use std::rc::Rc;
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
 
-use bowline_env::{Env, EnvError, Nanos};
+use bowline_env::{Dir as _, Env, EnvError, Nanos};
 use bytes::Bytes;
 
-pub use budget::{Account, DeltaPressure};
-pub use pins::{Far, PageRead, Part, Pins};
-pub use section::{Cursor, Fetched, Point, RunVer, Section, Step};
+pub use self::budget::{Account, DeltaPressure};
+pub use self::cursor::{Cursor, Step};
+pub use self::gc::Orphans;
+pub use self::pins::{Far, PageRead, Part, Pins};
+pub use self::section::{Fetched, Point, RunVer, Section};
+pub use crate::flush::{BlobSource, FlushBody, FlushInput, FlushItem};
+pub use crate::job::{Job, JobDone, JobError};
 
-use crate::manifest::{Flushed, Manifest, ManifestEdit, SectionRef};
-use crate::run::RangeTombstone;
-use crate::{Damage, OpenFailure, SmError};
+use self::budget::Budget;
+use self::cache::PageCache;
+use self::files::Files;
+pub(crate) use self::pace::Pace;
+use crate::run::format::u64_of;
+use crate::run::runs_dir;
 
 /// Bounds of a core's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,15 +77,6 @@ impl Default for StoreOptions {
     }
 }
 
-/// What the search for files that no manifest names did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Orphans {
-    /// Files removed.
-    pub removed: usize,
-    /// Files kept, because a manifest may be lost.
-    pub kept: usize,
-}
-
 /// What a core's store holds, in bytes unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -86,22 +96,55 @@ pub struct StoreStats {
     pub written_bytes: u64,
     /// Runs waiting to be removed, counted.
     pub dying_runs: u64,
+    /// Runs removed, counted.
+    pub removed_runs: u64,
+    /// Runs that could not be removed, counted; the next boot removes them.
+    pub left_runs: u64,
+}
+
+/// Numbers that only grow.
+#[derive(Debug, Default)]
+struct Counters {
+    opened: Cell<u64>,
+    cold_reads: Cell<u64>,
+    written: Cell<u64>,
+    removed: Cell<u64>,
+    left: Cell<u64>,
 }
 
 /// One core's store.
 pub struct Store<E: Env> {
     env: E,
+    options: StoreOptions,
+    budget: Rc<Budget>,
+    cache: RefCell<PageCache>,
+    files: Files<E>,
+    sections: RefCell<BTreeMap<u128, Weak<Section<E>>>>,
+    /// Bytes of Resident sections, and of those on their way.
+    resident: Cell<u64>,
+    dying: RefCell<Vec<Rc<Section<E>>>>,
+    reaper_runs: Cell<bool>,
+    /// When the next background write may start.
+    next_write: Cell<Nanos>,
+    counters: Counters,
 }
 
 impl<E: Env> Store<E> {
     /// A store without anything open.
-    pub fn new(env: E, _options: StoreOptions) -> Rc<Self> {
-        Rc::new(Self { env })
-    }
-
-    /// The environment.
-    pub fn env(&self) -> &E {
-        &self.env
+    pub fn new(env: E, options: StoreOptions) -> Rc<Self> {
+        Rc::new(Self {
+            env,
+            options,
+            budget: Rc::new(Budget::new(options.delta_bytes)),
+            cache: RefCell::new(PageCache::new(options.page_cache_bytes)),
+            files: Files::new(),
+            sections: RefCell::new(BTreeMap::new()),
+            resident: Cell::new(0),
+            dying: RefCell::new(Vec::new()),
+            reaper_runs: Cell::new(false),
+            next_write: Cell::new(Nanos(0)),
+            counters: Counters::default(),
+        })
     }
 
     /// Makes the directory of runs. Once per core, before anything else.
@@ -110,233 +153,156 @@ impl<E: Env> Store<E> {
     ///
     /// The directory cannot be made.
     pub async fn prepare(&self) -> Result<(), EnvError> {
-        unimplemented!()
+        self.env.dir().make_dir(&runs_dir()).await
     }
 
     /// An account for the delta of a shard.
-    pub fn account(&self, _shard: u64) -> Account {
-        unimplemented!()
+    pub fn account(&self, shard: u64) -> Account {
+        self.budget.open(shard)
+    }
+
+    /// The environment.
+    pub const fn env(&self) -> &E {
+        &self.env
+    }
+
+    /// Its bounds.
+    pub const fn options(&self) -> &StoreOptions {
+        &self.options
     }
 
     /// How full the deltas are.
     pub fn pressure(&self) -> DeltaPressure {
-        unimplemented!()
+        self.budget.pressure()
     }
 
-    /// Loads parts of Cold sections, in parallel, and holds them in `pins`. A part whose section
-    /// was closed meanwhile is left out: the reader asks again and finds another one.
-    ///
-    /// # Errors
-    ///
-    /// A part is damaged, also after it was read a second time.
-    pub async fn load(self: &Rc<Self>, _reads: Vec<PageRead>, _pins: &mut Pins) -> Result<(), Damage> {
-        unimplemented!()
-    }
-
-    /// Opens a section: index, ranges and the like are read, checked and kept; its pages are mapped
-    /// and verified if they fit the resident budget.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenFailure::Damaged`]: the run is missing or fails its checks.
-    pub async fn open_section(
-        self: &Rc<Self>,
-        _shard: u64,
-        _at: &SectionRef,
-    ) -> Result<Rc<Section<E>>, OpenFailure> {
-        unimplemented!()
-    }
-
-    /// Opens every section of a manifest, newest first.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::open_section`].
-    pub async fn open_all(
-        self: &Rc<Self>,
-        _manifest: &Manifest,
-    ) -> Result<Vec<Rc<Section<E>>>, OpenFailure> {
-        unimplemented!()
-    }
-
-    /// The body of a BLOB section, verified.
-    ///
-    /// # Errors
-    ///
-    /// The body is damaged.
-    pub async fn blob(self: &Rc<Self>, _section: &Rc<Section<E>>) -> Result<Bytes, OpenFailure> {
-        unimplemented!()
-    }
-
-    /// Gives a section up whose manifest entry is gone durably: its run is removed when the last
-    /// reader lets go.
-    pub fn retire(self: &Rc<Self>, _section: Rc<Section<E>>) {
-        unimplemented!()
-    }
-
-    /// Removes files of the runs directory that no manifest names. Once per node, before any job
-    /// starts; `live` holds the runs of every manifest of every stream. With `undamaged` false
-    /// nothing is removed: an orphan may be the last copy.
-    ///
-    /// # Errors
-    ///
-    /// The directory cannot be listed or a file not removed.
-    pub async fn collect_orphans(
-        &self,
-        _live: &BTreeSet<u128>,
-        _undamaged: bool,
-    ) -> Result<Orphans, EnvError> {
-        unimplemented!()
+    /// The shard with the largest delta that is not frozen, and its bytes.
+    pub fn largest_delta(&self) -> Option<(u64, usize)> {
+        self.budget.largest()
     }
 
     /// What it holds.
     pub fn stats(&self) -> StoreStats {
-        unimplemented!()
-    }
-}
-
-/// One version that a flush writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlushItem {
-    /// The key.
-    pub key: Bytes,
-    /// Index of the entry that wrote it.
-    pub mod_index: u64,
-    /// When it expires, in log time; 0: never.
-    pub expiry_ms: u64,
-    /// The value; none: deleted.
-    pub value: Option<Bytes>,
-}
-
-/// What makes the snapshot of a user's machine, off the core.
-pub type BlobSource = Pin<Box<dyn Future<Output = Result<Vec<Bytes>, SmError>>>>;
-
-/// What a flush writes.
-pub enum FlushBody {
-    /// Versions in strictly ascending key order, and deleted ranges, disjoint and in order. What
-    /// a range covers with a newer index is left out of the run.
-    Keys {
-        /// The versions.
-        entries: Box<dyn Iterator<Item = FlushItem>>,
-        /// The ranges.
-        ranges: Vec<RangeTombstone>,
-    },
-    /// The snapshot of a user's machine.
-    Blob(BlobSource),
-}
-
-/// A frozen delta on its way into a run.
-pub struct FlushInput {
-    /// First log index whose effect the delta may hold.
-    pub min_index: u64,
-    /// The point of the log it reaches.
-    pub flushed: Flushed,
-    /// No older section exists: deletions need not be written.
-    pub bottom: bool,
-    /// For a snapshot: sections it replaces.
-    pub drop: Vec<u128>,
-    /// The content.
-    pub body: FlushBody,
-}
-
-/// A background job of one shard: a flush or a merge.
-pub struct Job<E: Env> {
-    store: Rc<Store<E>>,
-}
-
-impl<E: Env> Job<E> {
-    /// Writes a frozen delta. `epoch` comes back in [`JobDone`].
-    pub fn flush(store: &Rc<Store<E>>, _shard: u64, _epoch: u64, _input: FlushInput) -> Self {
-        Self { store: Rc::clone(store) }
-    }
-
-    /// Merges adjacent sections, newest first, into one. `bottom`: the last one is the oldest
-    /// section of the shard.
-    pub fn merge(
-        store: &Rc<Store<E>>,
-        _shard: u64,
-        _epoch: u64,
-        _sections: Vec<Rc<Section<E>>>,
-        _bottom: bool,
-    ) -> Self {
-        Self { store: Rc::clone(store) }
-    }
-
-    /// The shard.
-    pub fn shard(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Whether it is a flush.
-    pub fn is_flush(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Does the work; to be driven by a task of class `Background`. Dropping the future leaves at
-    /// most a file that the next boot removes.
-    ///
-    /// # Errors
-    ///
-    /// [`JobError`]: nothing is left behind; see [`JobError::retry_after`].
-    pub async fn run(self) -> Result<JobDone<E>, JobError> {
-        unimplemented!()
-    }
-}
-
-/// A finished job whose manifest is not durable yet.
-pub struct JobDone<E: Env> {
-    /// The shard.
-    pub shard: u64,
-    /// As given to the job.
-    pub epoch: u64,
-    /// The new section, opened; none if nothing was left to write.
-    pub opened: Option<Rc<Section<E>>>,
-    /// Its place.
-    pub add: Option<SectionRef>,
-    /// Sections that it replaces.
-    pub drop: Vec<u128>,
-    /// The new point of the log, if it is a flush.
-    pub flushed: Option<Flushed>,
-}
-
-impl<E: Env> JobDone<E> {
-    /// The change to the manifest of generation `current`.
-    pub fn edit(&self, current: u64) -> ManifestEdit {
-        ManifestEdit {
-            shard: self.shard,
-            generation: current + 1,
-            add: self.add,
-            drop: self.drop.clone(),
-            flushed: self.flushed.clone(),
+        let sections = self.sections.borrow();
+        let live = || sections.values().filter_map(Weak::upgrade);
+        StoreStats {
+            delta_bytes: u64_of(self.budget.used()),
+            page_cache_bytes: u64_of(self.cache.borrow().bytes()),
+            resident_bytes: self.resident.get(),
+            sections: u64_of(live().count()),
+            resident_sections: u64_of(live().filter(|section| section.is_resident()).count()),
+            cold_reads: self.counters.cold_reads.get(),
+            written_bytes: self.counters.written.get(),
+            dying_runs: u64_of(self.dying.borrow().len()),
+            removed_runs: self.counters.removed.get(),
+            left_runs: self.counters.left.get(),
         }
     }
 
-    /// Whether it is a flush.
-    pub fn is_flush(&self) -> bool {
-        self.flushed.is_some()
+    /// A random id.
+    pub(crate) fn fresh_id(&self) -> u128 {
+        let mut bytes = [0; 16];
+        self.env.fill_random(&mut bytes);
+        u128::from_le_bytes(bytes)
+    }
+
+    pub(crate) const fn files(&self) -> &Files<E> {
+        &self.files
+    }
+
+    /// The open section of that id.
+    pub(crate) fn section(&self, id: u128) -> Option<Rc<Section<E>>> {
+        self.sections.borrow().get(&id)?.upgrade()
+    }
+
+    /// Enters a section that was just opened (I1).
+    pub(crate) fn remember(&self, section: &Rc<Section<E>>) {
+        self.sections.borrow_mut().insert(section.id(), Rc::downgrade(section));
+    }
+
+    /// A section was dropped: so are its pages.
+    pub(crate) fn forget(&self, id: u128) {
+        let mut sections = self.sections.borrow_mut();
+        if sections.get(&id).is_some_and(|section| section.strong_count() == 0) {
+            sections.remove(&id);
+            self.cache.borrow_mut().forget(id);
+        }
+    }
+
+    pub(crate) fn has_section_of(&self, run: u128) -> bool {
+        let sections = self.sections.borrow();
+        sections.values().filter_map(Weak::upgrade).any(|section| section.run() == run)
+    }
+
+    pub(crate) fn cached(&self, section: u128, page_no: u32) -> Option<Bytes> {
+        self.cache.borrow_mut().page(section, page_no).cloned()
+    }
+
+    pub(crate) fn cache(&self, section: u128, page_no: u32, page: Bytes) {
+        self.cache.borrow_mut().insert(section, page_no, page);
+    }
+
+    pub(crate) fn has_room(&self, len: u64) -> bool {
+        self.resident.get().saturating_add(len) <= self.options.resident_bytes
+    }
+
+    /// Turns sections Cold, those opened first at first, until `len` bytes fit (I2). Nothing is
+    /// turned if they cannot fit.
+    pub(crate) fn make_room(&self, len: u64) {
+        if self.has_room(len) || len > self.options.resident_bytes {
+            return;
+        }
+        let sections = self.sections.borrow();
+        let mut resident: Vec<_> =
+            sections.values().filter_map(Weak::upgrade).filter(|s| s.is_resident()).collect();
+        resident.sort_unstable_by_key(|section| section.opened());
+        for section in resident {
+            if self.has_room(len) {
+                return;
+            }
+            section.set_cold();
+        }
+    }
+
+    pub(crate) fn add_resident(&self, len: u64) {
+        self.resident.set(self.resident.get() + len);
+    }
+
+    pub(crate) fn sub_resident(&self, len: u64) {
+        self.resident.set(self.resident.get() - len);
+    }
+
+    pub(crate) fn next_opened(&self) -> u64 {
+        let next = self.counters.opened.get() + 1;
+        self.counters.opened.set(next);
+        next
+    }
+
+    pub(crate) fn count_cold_read(&self) {
+        self.counters.cold_reads.set(self.counters.cold_reads.get() + 1);
+    }
+
+    pub(crate) fn count_removed(&self, done: bool) {
+        let counter = if done { &self.counters.removed } else { &self.counters.left };
+        counter.set(counter.get() + 1);
+    }
+
+    pub(crate) const fn dying(&self) -> &RefCell<Vec<Rc<Section<E>>>> {
+        &self.dying
+    }
+
+    /// Whether the caller has to run the reaper.
+    pub(crate) fn start_reaper(&self) -> bool {
+        !self.reaper_runs.replace(true)
+    }
+
+    pub(crate) fn end_reaper(&self) {
+        self.reaper_runs.set(false);
     }
 }
 
-/// Why a job gave up. Its input is unchanged and no file of it is left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum JobError {
-    /// The disk is full, or a merge would fill it.
-    NoSpace,
-    /// The environment refused.
-    Env(EnvError),
-    /// A section to be merged is damaged; it is left out from now on.
-    Damaged(Damage),
-    /// The application could not write its snapshot.
-    Snapshot(SmError),
-}
-
-impl JobError {
-    /// How long to wait before the job is tried again, after `failures` in a row: 1 s, doubling to
-    /// 60 s.
-    #[must_use]
-    pub fn retry_after(failures: u32) -> Nanos {
-        let seconds = 1_u64 << failures.saturating_sub(1).min(6);
-        Nanos::from_millis(seconds.min(60) * 1_000)
+impl<E: Env> fmt::Debug for Store<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
