@@ -1,0 +1,324 @@
+//! The start of a node: every start-up error comes out of here, and what was done is undone.
+//!
+//! ```text
+//! 1 preflight   2 claim the directory   3 core 0 reads or makes up NODE   4 the other cores start
+//! 5 every core opens its streams   6 core 0 writes NODE (new) and removes orphans
+//! 7 every core opens its shards    8 all ready: the node is up
+//! ```
+//!
+//! Each arrow between the starter and a core is a one-shot channel. A core whose channel closes
+//! ends, so an error anywhere ends all of them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bowline_env::{Bell, Claim, CoreNo, CoreOptions, CoreThread, Env, EnvFactory, Facts};
+use bowline_statemachine::Machine;
+use bowline_statemachine::store::Store;
+use bowline_wal::OpenLog;
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::board::Board;
+use crate::config::Config;
+use crate::core::boot::{Links, LiveRuns, Plan, live_runs, open_core, open_streams};
+use crate::core::{drain, run};
+use crate::metrics::CoreCounters;
+use crate::node_file::NodeFile;
+use crate::ring::Hub;
+use crate::started::Started;
+
+mod faults;
+mod identity;
+mod plan;
+
+/// What a core is given once the node's identity is known.
+struct Brief<O> {
+    plan: Plan,
+    logs: O,
+    links: Links,
+    reports: Reports,
+}
+
+/// The core's ends of the start-up channels, in the order of their use.
+struct Reports {
+    opened: oneshot::Sender<Result<LiveRuns, Error>>,
+    settle: oneshot::Receiver<Settle>,
+    settled: oneshot::Sender<Result<(), Error>>,
+    start: oneshot::Receiver<()>,
+    ready: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What core 0 does alone between opening the streams and opening the shards.
+#[derive(Default)]
+struct Settle {
+    /// NODE to be written: the directory is new.
+    node: Option<NodeFile>,
+    /// The runs to be kept.
+    live: Option<LiveRuns>,
+}
+
+/// The starter's ends.
+struct Ends {
+    opened: oneshot::Receiver<Result<LiveRuns, Error>>,
+    settle: oneshot::Sender<Settle>,
+    settled: oneshot::Receiver<Result<(), Error>>,
+    start: oneshot::Sender<()>,
+    ready: oneshot::Receiver<Result<(), Error>>,
+}
+
+fn channels() -> (Reports, Ends) {
+    let (opened_in, opened) = oneshot::channel();
+    let (settle, settle_out) = oneshot::channel();
+    let (settled_in, settled) = oneshot::channel();
+    let (start, start_out) = oneshot::channel();
+    let (ready_in, ready) = oneshot::channel();
+    let reports = Reports {
+        opened: opened_in,
+        settle: settle_out,
+        settled: settled_in,
+        start: start_out,
+        ready: ready_in,
+    };
+    (reports, Ends { opened, settle, settled, start, ready })
+}
+
+/// Starts a node. Runs off the cores, and may block.
+///
+/// # Errors
+///
+/// The first thing that is wrong; no thread is left, and the directory is free again.
+pub(crate) async fn boot<F, O, M>(
+    factory: F,
+    logs: O,
+    config: Arc<Config>,
+) -> Result<Started, Error>
+where
+    F: EnvFactory,
+    O: OpenLog<F::Env>,
+    M: Machine<F::Env>,
+{
+    let facts = factory.facts();
+    faults::preflight(&config, &facts)?;
+    let claim = factory.claim().map_err(|error| faults::claim(&facts, &error))?;
+    let mut cores = Vec::new();
+    match bring_up::<F, O, M>(&factory, logs, &config, &facts, &mut cores).await {
+        Ok(up) => Ok(up.started(cores, claim)),
+        Err(error) => {
+            // Every channel of the starter is gone by now, so every core ends.
+            let mut cause = None;
+            for core in cores {
+                if let Err(failure) = core.join() {
+                    cause = cause.or(Some(failure));
+                }
+            }
+            drop(claim);
+            Err(faults::with_panic(error, cause))
+        },
+    }
+}
+
+/// A node that is up.
+struct Up {
+    plan: Plan,
+    board: Arc<Board>,
+    hubs: Vec<Arc<Hub>>,
+    counters: Vec<Arc<CoreCounters>>,
+}
+
+impl Up {
+    fn started(self, cores: Vec<CoreThread>, claim: Claim) -> Started {
+        Started {
+            node: self.plan.node,
+            hubs: self.hubs,
+            board: self.board,
+            counters: self.counters,
+            cores,
+            claim,
+            streams: self.plan.streams,
+            shards: self.plan.shards,
+        }
+    }
+}
+
+async fn bring_up<F, O, M>(
+    factory: &F,
+    logs: O,
+    config: &Arc<Config>,
+    facts: &Facts,
+    cores: &mut Vec<CoreThread>,
+) -> Result<Up, Error>
+where
+    F: EnvFactory,
+    O: OpenLog<F::Env>,
+    M: Machine<F::Env>,
+{
+    let cpus = plan::cpus(config, facts);
+    let (identity_in, identity_out) = oneshot::channel();
+    let ask = identity::Ask {
+        machine: (M::NAME, M::VERSION),
+        config: Arc::clone(config),
+        cores: u16::try_from(cpus.len()).unwrap_or(u16::MAX),
+        answer: identity_in,
+    };
+    let mut briefs = Vec::new();
+    let first = spawn::<F, O, M>(factory, config, &cpus, 0, Some(ask), &mut briefs)?;
+    cores.push(first);
+    let identity = identity_out.await.map_err(|_closed| faults::core_ended(0))??;
+    let plan = plan::plan(config, facts, &identity, cpus.len())?;
+    for core in 1..plan.cores {
+        cores.push(spawn::<F, O, M>(factory, config, &cpus, core, None, &mut briefs)?);
+    }
+    let board = Arc::new(Board::new(plan.node, plan.shards));
+    let mut up = Up { plan: plan.clone(), board, hubs: Vec::new(), counters: Vec::new() };
+    let mut ends = Vec::new();
+    for (core, brief) in (0..).zip(briefs) {
+        let bell = Bell::new();
+        let (hub, inbox) = Hub::new(bell.clone());
+        let counters = Arc::new(CoreCounters::default());
+        let (reports, end) = channels();
+        let links =
+            Links { inbox, bell, board: Arc::clone(&up.board), counters: Arc::clone(&counters) };
+        let plan = Plan { core, ..plan.clone() };
+        let sent = brief.send(Brief { plan, logs: logs.clone(), links, reports });
+        sent.map_err(|_brief| faults::core_ended(core))?;
+        up.hubs.push(hub);
+        up.counters.push(counters);
+        ends.push(end);
+    }
+    step_together(ends, identity.to_write()).await?;
+    Ok(up)
+}
+
+/// Takes all cores through the steps of opening; the first error ends the start.
+async fn step_together(ends: Vec<Ends>, node: Option<NodeFile>) -> Result<(), Error> {
+    let mut live = LiveRuns::default();
+    let (mut settles, mut settled) = (Vec::new(), Vec::new());
+    let (mut starts, mut readies) = (Vec::new(), Vec::new());
+    for (core, end) in (0..).zip(ends) {
+        let found = end.opened.await.map_err(|_closed| faults::core_ended(core))??;
+        live.runs.extend(found.runs);
+        live.damaged |= found.damaged;
+        settles.push(end.settle);
+        settled.push(end.settled);
+        starts.push(end.start);
+        readies.push(end.ready);
+    }
+    let mut alone = Some(Settle { node, live: Some(live) });
+    for ((core, settle), settled) in (0..).zip(settles).zip(settled) {
+        let work = alone.take().unwrap_or_default();
+        settle.send(work).map_err(|_work| faults::core_ended(core))?;
+        settled.await.map_err(|_closed| faults::core_ended(core))??;
+    }
+    for (core, start) in (0..).zip(starts) {
+        start.send(()).map_err(|()| faults::core_ended(core))?;
+    }
+    for (core, ready) in (0..).zip(readies) {
+        ready.await.map_err(|_closed| faults::core_ended(core))??;
+    }
+    Ok(())
+}
+
+/// Starts one core; its brief follows through the channel pushed to `briefs`.
+fn spawn<F, O, M>(
+    factory: &F,
+    config: &Config,
+    cpus: &[u32],
+    core: u16,
+    ask: Option<identity::Ask>,
+    briefs: &mut Vec<oneshot::Sender<Brief<O>>>,
+) -> Result<CoreThread, Error>
+where
+    F: EnvFactory,
+    O: OpenLog<F::Env>,
+    M: Machine<F::Env>,
+{
+    let (brief_in, brief) = oneshot::channel();
+    briefs.push(brief_in);
+    let options = CoreOptions {
+        core: CoreNo(core),
+        cpu: cpus[usize::from(core)],
+        cores: u16::try_from(cpus.len()).unwrap_or(u16::MAX),
+        direct_io: plan::direct_io(config),
+    };
+    factory
+        .spawn_core(options, move |env| core_main::<F::Env, O, M>(env, ask, brief))
+        .map_err(|error| faults::spawn(core, &error))
+}
+
+/// The whole life of a core.
+async fn core_main<E, O, M>(env: E, ask: Option<identity::Ask>, brief: oneshot::Receiver<Brief<O>>)
+where
+    E: Env,
+    O: OpenLog<E>,
+    M: Machine<E>,
+{
+    if let Some(ask) = ask {
+        ask.run(&env).await;
+    }
+    // The starter gave up: end.
+    let Ok(brief) = brief.await else { return };
+    let Brief { plan, logs, links, reports } = brief;
+    let Reports { opened, settle, settled, start, ready } = reports;
+    let store = Store::new(env.clone(), plan.store);
+    let streams = match open::<E, O, M>(&env, &store, &logs, &plan, &links.bell).await {
+        Ok(streams) => streams,
+        Err(error) => return give_up(opened, error),
+    };
+    if opened.send(Ok(live_runs(&streams))).is_err() {
+        return;
+    }
+    let Ok(work) = settle.await else { return };
+    let done = settle_alone(&env, &store, work).await;
+    if settled.send(done).is_err() || start.await.is_err() {
+        return;
+    }
+    let bell = links.bell.clone();
+    let core = match open_core::<E, O::Log, M>(env, store, &plan, streams, links).await {
+        Ok(core) => Rc::new(RefCell::new(core)),
+        Err(error) => return give_up(ready, error),
+    };
+    if ready.send(Ok(())).is_err() {
+        core.borrow_mut().start_drain();
+    }
+    run::run(&core, &bell).await;
+    drain::close(core).await;
+}
+
+/// Reports the error that ends this core's start.
+fn give_up<T>(to: oneshot::Sender<Result<T, Error>>, error: Error) {
+    if to.send(Err(error)).is_err() {
+        tracing::debug!("the start was given up before");
+    }
+}
+
+async fn open<E, O, M>(
+    env: &E,
+    store: &Rc<Store<E>>,
+    logs: &O,
+    plan: &Plan,
+    bell: &Bell,
+) -> Result<Vec<crate::core::boot::Stream<O::Log>>, Error>
+where
+    E: Env,
+    O: OpenLog<E>,
+    M: Machine<E>,
+{
+    store.prepare().await.map_err(|error| faults::env(&error))?;
+    open_streams::<E, O, M>(env, logs, plan, bell).await.map_err(|error| faults::log(plan, &error))
+}
+
+/// Writes NODE on a new directory; removes runs that no manifest names.
+async fn settle_alone<E: Env>(env: &E, store: &Rc<Store<E>>, work: Settle) -> Result<(), Error> {
+    if let Some(node) = work.node {
+        identity::write(env, &node).await?;
+    }
+    if let Some(live) = work.live {
+        match store.collect_orphans(&live.runs, !live.damaged).await {
+            Ok(orphans) => tracing::info!(?orphans, "runs were looked through"),
+            Err(error) => tracing::warn!(%error, "runs that no manifest names were not removed"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What can be wrong at a start, as the caller reads it.
+
+use std::sync::Arc;
+
+use bowline_env::{ClaimError, CoreFailure, EnvError, Facts, Kind};
+use bowline_wal::OpenError;
+
+use crate::config::Config;
+use crate::core::boot::Plan;
+use crate::node_file::{NodeFile, NodeFileError};
+use crate::{Code, Error, Finding, Severity};
+
+/// The first error of the preflight, with the other findings attached.
+pub(super) fn preflight(config: &Config, facts: &Facts) -> Result<(), Error> {
+    let report = crate::preflight::preflight(config, facts);
+    for finding in &report.findings {
+        if finding.severity == Severity::Warning {
+            tracing::warn!(code = %finding.code, "{}", finding.what);
+        }
+    }
+    report.into_result()
+}
+
+/// The directory cannot be claimed.
+pub(super) fn claim(facts: &Facts, error: &ClaimError) -> Error {
+    let path = &facts.dir.path;
+    let finding = match error {
+        ClaimError::InUse { .. } => {
+            Finding::error(Code::DIR_IN_USE, format!("data_dir {path} is {error}"))
+        },
+        _ => Finding::error(Code::DIR_UNUSABLE, format!("data_dir {path}: {error}")),
+    };
+    Error::DataDir(Arc::new(finding))
+}
+
+/// A core could not be started.
+pub(super) fn spawn(core: u16, error: &EnvError) -> Error {
+    let what = format!("core {core} could not be started: {error}");
+    Error::Environment(Arc::new(Finding::error(Code::CORE_PANIC, what)))
+}
+
+/// A core ended before it said anything: its panic is told when it is joined.
+pub(super) fn core_ended(core: u16) -> Error {
+    let what = format!("core {core} ended while it was starting");
+    Error::Environment(Arc::new(Finding::error(Code::CORE_PANIC, what)))
+}
+
+/// Adds what a core said at its end to an error that only knows that it ended.
+pub(super) fn with_panic(error: Error, failure: Option<CoreFailure>) -> Error {
+    match (error, failure) {
+        (Error::Environment(finding), Some(failure)) if finding.code == Code::CORE_PANIC => {
+            let what = format!("{}: {}", finding.what, failure.message);
+            Error::Environment(Arc::new(Finding::error(Code::CORE_PANIC, what)))
+        },
+        (error, _) => error,
+    }
+}
+
+/// The machine refused something of the directory.
+pub(super) fn env(error: &EnvError) -> Error {
+    let code = match error.kind {
+        Kind::NoSpace => Code::DISK_FULL,
+        Kind::Unsupported => Code::DIRECT_IO,
+        _ => Code::DIR_UNUSABLE,
+    };
+    Error::DataDir(Arc::new(Finding::error(code, format!("the data directory fails: {error}"))))
+}
+
+/// A stream cannot be opened.
+pub(super) fn log(plan: &Plan, error: &OpenError) -> Error {
+    let what = format!("core {}: {error}", plan.core);
+    let code = match error {
+        OpenError::Env(error) => return env(error),
+        OpenError::TooNew { .. } => Code::FORMAT_NEW,
+        OpenError::Log(_) => Code::LOG_WRITE,
+        _ => Code::DIR_UNUSABLE,
+    };
+    Error::DataDir(Arc::new(Finding::error(code, what)))
+}
+
+/// NODE is not readable.
+pub(super) fn node_file(error: NodeFileError) -> Error {
+    Error::DataDir(Arc::new(error.finding()))
+}
+
+/// NODE says something else than the configuration or the build.
+pub(super) fn check_identity(
+    config: &Config,
+    node: &NodeFile,
+    machine: (&str, u16),
+) -> Result<(), Error> {
+    node.check(machine, config).map_err(|finding| Error::DataDir(Arc::from(finding)))
+}

@@ -1,0 +1,246 @@
+//! Requests of callers: refused at the earliest place that knows, or handed on.
+
+use core::time::Duration;
+
+use bowline_env::{Env, Nanos};
+use bowline_raft::batch::entry_len;
+use bowline_raft::{Proposal, ProposeError, Role, ShardId, Slot};
+use bowline_statemachine::envelope::ENVELOPE_LEN;
+use bowline_statemachine::store::DeltaPressure;
+use bowline_statemachine::{Machine, Measured};
+use bowline_wal::LogStorage;
+use bytes::Bytes;
+
+use super::logs::place;
+use super::queue::Pending;
+use super::run::{Core, Parked};
+use crate::request::{Call, Request};
+use crate::ticket::{Reply, Ticket};
+use crate::{Budget, Error, RequestError, ShardFailure};
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Takes one request. What cannot be done is answered at once, and nothing is appended.
+    pub(crate) fn admit(&mut self, request: Request) {
+        let Request { shard, timeout_ms, call, ticket } = request;
+        let deadline = self.logs.now.after(Nanos::from_millis(u64::from(timeout_ms)));
+        match call {
+            Call::Stop => {
+                self.stop_tickets.push(ticket);
+                self.start_drain();
+            },
+            call => {
+                if let Err(error) = self.admit_shard(shard, call, ticket, deadline) {
+                    let (ticket, error) = *error;
+                    ticket.complete(Err(error), &mut self.wakes);
+                }
+            },
+        }
+    }
+
+    fn admit_shard(
+        &mut self,
+        shard: ShardId,
+        call: Call,
+        ticket: Ticket,
+        deadline: Nanos,
+    ) -> Result<(), Box<(Ticket, Error)>> {
+        let Some(slot) = self.slot_of(shard) else {
+            let error =
+                self.lost
+                    .get(&shard)
+                    .map_or(Error::Request(RequestError::UnknownShard(shard)), |why| {
+                        Error::Shard { shard, why: why.clone() }
+                    });
+            return Err(Box::new((ticket, error)));
+        };
+        if let Some(why) = &self.replicas[place(slot)].closed {
+            let why = why.clone();
+            return Err(Box::new((ticket, Error::Shard { shard, why })));
+        }
+        match call {
+            Call::Propose { kind, body } => {
+                self.admit_write(slot, kind, body, ticket, deadline);
+            },
+            Call::Read { query, consistency } => {
+                self.admit_read(slot, consistency, query, ticket, deadline);
+            },
+            Call::Flush => self.flush_shard(slot, ticket),
+            Call::Run(job) => {
+                self.local_jobs.push((shard, job));
+                ticket.complete(Ok(Reply::Unit), &mut self.wakes);
+            },
+            Call::Stop => unreachable!("it names no shard"),
+        }
+        Ok(())
+    }
+
+    /// Checks a command and hands it to raft.
+    pub(crate) fn admit_write(
+        &mut self,
+        slot: Slot,
+        kind: u8,
+        body: Bytes,
+        ticket: Ticket,
+        deadline: Nanos,
+    ) {
+        if let Err(error) = self.admit_budgets(kind, &body) {
+            ticket.complete(Err(error), &mut self.wakes);
+            return;
+        }
+        let bytes = entry_len(ENVELOPE_LEN + body.len());
+        let bytes = u32::try_from(bytes).expect("admit bounds the body");
+        let proposal = Proposal { count: 1, bytes, token: 0 };
+        match self.raft.propose(slot, proposal) {
+            Ok(()) => {
+                self.logs.bytes += body.len();
+                self.logs.queue_mut(slot).push(Pending { kind, body, ticket, deadline });
+                self.list_tickets(slot, deadline);
+            },
+            Err(ProposeError::NoLeader) => self.park(slot, kind, body, ticket, deadline),
+            Err(why) => {
+                let error = self.propose_error(slot, why);
+                ticket.complete(Err(error), &mut self.wakes);
+            },
+        }
+    }
+
+    fn admit_budgets(&self, kind: u8, body: &[u8]) -> Result<(), Error> {
+        if self.drain.is_some() {
+            return Err(Error::stopped());
+        }
+        M::admit(kind, body, &self.limits).map_err(Error::from)?;
+        let over = self.logs.bytes + body.len() > self.options.core_budget;
+        if over && self.logs.bytes > 0 {
+            return Err(busy(Budget::Core));
+        }
+        if self.store.pressure() >= DeltaPressure::Full {
+            return Err(busy(Budget::Delta));
+        }
+        Ok(())
+    }
+
+    /// Keeps a write until a leader is known, within the budget of parked bytes.
+    fn park(&mut self, slot: Slot, kind: u8, body: Bytes, ticket: Ticket, deadline: Nanos) {
+        if self.parked_bytes + body.len() > self.options.parked && self.parked_bytes > 0 {
+            ticket.complete(Err(busy(Budget::Parked)), &mut self.wakes);
+            return;
+        }
+        self.parked_bytes += body.len();
+        let until = deadline.min(self.logs.now.after(self.options.park));
+        self.parked.push_back(Parked { slot, kind, body, ticket, deadline, until });
+    }
+
+    /// Proposes what was parked and has a leader now; answers what waited too long.
+    pub(crate) fn retry_parked(&mut self) {
+        for _ in 0..self.parked.len() {
+            let Some(parked) = self.parked.pop_front() else { break };
+            self.parked_bytes -= parked.body.len();
+            let Parked { slot, kind, body, ticket, deadline, until } = parked;
+            if self.logs.now >= until {
+                let shard = self.logs.shard(slot);
+                ticket.complete(Err(Error::NoLeader { shard }), &mut self.wakes);
+            } else if let Some(why) = &self.replicas[place(slot)].closed {
+                let error = Error::Shard { shard: self.logs.shard(slot), why: why.clone() };
+                ticket.complete(Err(error), &mut self.wakes);
+            } else if self.raft.view(slot).role == Role::Leader {
+                self.admit_write(slot, kind, body, ticket, deadline);
+            } else {
+                self.parked_bytes += body.len();
+                self.parked.push_back(Parked { slot, kind, body, ticket, deadline, until });
+            }
+        }
+    }
+
+    /// Raft refused proposals that it had taken: they are the oldest pending ones of the slot.
+    pub(crate) fn proposal_rejected(&mut self, slot: Slot, why: ProposeError) {
+        let Some(pending) = self.logs.queue_mut(slot).pending.pop_front() else { return };
+        self.logs.bytes -= pending.body.len();
+        let error = self.propose_error(slot, why);
+        pending.ticket.complete(Err(error), &mut self.wakes);
+    }
+
+    pub(crate) fn propose_error(&self, slot: Slot, why: ProposeError) -> Error {
+        let shard = self.logs.shard(slot);
+        match why {
+            ProposeError::NotLeader { .. } => {
+                Error::NotLeader { shard, leader_address: None, leader: None }
+            },
+            ProposeError::NoLeader => Error::NoLeader { shard },
+            ProposeError::Busy(bowline_raft::Budget::Log) => busy(Budget::Log),
+            ProposeError::Busy(_) => busy(Budget::Shard),
+            ProposeError::TooLarge => Error::Request(RequestError::TooLarge {
+                what: Measured::Command,
+                len: u32::MAX,
+                max: u32::try_from(self.limits.body_bytes_max).unwrap_or(u32::MAX),
+            }),
+            ProposeError::StreamFailed => Error::Shard { shard, why: ShardFailure::LogWrite },
+            ProposeError::Damaged => Error::Shard { shard, why: ShardFailure::LogDamaged },
+            _ => Error::stopped(),
+        }
+    }
+
+    pub(crate) fn read_error(&self, slot: Slot, why: bowline_raft::ReadError) -> Error {
+        use bowline_raft::ReadError;
+        let shard = self.logs.shard(slot);
+        match why {
+            ReadError::NotLeader { .. } => {
+                Error::NotLeader { shard, leader_address: None, leader: None }
+            },
+            ReadError::NoLeader => Error::NoLeader { shard },
+            ReadError::Busy(_) => busy(Budget::Core),
+            ReadError::StreamFailed => Error::Shard { shard, why: ShardFailure::LogWrite },
+            ReadError::Damaged => Error::Shard { shard, why: ShardFailure::LogDamaged },
+            _ => Error::stopped(),
+        }
+    }
+
+    /// Puts a slot on the list of those whose tickets have deadlines.
+    pub(crate) fn list_tickets(&mut self, slot: Slot, deadline: Nanos) {
+        let queue = self.logs.queue_mut(slot);
+        queue.deadline_min = queue.deadline_min.min(deadline);
+        if !queue.listed {
+            queue.listed = true;
+            self.ticketed.push(slot);
+        }
+    }
+
+    /// Answers the tickets whose deadline passed.
+    pub(crate) fn expire(&mut self) {
+        let now = self.logs.now;
+        let mut listed = std::mem::take(&mut self.ticketed);
+        listed.retain(|slot| {
+            let reads = &mut self.replicas[place(*slot)].reads;
+            let queue = self.logs.queue_mut(*slot);
+            let wakes = &mut self.wakes;
+            let shard = queue.shard;
+            if queue.deadline_min <= now {
+                queue.expire(now, |ticket| {
+                    let error = Error::Timeout { shard, maybe_applied: true };
+                    ticket.complete(Err(error), wakes);
+                });
+                let mut kept = core::mem::take(reads);
+                while let Some(wait) = kept.pop_front() {
+                    if wait.deadline <= now {
+                        let error = Error::Timeout { shard, maybe_applied: false };
+                        wait.ticket.complete(Err(error), wakes);
+                    } else {
+                        queue.deadline_min = queue.deadline_min.min(wait.deadline);
+                        reads.push_back(wait);
+                    }
+                }
+            }
+            queue.listed = !queue.is_empty() || !reads.is_empty();
+            if !queue.listed {
+                queue.deadline_min = Nanos(u64::MAX);
+            }
+            queue.listed
+        });
+        listed.append(&mut self.ticketed);
+        self.ticketed = listed;
+    }
+}
+
+/// A budget is spent: try again after what a few passes take.
+pub(crate) fn busy(what: Budget) -> Error {
+    Error::Busy { what, retry_after: Duration::from_millis(5) }
+}

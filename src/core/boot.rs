@@ -1,0 +1,372 @@
+//! How a core comes up: its streams, its shards, then its loop.
+//!
+//! ```text
+//! core 0: NODE read or made  --identity-->  every core: format (new), open, found (new)
+//!   --opened--> all opened: core 0 writes NODE (new), removes orphans  --go--> every core: state,
+//!   raft.open  --ready--> the engine is up
+//! ```
+//!
+//! A shard is founded only while no NODE exists (`docs/decisions/0002`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bowline_env::{Bell, Env, Nanos};
+use bowline_raft::{
+    Configuration, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId,
+    ShardId, Slot, StreamNo,
+};
+use bowline_statemachine::manifest::Manifest;
+use bowline_statemachine::store::{Store, StoreOptions};
+use bowline_statemachine::{Limits, Machine};
+use bowline_wal::{
+    DamageState, LogStorage, OpenError, OpenLog, Record, RecoveredShard, StageError, StreamId,
+};
+use bytes::Bytes;
+
+use super::logs::Logs;
+use super::mail::Mail;
+use super::queue::Queue;
+use super::replica::Replica;
+use super::run::{Core, Options};
+use crate::board::Board;
+use crate::metrics::CoreCounters;
+use crate::ring::Inbox;
+use crate::{Error, ShardFailure};
+
+/// Own replica id of a founding member.
+const FOUNDER: ReplicaId = ReplicaId(1);
+
+/// What a core is told before it starts.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: u128,
+    /// Shards of the node, in all.
+    pub(crate) shards: u32,
+    /// Streams of the node, in all.
+    pub(crate) streams: u16,
+    /// Cores of the node, in all.
+    pub(crate) cores: u16,
+    pub(crate) core: u16,
+    /// No NODE exists: format and found.
+    pub(crate) founding: bool,
+    pub(crate) options: Options,
+    pub(crate) store: StoreOptions,
+    /// Largest payload of an entry.
+    pub(crate) entry_bytes_max: usize,
+    pub(crate) shard_uncommitted: u32,
+}
+
+/// One opened stream.
+pub(crate) struct Stream<L> {
+    pub(crate) log: L,
+    pub(crate) shards: Vec<RecoveredShard>,
+}
+
+/// Which runs the manifests of a core name, and whether its logs were whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LiveRuns {
+    pub(crate) runs: BTreeSet<u128>,
+    pub(crate) damaged: bool,
+}
+
+/// The shared parts of a core that the facade has too.
+pub(crate) struct Links {
+    pub(crate) inbox: Inbox,
+    pub(crate) bell: Bell,
+    pub(crate) board: Arc<Board>,
+    pub(crate) counters: Arc<CoreCounters>,
+}
+
+impl Plan {
+    /// Streams of this core, ascending.
+    fn own_streams(&self) -> impl Iterator<Item = u16> + use<> {
+        let (core, cores) = (self.core, self.cores);
+        (0..self.streams).filter(move |stream| stream % cores == core)
+    }
+
+    fn stream_id(&self, stream: u16) -> StreamId {
+        StreamId {
+            cluster: self.cluster,
+            node: self.node.0,
+            stream: u32::from(stream),
+            streams: u32::from(self.streams),
+        }
+    }
+
+    /// Shards of a stream, ascending.
+    fn shards_of(&self, stream: u16) -> impl Iterator<Item = ShardId> + use<> {
+        let streams = u32::from(self.streams);
+        (u32::from(stream)..self.shards)
+            .step_by(usize::try_from(streams).expect("streams are few"))
+            .map(|shard| ShardId(u64::from(shard)))
+    }
+}
+
+/// The manifest of a shard that was never flushed.
+pub(crate) fn founding_manifest<E: Env, M: Machine<E>>(shard: ShardId, conf: &[u8]) -> Bytes {
+    let name_hash = bowline_statemachine::name_hash(M::NAME);
+    let mut manifest = Manifest::empty(shard.0, name_hash, M::VERSION);
+    manifest.conf = conf.to_vec();
+    manifest.encode()
+}
+
+/// Opens the streams of a core; on a new directory formats them first and founds their shards.
+pub(crate) async fn open_streams<E: Env, O: OpenLog<E>, M: Machine<E>>(
+    env: &E,
+    logs: &O,
+    plan: &Plan,
+    bell: &Bell,
+) -> Result<Vec<Stream<O::Log>>, OpenError> {
+    let mut streams = Vec::new();
+    for no in plan.own_streams() {
+        let id = plan.stream_id(no);
+        if plan.founding {
+            logs.format(env, id).await?;
+        }
+        let (mut log, mut recovered) = logs.open(env, id, bell.clone()).await?;
+        tracing::info!(stream = no, boot = recovered.boot, report = ?recovered.report, "log opened");
+        if plan.founding {
+            found::<E, O::Log, M>(&mut log, plan, no, bell).await?;
+            recovered.shards = plan.shards_of(no).map(founded).collect();
+        }
+        streams.push(Stream { log, shards: recovered.shards });
+    }
+    Ok(streams)
+}
+
+/// Makes every shard of a new stream durable.
+async fn found<E: Env, L: LogStorage, M: Machine<E>>(
+    log: &mut L,
+    plan: &Plan,
+    stream: u16,
+    bell: &Bell,
+) -> Result<(), OpenError> {
+    let conf = founding_conf(plan.node);
+    let mut last = Lsn(0);
+    for shard in plan.shards_of(stream) {
+        let body = founding_manifest::<E, M>(shard, &conf);
+        let records = [
+            Record::OpenShard { replica: FOUNDER },
+            Record::Manifest { index: LogIndex(0), term: bowline_raft::Term(0), body: &body },
+        ];
+        last = loop {
+            match log.stage(shard, &records) {
+                Ok(lsn) => break lsn,
+                Err(StageError::Busy) => wait_durable(log, last, bell).await?,
+                Err(StageError::Poisoned(cause)) => return Err(OpenError::Log(cause)),
+                Err(error) => {
+                    tracing::error!(shard = shard.0, %error, "a shard cannot be founded");
+                    return Err(OpenError::Full);
+                },
+            }
+        };
+    }
+    wait_durable(log, last, bell).await
+}
+
+async fn wait_durable<L: LogStorage>(log: &mut L, lsn: Lsn, bell: &Bell) -> Result<(), OpenError> {
+    log.submit();
+    while log.durable() < lsn {
+        if let bowline_wal::HealthState::Poisoned { cause } = log.health().state {
+            return Err(OpenError::Log(cause));
+        }
+        let log = &*log;
+        bell.park(|| log.durable() < lsn).await;
+    }
+    Ok(())
+}
+
+fn founding_conf(node: NodeId) -> Vec<u8> {
+    Configuration::sole_voter(node, FOUNDER).encode().expect("one voter is a configuration")
+}
+
+/// A shard as its log holds it right after founding.
+fn founded(shard: ShardId) -> RecoveredShard {
+    RecoveredShard {
+        shard,
+        replica: FOUNDER,
+        hard_state: bowline_raft::HardState::default(),
+        bounds: bowline_wal::LogBounds { first: LogIndex(1), ..Default::default() },
+        manifest: None,
+        holes: Vec::new(),
+        confs: Vec::new(),
+    }
+}
+
+/// The runs that must not be removed.
+pub(crate) fn live_runs<L: LogStorage>(streams: &[Stream<L>]) -> LiveRuns {
+    let mut live = LiveRuns::default();
+    for shard in streams.iter().flat_map(|stream| &stream.shards) {
+        live.damaged |= shard.bounds.damage != DamageState::Normal;
+        match shard.manifest.as_ref().map(|(_, _, body)| Manifest::decode(body)) {
+            Some(Ok(manifest)) => {
+                live.runs.extend(manifest.sections.iter().map(|section| section.run));
+            },
+            Some(Err(_)) => live.damaged = true,
+            None => {},
+        }
+    }
+    live
+}
+
+/// Opens the state of every shard and hands the replicas to raft.
+pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
+    env: E,
+    store: Rc<Store<E>>,
+    plan: &Plan,
+    streams: Vec<Stream<L>>,
+    links: Links,
+) -> Result<Core<E, L, M>, Error> {
+    let mut seed = [0; 8];
+    env.fill_random(&mut seed);
+    let config = CoreConfig {
+        uncommitted_bytes_max: plan.shard_uncommitted,
+        batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
+        ..CoreConfig::default()
+    };
+    let mut known = Vec::new();
+    let mut logs = Vec::new();
+    for stream in streams {
+        known.push(stream.shards);
+        logs.push(stream.log);
+    }
+    let stream_count = logs.len();
+    let mut core = Core {
+        node: plan.node,
+        options: plan.options,
+        limits: Limits::of_entry(plan.entry_bytes_max),
+        raft: RaftCore::new(config, u64::from_le_bytes(seed)),
+        out: bowline_raft::Outbox::default(),
+        logs: Logs::new(logs, M::VERSION),
+        replicas: Vec::new(),
+        confs: Vec::new(),
+        slots: BTreeMap::new(),
+        store,
+        mail: Rc::new(Mail::new(links.bell.clone())),
+        bell: links.bell,
+        inbox: links.inbox,
+        board: links.board,
+        counters: links.counters,
+        wakes: crate::ticket::WakeList::default(),
+        changes: Vec::new(),
+        to_apply: VecDeque::new(),
+        touched: Vec::new(),
+        ticketed: Vec::new(),
+        parked: VecDeque::new(),
+        parked_bytes: 0,
+        publishing: VecDeque::new(),
+        unstaged: Vec::new(),
+        flush_waits: Vec::new(),
+        jobs_running: 0,
+        local_jobs: Vec::new(),
+        lost: BTreeMap::new(),
+        gc_at: Nanos(0),
+        gc_work: Vec::new(),
+        read_token: 0,
+        drain: None,
+        stop_tickets: Vec::new(),
+        requests: Vec::new(),
+        batches: Vec::new(),
+        outputs: Vec::new(),
+        failed_streams: vec![false; stream_count],
+        env,
+    };
+    core.logs.now = core.env.now();
+    core.logs.wall = core.env.wall();
+    for (stream, shards) in known.into_iter().enumerate() {
+        for shard in &shards {
+            core.open_shard(stream, shard, plan.node).await;
+        }
+    }
+    core.missing_shards(plan);
+    Ok(core)
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Opens one shard. One that cannot be opened is closed with its reason; the others go on.
+    async fn open_shard(&mut self, stream: usize, found: &RecoveredShard, node: NodeId) {
+        let shard = found.shard;
+        let body = found.manifest.as_ref().map(|(_, _, body)| body);
+        let manifest = body.map(|body| Manifest::decode(body));
+        let conf = match &manifest {
+            Some(Ok(manifest)) => manifest.conf.clone(),
+            Some(Err(_)) | None => founding_conf(node),
+        };
+        let damage = match found.bounds.damage {
+            DamageState::Normal => Damage::Normal,
+            DamageState::Repairing => Damage::Repairing,
+            DamageState::Retired => Damage::Retired,
+        };
+        let opened = M::open(&self.store, shard.0, body.map(|body| &**body)).await;
+        let (machine, closed) = match opened {
+            Ok(machine) => (machine, None),
+            Err(error) => {
+                tracing::error!(shard = shard.0, %error, "the state of a shard cannot be opened");
+                let Ok(empty) = M::open(&self.store, shard.0, None).await else { return };
+                (empty, Some(ShardFailure::RunDamaged))
+            },
+        };
+        let closed = match damage {
+            Damage::Normal => closed,
+            _ => Some(ShardFailure::LogDamaged),
+        };
+        let applied = LogIndex(machine.applied());
+        let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);
+        let damage =
+            if closed.is_some() && damage == Damage::Normal { Damage::State } else { damage };
+        let recovered = Recovered {
+            shard,
+            replica: found.replica,
+            stream: StreamNo(u16::try_from(stream).expect("a core has few streams")),
+            hard_state: found.hard_state,
+            first: found.bounds.first,
+            prev_term: found.bounds.prev_term,
+            last: found.bounds.last,
+            last_term: found.bounds.last_term,
+            applied,
+            applied_term,
+            conf: &conf,
+            confs: &[],
+            damage,
+        };
+        self.logs.queues.push(Queue::new(shard, stream));
+        match self.raft.open(recovered, &mut self.logs) {
+            Ok(slot) => {
+                assert!(
+                    super::logs::place(slot) == self.replicas.len(),
+                    "slots are given in order"
+                );
+                let mut replica = Replica::new(shard, machine, applied);
+                replica.closed = closed;
+                self.replicas.push(replica);
+                self.confs.push(Bytes::from(conf));
+                self.slots.insert(shard, slot);
+            },
+            Err(error) => {
+                tracing::error!(shard = shard.0, %error, "raft does not take a shard");
+                self.logs.queues.pop();
+                self.lost.insert(shard, ShardFailure::LogDamaged);
+            },
+        }
+    }
+
+    /// Shards that belong here and that the log does not know are damaged, not new.
+    fn missing_shards(&mut self, plan: &Plan) {
+        for stream in plan.own_streams() {
+            for shard in plan.shards_of(stream) {
+                if !self.slots.contains_key(&shard) {
+                    tracing::error!(shard = shard.0, "the log does not know a shard of this node");
+                    self.lost.insert(shard, ShardFailure::LogDamaged);
+                }
+            }
+        }
+    }
+
+    /// The slot of a replica by its place.
+    pub(crate) fn slot_at(at: usize) -> Slot {
+        Slot(u32::try_from(at).expect("slots are u32"))
+    }
+}

@@ -1,0 +1,92 @@
+//! Stopping a core: nothing new, what is in the log ends, the log is closed cleanly.
+
+use bowline_env::{Env, Nanos};
+use bowline_statemachine::Machine;
+use bowline_wal::LogStorage;
+
+use super::run::{Core, SharedCore};
+use crate::ticket::Reply;
+use crate::{Code, Error, Failure};
+
+/// How long entries in the log may take to be applied once stopping began.
+const ENTRIES_MAX: Nanos = Nanos::SECOND;
+
+/// A stop under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drain {
+    started: Nanos,
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Refuses new writes from now on.
+    pub(crate) fn start_drain(&mut self) {
+        if self.drain.is_none() {
+            self.drain = Some(Drain { started: self.logs.now });
+        }
+    }
+
+    /// Whether the core has nothing left to wait for.
+    pub(crate) fn drain_step(&mut self) -> bool {
+        let Some(drain) = self.drain else { return false };
+        let spent = self.logs.now.since(drain.started);
+        let entries_over = self.logs.queues.iter().all(super::queue::Queue::is_empty);
+        if !entries_over && spent < ENTRIES_MAX {
+            return false;
+        }
+        if !self.jobs_are_over() && spent < self.options.drain {
+            return false;
+        }
+        self.answer_the_rest();
+        true
+    }
+
+    /// Answers everything that still waits: what is in the log may have been applied.
+    fn answer_the_rest(&mut self) {
+        for at in 0..self.logs.queues.len() {
+            let queue = &mut self.logs.queues[at];
+            for pending in queue.pending.drain(..) {
+                pending.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+            }
+            for waiting in queue.waiting.drain(..) {
+                if let Some(ticket) = waiting.ticket {
+                    let error = Error::Stopped { maybe_applied: true, cause: None };
+                    ticket.complete(Err(error), &mut self.wakes);
+                }
+            }
+            for wait in self.replicas[at].reads.drain(..) {
+                wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+            }
+        }
+        for parked in self.parked.drain(..) {
+            parked.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+        }
+        for wait in self.flush_waits.drain(..) {
+            wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+        }
+        self.logs.bytes = 0;
+    }
+}
+
+/// Closes the logs of a drained core and answers who asked it to stop.
+pub(crate) async fn close<E: Env, L: LogStorage, M: Machine<E>>(core: SharedCore<E, L, M>) {
+    let (streams, tickets, number) = {
+        let mut core = core.borrow_mut();
+        core.inbox.close();
+        let streams = std::mem::take(&mut core.logs.streams);
+        (streams, std::mem::take(&mut core.stop_tickets), core.env.core().0)
+    };
+    let mut failure = None;
+    for stream in streams {
+        if let Err(error) = stream.close().await {
+            let text = format!("the log was not closed cleanly: {error}");
+            failure = Some(std::sync::Arc::new(Failure::new(Some(number), Code::LOG_WRITE, text)));
+        }
+    }
+    for ticket in tickets {
+        let result = failure.as_ref().map_or(Ok(Reply::Unit), |cause| {
+            let cause = Some(std::sync::Arc::clone(cause));
+            Err(Error::Stopped { maybe_applied: false, cause })
+        });
+        ticket.complete_now(result);
+    }
+}

@@ -1,0 +1,275 @@
+//! Background work of a core: flush and merge, and keeping the log small.
+//!
+//! ```text
+//! next_job -> Job::run (background) -> manifest_after -> [MANIFEST staged] -> durable: publish
+//!                                                                           -> Compact up to it (C4)
+//! ```
+
+use bowline_env::{Class, Env, Nanos};
+use bowline_raft::{Admin, LogIndex, Lsn, Slot, Term};
+use bowline_statemachine::store::{JobDone, JobError};
+use bowline_statemachine::{Machine, Pressure};
+use bowline_wal::{GcWork, LogStorage, Record, StageError};
+
+use super::logs::place;
+use super::mail::Event;
+use super::run::Core;
+use crate::ticket::{Reply, Ticket};
+
+/// Between two looks at the log's garbage.
+const GC_EVERY: Nanos = Nanos::from_millis(100);
+/// Between two tries after the log refused a manifest.
+const RETRY: Nanos = Nanos::from_millis(200);
+
+/// A finished job whose manifest is on its way to the disk.
+pub(crate) struct Publishing<E: Env> {
+    slot: Slot,
+    stream: usize,
+    lsn: Lsn,
+    flush: bool,
+    done: JobDone<E>,
+}
+
+/// A finished job whose manifest the log had no room for.
+pub(crate) struct Unstaged<E: Env> {
+    at: Nanos,
+    slot: Slot,
+    flush: bool,
+    done: JobDone<E>,
+}
+
+/// A caller who waits until the state up to `index` is durable in runs.
+pub(crate) struct FlushWait {
+    pub(crate) slot: Slot,
+    pub(crate) index: LogIndex,
+    pub(crate) ticket: Ticket,
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Looks at the replicas that applied something, and at the garbage of the logs.
+    pub(crate) fn jobs_tick(&mut self, now: Nanos) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for slot in touched.drain(..) {
+            self.replicas[place(slot)].touched = false;
+            self.start_job(slot, Pressure::None, now);
+        }
+        self.touched = touched;
+        if now.since(self.gc_at) >= GC_EVERY {
+            self.gc_at = now;
+            self.collect_garbage(now);
+        }
+        self.retry_staged(now);
+    }
+
+    /// Starts the next flush or merge of a replica, if one is due.
+    pub(crate) fn start_job(&mut self, slot: Slot, why: Pressure, now: Nanos) {
+        let applied = LogIndex(self.replicas[place(slot)].machine.applied());
+        let Some(term) = self.term_of(slot, applied) else { return };
+        let replica = &mut self.replicas[place(slot)];
+        if replica.closed.is_some() || now < replica.job_not_before {
+            return;
+        }
+        let conf = self.confs[place(slot)].clone();
+        let Some(job) = replica.machine.next_job(why, term.0, &conf) else { return };
+        let flush = job.is_flush();
+        if flush {
+            replica.flushing = true;
+        } else {
+            replica.merging = true;
+        }
+        self.jobs_running += 1;
+        let mail = self.mail.clone();
+        drop(self.env.spawn(Class::Background, async move {
+            let result = job.run().await;
+            mail.push(Event::Job { slot, flush, result });
+        }));
+    }
+
+    /// Term of an applied entry: from the log, or from the state's own record of it.
+    fn term_of(&self, slot: Slot, index: LogIndex) -> Option<Term> {
+        let replica = &self.replicas[place(slot)];
+        self.logs.stream(slot).term_at(replica.shard, index).or_else(|| {
+            let (at, term, _) = replica.machine.manifest()?;
+            (at == index.0).then_some(Term(term))
+        })
+    }
+
+    /// A job ended: its manifest goes into the log, or its input back into the machine.
+    pub(crate) fn job_ended(
+        &mut self,
+        slot: Slot,
+        flush: bool,
+        result: Result<JobDone<E>, JobError>,
+        now: Nanos,
+    ) {
+        self.jobs_running -= 1;
+        match result {
+            Ok(done) => {
+                self.replicas[place(slot)].job_failures = 0;
+                self.stage_manifest(slot, flush, done, now);
+            },
+            Err(error) => {
+                let replica = &mut self.replicas[place(slot)];
+                tracing::warn!(shard = replica.shard.0, %error, flush, "a background job failed");
+                replica.job_failures += 1;
+                replica.job_not_before = now.after(JobError::retry_after(replica.job_failures));
+                self.job_over(slot, flush);
+                self.replicas[place(slot)].machine.job_failed(flush);
+                self.touched.push(slot);
+            },
+        }
+    }
+
+    fn stage_manifest(&mut self, slot: Slot, flush: bool, done: JobDone<E>, now: Nanos) {
+        let replica = &mut self.replicas[place(slot)];
+        let Some((index, term, body)) = replica.machine.manifest_after(&done) else {
+            self.job_over(slot, flush);
+            return;
+        };
+        let shard = replica.shard;
+        let record = Record::Manifest { index: LogIndex(index), term: Term(term), body: &body };
+        match self.logs.stream_mut(slot).stage(shard, &[record]) {
+            Ok(lsn) => {
+                let stream = self.logs.queue(slot).stream;
+                self.publishing.push_back(Publishing { slot, stream, lsn, flush, done });
+            },
+            Err(StageError::Poisoned(_)) => {
+                self.job_over(slot, flush);
+                self.replicas[place(slot)].machine.job_failed(flush);
+            },
+            Err(_) => {
+                self.unstaged.push(Unstaged { at: now.after(RETRY), slot, flush, done });
+            },
+        }
+    }
+
+    /// Stages again what the log had no room for.
+    fn retry_staged(&mut self, now: Nanos) {
+        for job in std::mem::take(&mut self.unstaged) {
+            if job.at <= now {
+                self.stage_manifest(job.slot, job.flush, job.done, now);
+            } else {
+                self.unstaged.push(job);
+            }
+        }
+    }
+
+    /// Publishes the jobs whose manifests are durable.
+    pub(crate) fn publish_durable(&mut self) {
+        let mut left = std::mem::take(&mut self.publishing);
+        while let Some(job) = left.pop_front() {
+            if self.logs.streams[job.stream].durable() < job.lsn {
+                self.publishing.push_back(job);
+                continue;
+            }
+            let Publishing { slot, flush, done, .. } = job;
+            let machine = &mut self.replicas[place(slot)].machine;
+            machine.publish(done);
+            let flushed = LogIndex(machine.flushed());
+            self.job_over(slot, flush);
+            self.compact(slot, flushed);
+            self.answer_flushed(slot, flushed);
+            self.list_for_apply(slot);
+            self.touched.push(slot);
+        }
+    }
+
+    /// Flushes a shard's state; the ticket is answered once it is durable in runs.
+    pub(crate) fn flush_shard(&mut self, slot: Slot, ticket: Ticket) {
+        let machine = &self.replicas[place(slot)].machine;
+        let index = LogIndex(machine.applied());
+        if machine.flushed() >= index.0 {
+            ticket.complete(Ok(Reply::Unit), &mut self.wakes);
+            return;
+        }
+        self.flush_waits.push(FlushWait { slot, index, ticket });
+        self.start_job(slot, Pressure::Flush, self.logs.now);
+    }
+
+    fn answer_flushed(&mut self, slot: Slot, flushed: LogIndex) {
+        let mut waits = std::mem::take(&mut self.flush_waits);
+        let mut again = false;
+        for wait in waits.drain(..) {
+            if wait.slot == slot && wait.index <= flushed {
+                wait.ticket.complete(Ok(Reply::Unit), &mut self.wakes);
+            } else {
+                again |= wait.slot == slot;
+                self.flush_waits.push(wait);
+            }
+        }
+        if again {
+            self.start_job(slot, Pressure::Flush, self.logs.now);
+        }
+    }
+
+    fn job_over(&mut self, slot: Slot, flush: bool) {
+        let replica = &mut self.replicas[place(slot)];
+        if flush {
+            replica.flushing = false;
+        } else {
+            replica.merging = false;
+        }
+    }
+
+    /// Gives up the entries whose state is durable (C4).
+    fn compact(&mut self, slot: Slot, upto: LogIndex) {
+        if upto.0 == 0 {
+            return;
+        }
+        let admin = Admin::Compact { upto };
+        if let Err(error) = self.raft.admin(slot, admin) {
+            tracing::debug!(shard = self.logs.shard(slot).0, %error, "compaction waits");
+        }
+    }
+
+    fn collect_garbage(&mut self, now: Nanos) {
+        let mut work = std::mem::take(&mut self.gc_work);
+        for stream in 0..self.logs.streams.len() {
+            work.clear();
+            self.logs.streams[stream].gc(&mut work);
+            for item in &work {
+                self.free_slot(item, now);
+            }
+        }
+        self.gc_work = work;
+    }
+
+    /// Does what frees a log slot of one shard's bytes.
+    fn free_slot(&mut self, work: &GcWork, now: Nanos) {
+        let Some(slot) = self.slot_of(work.shard) else { return };
+        let machine = &self.replicas[place(slot)].machine;
+        let (applied, flushed) = (machine.applied(), machine.flushed());
+        if work.upto.0 > 0 && work.upto.0 <= flushed {
+            self.compact(slot, LogIndex(flushed));
+        } else if work.upto.0 > 0 && applied > flushed {
+            self.start_job(slot, Pressure::Log, now);
+        }
+        if work.manifest {
+            self.restage_manifest(slot);
+        }
+    }
+
+    /// Writes a manifest again, unchanged, so that its old place can be freed.
+    fn restage_manifest(&mut self, slot: Slot) {
+        let replica = &self.replicas[place(slot)];
+        if replica.flushing || replica.merging {
+            return;
+        }
+        let (shard, founding) = (replica.shard, self.confs[place(slot)].clone());
+        let (index, term, body) = replica
+            .machine
+            .manifest()
+            .unwrap_or_else(|| (0, 0, super::boot::founding_manifest::<E, M>(shard, &founding)));
+        let record = Record::Manifest { index: LogIndex(index), term: Term(term), body: &body };
+        if let Err(error) = self.logs.stream_mut(slot).stage(shard, &[record]) {
+            tracing::debug!(shard = shard.0, %error, "a manifest is written again later");
+        }
+    }
+
+    /// Whether no job runs and no manifest is on its way.
+    pub(crate) fn jobs_are_over(&self) -> bool {
+        self.jobs_running == 0 && self.publishing.is_empty() && self.unstaged.is_empty()
+    }
+}

@@ -1,0 +1,139 @@
+//! A shard as its home core sees it: no ring, no wake of another thread.
+//!
+//! Calls go straight into the core's state; a write leaves with the pass that follows, a read that
+//! needs nothing is answered in the call.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use bowline_env::{Bell, Class, Env};
+use bowline_raft::ShardId;
+use bowline_statemachine::{Answer, Machine, Query};
+use bowline_wal::LogStorage;
+
+use super::run::{Core, SharedCore};
+use crate::op::Op;
+use crate::request::{Call, Consistency, Request};
+use crate::ticket::{Reply, issue};
+use crate::{Budget, Error};
+
+/// What a [`LocalShard`] asks of its core, whatever log and machine that has.
+pub(crate) trait LocalCore {
+    /// Answers a read in the call; none: it has to wait.
+    fn read_at_once(
+        &self,
+        shard: ShardId,
+        consistency: Consistency,
+        query: &Query,
+    ) -> Option<Result<Answer, Error>>;
+    /// Takes a request.
+    fn take(&self, request: Request);
+    /// Runs a task on the core.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>);
+}
+
+struct Shared<E: Env, L: LogStorage, M: Machine<E>> {
+    core: SharedCore<E, L, M>,
+    env: E,
+    bell: Bell,
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Shared<E, L, M> {
+    fn slot_and_core<R>(&self, f: impl FnOnce(&mut Core<E, L, M>) -> R) -> Option<R> {
+        // A user's `apply` runs while the core is borrowed; a call from there is turned away.
+        self.core.try_borrow_mut().ok().map(|mut core| f(&mut core))
+    }
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> LocalCore for Shared<E, L, M> {
+    fn read_at_once(
+        &self,
+        shard: ShardId,
+        consistency: Consistency,
+        query: &Query,
+    ) -> Option<Result<Answer, Error>> {
+        let core = self.core.try_borrow().ok()?;
+        core.read_at_once(core.slot_of(shard)?, consistency, query)
+    }
+
+    fn take(&self, request: Request) {
+        let mut request = Some(request);
+        let taken = self.slot_and_core(|core| {
+            core.logs.now = core.env.now();
+            if let Some(request) = request.take() {
+                core.admit(request);
+            }
+        });
+        if taken.is_none()
+            && let Some(request) = request
+        {
+            let error = super::admit::busy(Budget::Core);
+            request.ticket.complete_now(Err(error));
+        }
+        self.bell.ring();
+    }
+
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
+        drop(self.env.spawn(Class::Core, task));
+    }
+}
+
+/// A shard on its home core. Not `Send`; made by `Shard::run_local`.
+#[derive(Clone)]
+pub struct LocalShard {
+    shard: ShardId,
+    core: Rc<dyn LocalCore>,
+    timeout_ms: u32,
+}
+
+impl std::fmt::Debug for LocalShard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LocalShard({})", self.shard)
+    }
+}
+
+impl LocalShard {
+    pub(crate) fn new<E: Env, L: LogStorage, M: Machine<E>>(
+        core: &SharedCore<E, L, M>,
+        shard: ShardId,
+    ) -> Self {
+        let (env, bell, timeout_ms) = {
+            let held: std::cell::Ref<'_, Core<E, L, M>> = RefCell::borrow(core);
+            (held.env.clone(), held.bell.clone(), held.options.timeout_ms)
+        };
+        Self { shard, core: Rc::new(Shared { core: Rc::clone(core), env, bell }), timeout_ms }
+    }
+
+    /// The shard.
+    pub fn id(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Runs a task on this core until it ends or the engine stops.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.core.spawn(Box::pin(task));
+    }
+
+    /// Hands a call to the core.
+    pub(crate) fn submit<T>(&self, call: Call, map: fn(Reply) -> Result<T, Error>) -> Op<T> {
+        let (waiter, ticket) = issue();
+        let request = Request { shard: self.shard, timeout_ms: self.timeout_ms, call, ticket };
+        self.core.take(request);
+        Op::waiting(waiter, map)
+    }
+
+    /// Asks the core, which answers in the call if nothing has to be waited for.
+    pub(crate) fn ask<T>(
+        &self,
+        query: Query,
+        consistency: Consistency,
+        map: fn(Reply) -> Result<T, Error>,
+    ) -> Op<T> {
+        match self.core.read_at_once(self.shard, consistency, &query) {
+            Some(result) => Op::ready(result.and_then(|answer| map(Reply::Answer(answer)))),
+            None => self.submit(Call::Read { query, consistency }, map),
+        }
+    }
+}

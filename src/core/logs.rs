@@ -1,0 +1,175 @@
+//! The streams of a core as raft sees them: proposals are encoded into the open log frame.
+//!
+//! A value is copied once here, from the caller's memory into the frame; that buffer is what the
+//! disk gets and what apply reads.
+
+use bowline_env::{Millis, Nanos};
+use bowline_raft::batch::{BodyWriter, body_len};
+use bowline_raft::{Log, LogIndex, Lsn, NewBatch, Place, Record, Refused, ShardId, Slot, Term};
+use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
+use bowline_wal::{LogStorage, StageError};
+
+use super::queue::{Queue, Waiting};
+
+/// The log streams of one core, and the queues of the shards that write into them.
+pub(crate) struct Logs<L> {
+    pub(crate) streams: Vec<L>,
+    pub(crate) queues: Vec<Queue>,
+    /// Version of the machine's commands, stamped into every entry.
+    pub(crate) command_version: u16,
+    /// The clocks of this pass.
+    pub(crate) now: Nanos,
+    pub(crate) wall: Millis,
+    /// Client bytes queued or in the log and not applied.
+    pub(crate) bytes: usize,
+}
+
+impl<L: LogStorage> Logs<L> {
+    pub(crate) fn new(streams: Vec<L>, command_version: u16) -> Self {
+        Self {
+            streams,
+            queues: Vec::new(),
+            command_version,
+            now: Nanos(0),
+            wall: Millis(0),
+            bytes: 0,
+        }
+    }
+
+    pub(crate) fn queue(&self, slot: Slot) -> &Queue {
+        &self.queues[place(slot)]
+    }
+
+    pub(crate) fn queue_mut(&mut self, slot: Slot) -> &mut Queue {
+        &mut self.queues[place(slot)]
+    }
+
+    pub(crate) fn shard(&self, slot: Slot) -> ShardId {
+        self.queue(slot).shard
+    }
+
+    /// The stream that `slot` writes to.
+    pub(crate) fn stream(&self, slot: Slot) -> &L {
+        &self.streams[self.queue(slot).stream]
+    }
+
+    pub(crate) fn stream_mut(&mut self, slot: Slot) -> &mut L {
+        let at = self.queue(slot).stream;
+        &mut self.streams[at]
+    }
+
+    /// Encodes the first `count` pending commands of a queue as the batch `at`.
+    fn encode(&mut self, at: &NewBatch, count: usize) -> Result<Lsn, Refused> {
+        let queue = &mut self.queues[place(at.at.slot)];
+        let payload_len = |nth: usize| ENVELOPE_LEN + queue.pending[nth].body.len();
+        let len = body_len((0..count).map(payload_len));
+        let stamp = queue.clock.stamp(self.wall.0, self.now.0);
+        let version = self.command_version;
+        let pending = &queue.pending;
+        let staged = self.streams[queue.stream]
+            .append(to_wal(at), len, |out| {
+                let mut writer = BodyWriter::new(out, count);
+                for command in pending.iter().take(count) {
+                    let body = &command.body;
+                    let head = Head { kind: command.kind, flags: 0, ver: version };
+                    let body_len = u32::try_from(body.len()).expect("admit bounds the body");
+                    writer.entry(ENVELOPE_LEN + body.len(), |entry| {
+                        envelope::encode(entry, stamp, head, body_len);
+                        entry[ENVELOPE_LEN..].copy_from_slice(body);
+                    });
+                }
+                writer.finish();
+            })
+            .map_err(refused)?;
+        let mut index = at.first;
+        for mut command in queue.pending.drain(..count) {
+            command.ticket.mark_appended();
+            let bytes = command.body.len();
+            queue.waiting.push_back(Waiting {
+                index,
+                term: at.term,
+                ticket: Some(command.ticket),
+                deadline: command.deadline,
+                bytes,
+            });
+            index = index.next();
+        }
+        Ok(staged.lsn)
+    }
+
+    /// A leader's first entry: empty.
+    fn encode_empty(&mut self, at: &NewBatch) -> Result<Lsn, Refused> {
+        let stream = stream(at.at);
+        let len = body_len([0].into_iter());
+        self.streams[stream]
+            .append(to_wal(at), len, |out| {
+                let mut writer = BodyWriter::new(out, 1);
+                writer.entry(0, |_| ());
+                writer.finish();
+            })
+            .map(|staged| staged.lsn)
+            .map_err(refused)
+    }
+}
+
+impl<L: LogStorage> Log for Logs<L> {
+    fn append(&mut self, batch: NewBatch) -> Result<Lsn, Refused> {
+        if batch.proposals == 0 {
+            assert!(batch.count == 1, "only a leader's first entry has no proposal");
+            return self.encode_empty(&batch);
+        }
+        assert!(batch.proposals == batch.count, "a proposal of the engine is one entry");
+        let count = usize::try_from(batch.count).expect("a batch is far below usize");
+        assert!(count <= self.queue(batch.at.slot).pending.len(), "raft counts what is pending");
+        self.encode(&batch, count)
+    }
+
+    fn stage(&mut self, at: Place, record: Record) -> Result<Lsn, Refused> {
+        let record = match record {
+            Record::HardState(state) => bowline_wal::Record::HardState(state),
+            Record::Compact { first, prev_term } => {
+                bowline_wal::Record::Compact { first, prev_term }
+            },
+        };
+        self.streams[stream(at)].stage(at.shard, &[record]).map_err(refused)
+    }
+
+    fn term_at(&self, at: Place, index: LogIndex) -> Option<Term> {
+        self.streams[stream(at)].term_at(at.shard, index)
+    }
+}
+
+/// A slot as an index of this core's arrays.
+pub(crate) fn place(slot: Slot) -> usize {
+    usize::try_from(slot.0).expect("a slot is far below usize")
+}
+
+/// A stream as an index of this core's streams.
+fn stream(at: Place) -> usize {
+    usize::from(at.stream.0)
+}
+
+fn to_wal(at: &NewBatch) -> bowline_wal::NewBatch {
+    bowline_wal::NewBatch {
+        shard: at.at.shard,
+        first: at.first,
+        term: at.term,
+        prev_term: at.prev_term,
+        count: at.count,
+        flags: at.flags,
+    }
+}
+
+/// A log's refusal in raft's words.
+fn refused(error: StageError) -> Refused {
+    match error {
+        StageError::Poisoned(_) => Refused::Poisoned,
+        StageError::BadChecksum => Refused::BadChecksum,
+        StageError::Full | StageError::Busy => Refused::NoRoom,
+        other => {
+            tracing::error!(error = %other, "the log refuses what raft stages: a defect");
+            debug_assert!(false, "the log refuses what raft stages: {other}");
+            Refused::NoRoom
+        },
+    }
+}

@@ -1,0 +1,60 @@
+//! What a core's background tasks report to its loop.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use bowline_env::{Bell, Env};
+use bowline_raft::Slot;
+use bowline_statemachine::store::{JobDone, JobError, Pins};
+use bowline_statemachine::{Damage, Query};
+use bowline_wal::{BatchRef, ReadError};
+
+use crate::ticket::Ticket;
+
+/// Something a background task finished.
+pub(crate) enum Event<E: Env> {
+    /// A flush or merge ended.
+    Job { slot: Slot, flush: bool, result: Result<JobDone<E>, JobError> },
+    /// Pages that entries need were read.
+    PagesForApply { slot: Slot, result: Result<Pins, Damage> },
+    /// Pages that a read needs were read.
+    PagesForRead { slot: Slot, query: Query, ticket: Ticket, result: Result<Pins, Damage> },
+    /// Entries that memory no longer held were read from the log.
+    Entries { slot: Slot, result: Result<Vec<BatchRef>, ReadError> },
+}
+
+/// The inbox of a core's loop for its own tasks. Same thread, no lock.
+pub(crate) struct Mail<E: Env> {
+    events: RefCell<VecDeque<Event<E>>>,
+    tick: Cell<bool>,
+    bell: Bell,
+}
+
+impl<E: Env> Mail<E> {
+    pub(crate) fn new(bell: Bell) -> Self {
+        Self { events: RefCell::default(), tick: Cell::new(false), bell }
+    }
+
+    pub(crate) fn push(&self, event: Event<E>) {
+        self.events.borrow_mut().push_back(event);
+        self.bell.ring();
+    }
+
+    pub(crate) fn pop(&self) -> Option<Event<E>> {
+        self.events.borrow_mut().pop_front()
+    }
+
+    /// Says that time passed.
+    pub(crate) fn tick(&self) {
+        self.tick.set(true);
+        self.bell.ring();
+    }
+
+    pub(crate) fn take_tick(&self) -> bool {
+        self.tick.take()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.tick.get() && self.events.borrow().is_empty()
+    }
+}

@@ -1,0 +1,253 @@
+//! One pass: what arrived goes in, operations come out, answers leave.
+//!
+//! ```text
+//! 1 durable LSNs -> raft      2 reports of background tasks    3 requests of callers
+//! 4 raft.flush_pass           5 log.submit                     6 apply, answers
+//! ```
+
+use bowline_env::Env;
+use bowline_raft::{Apply, BootTime, LogIndex, Role, Slot, StreamNo};
+use bowline_statemachine::Machine;
+use bowline_statemachine::envelope::LogClock;
+use bowline_wal::{HealthState, LogStorage};
+
+use super::logs::place;
+use super::mail::Event;
+use super::replica::Applying;
+use super::run::{Core, Left};
+use crate::board::LeaderChange;
+use crate::{LeaderInfo, ShardFailure};
+
+/// Requests and bytes taken from the rings in one pass.
+const REQUESTS_MAX: usize = 1_024;
+const REQUEST_BYTES_MAX: usize = 512 * 1024;
+/// Timers that raft handles in one pass.
+const TIMERS_MAX: usize = 1_024;
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// One turn.
+    pub(crate) fn pass(&mut self) -> Left {
+        self.logs.now = self.env.now();
+        self.logs.wall = self.env.wall();
+        let now = BootTime(self.logs.now.0);
+        self.raft.begin_pass(now, &mut self.out);
+        self.take_durable();
+        self.take_mail();
+        let more_requests = self.take_requests();
+        if self.mail.take_tick() {
+            self.on_tick();
+        }
+        self.raft.handle_timer(TIMERS_MAX, &mut self.logs, &mut self.out);
+        self.flush();
+        let more_to_apply = self.apply_pass();
+        // Applying may have published, compacted or proposed: one more flush writes it in this pass.
+        self.flush();
+        self.tell_board();
+        self.count(more_requests);
+        if self.drain_step() {
+            return Left::Drained;
+        }
+        if more_requests || more_to_apply { Left::Work } else { Left::Nothing }
+    }
+
+    /// Lets raft build its batches, then starts the disk.
+    fn flush(&mut self) {
+        let now = BootTime(self.logs.now.0);
+        self.raft.flush_pass(now, &mut self.logs, &mut self.out);
+        self.take_outbox();
+        for stream in &mut self.logs.streams {
+            stream.submit();
+        }
+    }
+
+    fn take_durable(&mut self) {
+        for at in 0..self.logs.streams.len() {
+            let stream = StreamNo(u16::try_from(at).expect("a core has few streams"));
+            let durable = self.logs.streams[at].durable();
+            self.raft.handle_durable(stream, durable, &mut self.out);
+            let state = self.logs.streams[at].health().state;
+            if let HealthState::Poisoned { cause } = state
+                && !self.failed_streams[at]
+            {
+                self.failed_streams[at] = true;
+                tracing::error!(stream = at, %cause, code = "BOW-0601", "a log stream failed");
+                self.raft.handle_stream_failed(stream, &mut self.out);
+                self.fail_stream(at);
+            }
+        }
+        self.publish_durable();
+        self.take_outbox();
+    }
+
+    /// Closes every shard of a failed stream; reads of what was applied go on until then only.
+    fn fail_stream(&mut self, stream: usize) {
+        for at in 0..self.replicas.len() {
+            if self.logs.queues[at].stream == stream {
+                let slot = Slot(u32::try_from(at).expect("slots are u32"));
+                self.close_shard(slot, ShardFailure::LogWrite);
+            }
+        }
+    }
+
+    fn take_mail(&mut self) {
+        let now = self.logs.now;
+        while let Some(event) = self.mail.pop() {
+            match event {
+                Event::Job { slot, flush, result } => self.job_ended(slot, flush, result, now),
+                Event::PagesForApply { slot, result } => self.pages_for_apply(slot, result),
+                Event::PagesForRead { slot, query, ticket, result } => {
+                    self.pages_for_read(slot, query, ticket, result);
+                },
+                Event::Entries { slot, result } => self.entries_read(slot, result),
+            }
+        }
+    }
+
+    fn pages_for_apply(
+        &mut self,
+        slot: Slot,
+        result: Result<bowline_statemachine::store::Pins, bowline_statemachine::Damage>,
+    ) {
+        let replica = &mut self.replicas[place(slot)];
+        replica.applying = Applying::Ready;
+        match result {
+            Ok(pins) => {
+                replica.pins = pins;
+                self.list_for_apply(slot);
+            },
+            Err(damage) => {
+                tracing::error!(shard = replica.shard.0, %damage, "apply stops at damaged state");
+                self.close_shard(slot, ShardFailure::RunDamaged);
+            },
+        }
+    }
+
+    fn take_requests(&mut self) -> bool {
+        let mut requests = std::mem::take(&mut self.requests);
+        let more =
+            self.inbox.drain(REQUESTS_MAX, REQUEST_BYTES_MAX, |request| requests.push(request));
+        for request in requests.drain(..) {
+            self.admit(request);
+        }
+        self.requests = requests;
+        more
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.logs.now;
+        self.expire();
+        self.retry_parked();
+        self.jobs_tick(now);
+    }
+
+    fn take_outbox(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        for role in out.role.drain(..) {
+            self.role_changed(role.slot, role.role, role.term);
+        }
+        for rejected in out.rejected.drain(..) {
+            self.proposal_rejected(rejected.slot, rejected.why);
+        }
+        for apply in out.apply.drain(..) {
+            match apply {
+                Apply::Range { slot, to, .. } => self.committed(slot, to),
+                _ => unreachable!("a sole voter installs nothing"),
+            }
+        }
+        for ready in out.reads.drain(..) {
+            self.read_ready(ready.slot, ready.token, ready.index);
+        }
+        for refused in out.reads_rejected.drain(..) {
+            self.read_refused(refused.slot, refused.token, refused.why);
+        }
+        for event in out.event.drain(..) {
+            tracing::info!(shard = event.shard.0, term = event.term.0, reason = ?event.reason, "raft");
+            if let bowline_raft::Reason::Broken(_) = event.reason {
+                self.close_shard(event.slot, ShardFailure::Invariant("raft closed the shard"));
+            }
+        }
+        out.accepted.clear();
+        debug_assert!(self.out.is_empty(), "nothing was put out while it was taken");
+        self.out = out;
+    }
+
+    fn role_changed(&mut self, slot: Slot, role: Role, term: bowline_raft::Term) {
+        let view = self.raft.view(slot);
+        let term_start = view.term_start;
+        let replica = &mut self.replicas[place(slot)];
+        let led = replica.leads.is_some();
+        if role == Role::Leader {
+            replica.leads = Some((term, term_start));
+            replica.announced = false;
+            let wall = self.logs.wall.0;
+            let now = self.logs.now.0;
+            let clock = replica.machine.clock_ms();
+            self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut [wall], now);
+            self.counters.leader_changes.add(1);
+        } else if led {
+            replica.leads = None;
+            replica.announced = false;
+            self.changes.push(LeaderChange { shard: replica.shard, leader: None });
+        }
+    }
+
+    /// Tells the board of a leadership once an entry of its term is applied here.
+    pub(crate) fn announce(&mut self, slot: Slot) {
+        let replica = &mut self.replicas[place(slot)];
+        let Some((term, start)) = replica.leads else { return };
+        if replica.announced || LogIndex(replica.machine.applied()) < start {
+            return;
+        }
+        replica.announced = true;
+        let leader = LeaderInfo { leader_id: self.node, term, led: 1, of: 1 };
+        self.changes.push(LeaderChange { shard: replica.shard, leader: Some(leader) });
+    }
+
+    /// Answers whoever waits for a shard that can answer nothing more, and remembers why.
+    pub(crate) fn close_shard(&mut self, slot: Slot, why: ShardFailure) {
+        let replica = &mut self.replicas[place(slot)];
+        if replica.closed.is_some() {
+            return;
+        }
+        let shard = replica.shard;
+        tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard is closed");
+        replica.closed = Some(why.clone());
+        let error = crate::Error::Shard { shard, why };
+        for wait in replica.reads.drain(..) {
+            wait.ticket.complete(Err(error.clone()), &mut self.wakes);
+        }
+        let queue = self.logs.queue_mut(slot);
+        let mut freed = 0;
+        let mut tickets = Vec::new();
+        for waiting in queue.waiting.drain(..) {
+            freed += waiting.bytes;
+            tickets.extend(waiting.ticket);
+        }
+        self.logs.bytes -= freed;
+        for ticket in tickets {
+            ticket.complete(Err(error.clone()), &mut self.wakes);
+        }
+        if self.replicas[place(slot)].announced {
+            self.replicas[place(slot)].announced = false;
+            self.changes.push(LeaderChange { shard, leader: None });
+        }
+        self.replicas[place(slot)].leads = None;
+        self.counters.shards_failed.add(1);
+    }
+
+    fn tell_board(&mut self) {
+        if !self.changes.is_empty() {
+            self.board.update(&self.changes);
+            self.changes.clear();
+        }
+    }
+
+    fn count(&self, more_requests: bool) {
+        let end = self.env.now();
+        self.counters.passes.add(1);
+        self.counters.pass_nanos.add(end.since(self.logs.now).0);
+        if more_requests {
+            self.counters.full_passes.add(1);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Reads: answered from the state as applied, at once where the rules allow it.
+//!
+//! A linearizable read waits until raft named its index and that index is applied; a page that is
+//! not in memory is read in the background and the read asked again.
+
+use bowline_env::{Class, Env, Nanos};
+use bowline_raft::{LogIndex, ReadMode, Slot};
+use bowline_statemachine::store::Pins;
+use bowline_statemachine::{Answer, Damage, Machine, Query, Read};
+use bowline_wal::LogStorage;
+
+use super::logs::place;
+use super::mail::Event;
+use super::replica::ReadWait;
+use super::run::Core;
+use crate::request::Consistency;
+use crate::ticket::{Reply, Ticket};
+use crate::{Error, RequestError, ShardFailure};
+
+/// Raft's word for a consistency; none: no word of raft's is needed.
+fn mode(consistency: Consistency) -> Option<ReadMode> {
+    match consistency {
+        Consistency::Eventual => None,
+        Consistency::Lease => Some(ReadMode::Lease),
+        Consistency::Linearizable => Some(ReadMode::ReadIndex),
+    }
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Takes a read: answers it, or queues it until its index is applied.
+    pub(crate) fn admit_read(
+        &mut self,
+        slot: Slot,
+        consistency: Consistency,
+        query: Query,
+        ticket: Ticket,
+        deadline: Nanos,
+    ) {
+        if let Some(mode) = mode(consistency)
+            && self.raft.read_now(slot, mode).is_none()
+        {
+            self.queue_read(slot, mode, query, ticket, deadline);
+            return;
+        }
+        self.serve(slot, query, ticket, &Pins::default());
+    }
+
+    /// Answers a read on this very core, without a ticket; none: it has to wait.
+    pub(crate) fn read_at_once(
+        &self,
+        slot: Slot,
+        consistency: Consistency,
+        query: &Query,
+    ) -> Option<Result<Answer, Error>> {
+        let replica = &self.replicas[place(slot)];
+        if replica.closed.is_some() {
+            return None;
+        }
+        if let Some(mode) = mode(consistency) {
+            self.raft.read_now(slot, mode)?;
+        }
+        match replica.machine.read(query, &Pins::default()) {
+            Read::Ready(answer) => Some(answered(answer)),
+            Read::Cold(_) => None,
+            Read::Damaged(_) => {
+                Some(Err(Error::Shard { shard: replica.shard, why: ShardFailure::RunDamaged }))
+            },
+        }
+    }
+
+    fn queue_read(
+        &mut self,
+        slot: Slot,
+        mode: ReadMode,
+        query: Query,
+        ticket: Ticket,
+        deadline: Nanos,
+    ) {
+        self.read_token += 1;
+        let token = self.read_token;
+        match self.raft.read(slot, mode, token) {
+            Ok(()) => {
+                let wait = ReadWait { index: None, token, query, ticket, deadline };
+                self.replicas[place(slot)].reads.push_back(wait);
+                self.list_tickets(slot, deadline);
+            },
+            Err(why) => {
+                let error = self.read_error(slot, why);
+                ticket.complete(Err(error), &mut self.wakes);
+            },
+        }
+    }
+
+    /// Raft named the index of a read that waited.
+    pub(crate) fn read_ready(&mut self, slot: Slot, token: u64, index: LogIndex) {
+        let reads = &mut self.replicas[place(slot)].reads;
+        if let Some(wait) = reads.iter_mut().find(|wait| wait.token == token) {
+            wait.index = Some(index);
+        }
+        self.serve_applied(slot);
+    }
+
+    /// Raft will not serve a read that waited.
+    pub(crate) fn read_refused(&mut self, slot: Slot, token: u64, why: bowline_raft::ReadError) {
+        let error = self.read_error(slot, why);
+        let reads = &mut self.replicas[place(slot)].reads;
+        if let Some(at) = reads.iter().position(|wait| wait.token == token)
+            && let Some(wait) = reads.remove(at)
+        {
+            wait.ticket.complete(Err(error), &mut self.wakes);
+        }
+    }
+
+    /// Answers the reads whose index is applied.
+    pub(crate) fn serve_applied(&mut self, slot: Slot) {
+        let at = place(slot);
+        let applied = LogIndex(self.replicas[at].machine.applied());
+        while let Some(front) = self.replicas[at].reads.front() {
+            if front.index.is_none_or(|index| index > applied) {
+                break;
+            }
+            let wait = self.replicas[at].reads.pop_front().expect("the front was there");
+            self.serve(slot, wait.query, wait.ticket, &Pins::default());
+        }
+    }
+
+    /// Answers a read from the state as it is, with the pages that `pins` holds.
+    fn serve(&mut self, slot: Slot, query: Query, ticket: Ticket, pins: &Pins) {
+        let replica = &self.replicas[place(slot)];
+        let shard = replica.shard;
+        let result = match replica.machine.read(&query, pins) {
+            Read::Ready(answer) => answered(answer).map(Reply::Answer),
+            Read::Cold(pages) => {
+                let mut pins = pins.clone();
+                let (store, mail) = (self.store.clone(), self.mail.clone());
+                drop(self.env.spawn(Class::Core, async move {
+                    let result = store.load(pages, &mut pins).await.map(|()| pins);
+                    mail.push(Event::PagesForRead { slot, query, ticket, result });
+                }));
+                return;
+            },
+            Read::Damaged(damage) => Err(self.damaged(shard, &damage)),
+        };
+        ticket.complete(result, &mut self.wakes);
+    }
+
+    /// Pages that a read waited for are there, or cannot be read.
+    pub(crate) fn pages_for_read(
+        &mut self,
+        slot: Slot,
+        query: Query,
+        ticket: Ticket,
+        result: Result<Pins, Damage>,
+    ) {
+        match result {
+            Ok(pins) => self.serve(slot, query, ticket, &pins),
+            Err(damage) => {
+                let error = self.damaged(self.replicas[place(slot)].shard, &damage);
+                ticket.complete(Err(error), &mut self.wakes);
+            },
+        }
+    }
+
+    fn damaged(&self, shard: bowline_raft::ShardId, damage: &Damage) -> Error {
+        tracing::error!(shard = shard.0, %damage, code = "BOW-0604", "a read met damaged state");
+        Error::Shard { shard, why: ShardFailure::RunDamaged }
+    }
+}
+
+/// An answer of a machine as a result: a question that was none is an error.
+fn answered(answer: Answer) -> Result<Answer, Error> {
+    match answer {
+        Answer::NotSupported => Err(Error::Request(RequestError::NotSupported)),
+        Answer::Bad(why) => Err(Error::from(why)),
+        answer => Ok(answer),
+    }
+}

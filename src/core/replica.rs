@@ -1,0 +1,91 @@
+//! One shard's copy on its core: the state machine and how far it is applied.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bowline_env::Nanos;
+use bowline_raft::{LogIndex, ShardId, Term};
+use bowline_statemachine::Query;
+use bowline_statemachine::store::Pins;
+use bowline_wal::BatchRef;
+
+use crate::ShardFailure;
+use crate::ticket::Ticket;
+
+/// What apply waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applying {
+    /// Nothing: entries are applied as they commit.
+    Ready,
+    /// Pages that the next entries need are being read.
+    Pages,
+    /// The next entries are being read from the log's files.
+    Entries,
+}
+
+/// A read that waits until its index is applied.
+#[derive(Debug)]
+pub(crate) struct ReadWait {
+    /// None until raft named the index.
+    pub(crate) index: Option<LogIndex>,
+    pub(crate) token: u64,
+    pub(crate) query: Query,
+    pub(crate) ticket: Ticket,
+    pub(crate) deadline: Nanos,
+}
+
+/// One shard on its core.
+pub(crate) struct Replica<M> {
+    pub(crate) shard: ShardId,
+    pub(crate) machine: M,
+    /// Everything up to here is committed and may be applied.
+    pub(crate) committed: LogIndex,
+    pub(crate) applying: Applying,
+    /// Pages pinned for the entries that are next.
+    pub(crate) pins: Pins,
+    /// Entries read from the log's files, next first.
+    pub(crate) fetched: VecDeque<BatchRef>,
+    pub(crate) reads: VecDeque<ReadWait>,
+    pub(crate) flushing: bool,
+    pub(crate) merging: bool,
+    /// No job before this: the disk was full.
+    pub(crate) job_not_before: Nanos,
+    /// Jobs that failed in a row.
+    pub(crate) job_failures: u32,
+    /// Entries were applied since the jobs were last looked at.
+    pub(crate) touched: bool,
+    /// Term led here and the index of its first entry.
+    pub(crate) leads: Option<(Term, LogIndex)>,
+    /// The leadership was told: an entry of its term is applied.
+    pub(crate) announced: bool,
+    /// Why the shard answers nothing any more.
+    pub(crate) closed: Option<ShardFailure>,
+    /// It is on the list of replicas with entries to apply.
+    pub(crate) listed: bool,
+}
+
+impl<M> Replica<M> {
+    pub(crate) fn new(shard: ShardId, machine: M, applied: LogIndex) -> Self {
+        Self {
+            shard,
+            machine,
+            committed: applied,
+            applying: Applying::Ready,
+            pins: Pins::default(),
+            fetched: VecDeque::new(),
+            reads: VecDeque::new(),
+            flushing: false,
+            merging: false,
+            job_not_before: Nanos(0),
+            job_failures: 0,
+            touched: false,
+            leads: None,
+            announced: false,
+            closed: None,
+            listed: false,
+        }
+    }
+}
+
+/// A reference that background tasks hold to a core's store.
+pub(crate) type SharedStore<E> = Rc<bowline_statemachine::store::Store<E>>;

@@ -1,0 +1,235 @@
+//! The state of one core, and the loop that turns it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bowline_env::{Bell, Class, Env, Nanos};
+use bowline_raft::{NodeId, Outbox, RaftCore, ShardId, Slot};
+use bowline_statemachine::{Limits, Machine, Output};
+use bowline_wal::{BatchRef, GcWork, LogStorage};
+use bytes::Bytes;
+
+use super::drain::Drain;
+use super::jobs::Publishing;
+use super::local::LocalShard;
+use super::logs::Logs;
+use super::mail::Mail;
+use super::replica::{Replica, SharedStore};
+use crate::ShardFailure;
+use crate::board::{Board, LeaderChange};
+use crate::metrics::CoreCounters;
+use crate::op::mark_core_thread;
+use crate::request::Request;
+use crate::ring::Inbox;
+use crate::ticket::{Ticket, WakeList};
+
+/// A core with nothing to do looks at the time this often.
+const TICK_IDLE: Nanos = Nanos::from_millis(50);
+/// A core with tickets or jobs looks at the time this often.
+const TICK_BUSY: Nanos = Nanos::from_millis(5);
+
+/// Limits of a core, out of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Client bytes queued, in the log, or not applied.
+    pub(crate) core_budget: usize,
+    /// Bytes of writes that wait for a leader.
+    pub(crate) parked: usize,
+    /// How long one of them waits.
+    pub(crate) park: Nanos,
+    /// How long the idle loop may spin before it sleeps.
+    pub(crate) spin: Nanos,
+    /// How long stopping may take.
+    pub(crate) drain: Nanos,
+    /// Deadline of a call on the core, in milliseconds.
+    pub(crate) timeout_ms: u32,
+}
+
+/// A write that waits for a leader.
+pub(crate) struct Parked {
+    pub(crate) slot: Slot,
+    pub(crate) kind: u8,
+    pub(crate) body: Bytes,
+    pub(crate) ticket: Ticket,
+    pub(crate) deadline: Nanos,
+    pub(crate) until: Nanos,
+}
+
+/// Everything of one core but its tasks.
+pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
+    pub(crate) env: E,
+    pub(crate) bell: Bell,
+    pub(crate) node: NodeId,
+    pub(crate) options: Options,
+    pub(crate) limits: Limits,
+    pub(crate) raft: RaftCore,
+    pub(crate) out: Outbox,
+    pub(crate) logs: Logs<L>,
+    /// By slot.
+    pub(crate) replicas: Vec<Replica<M>>,
+    /// By slot: the configuration in force, encoded.
+    pub(crate) confs: Vec<Bytes>,
+    pub(crate) slots: BTreeMap<ShardId, Slot>,
+    pub(crate) store: SharedStore<E>,
+    pub(crate) mail: Rc<Mail<E>>,
+    pub(crate) inbox: Inbox,
+    pub(crate) board: Arc<Board>,
+    pub(crate) counters: Arc<CoreCounters>,
+    pub(crate) wakes: WakeList,
+    /// Leaderships that changed in this pass.
+    pub(crate) changes: Vec<LeaderChange>,
+    /// Slots with entries to apply, first come first served.
+    pub(crate) to_apply: VecDeque<Slot>,
+    /// Slots that applied something since the last tick.
+    pub(crate) touched: Vec<Slot>,
+    /// Slots that hold tickets with deadlines.
+    pub(crate) ticketed: Vec<Slot>,
+    pub(crate) parked: VecDeque<Parked>,
+    pub(crate) parked_bytes: usize,
+    pub(crate) publishing: VecDeque<Publishing<E>>,
+    pub(crate) unstaged: Vec<super::jobs::Unstaged<E>>,
+    pub(crate) flush_waits: Vec<super::jobs::FlushWait>,
+    pub(crate) jobs_running: usize,
+    pub(crate) local_jobs: Vec<(ShardId, LocalJob)>,
+    /// Shards of this core that could not be opened at all, and why.
+    pub(crate) lost: BTreeMap<ShardId, ShardFailure>,
+    /// Reused by the pass.
+    pub(crate) requests: Vec<Request>,
+    pub(crate) gc_at: Nanos,
+    pub(crate) gc_work: Vec<GcWork>,
+    pub(crate) read_token: u64,
+    pub(crate) drain: Option<Drain>,
+    pub(crate) stop_tickets: Vec<Ticket>,
+    /// Reused by apply.
+    pub(crate) batches: Vec<BatchRef>,
+    pub(crate) outputs: Vec<Output>,
+    /// Streams whose failure was told to raft.
+    pub(crate) failed_streams: Vec<bool>,
+}
+
+/// A closure that a caller sent to run here.
+pub(crate) type LocalJob = Box<dyn FnOnce(LocalShard) + Send>;
+
+/// A core shared by its loop and the tasks of its own thread.
+pub(crate) type SharedCore<E, L, M> = Rc<RefCell<Core<E, L, M>>>;
+
+/// What a pass leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Work that waits for nothing.
+    Work,
+    /// Nothing until something arrives.
+    Nothing,
+    /// Nothing, ever: it is drained.
+    Drained,
+}
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    pub(crate) fn slot_of(&self, shard: ShardId) -> Option<Slot> {
+        self.slots.get(&shard).copied()
+    }
+
+    /// Whether nothing has arrived that a pass would take.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.mail.is_empty() && self.inbox.is_empty()
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.ticketed.is_empty()
+            || !self.parked.is_empty()
+            || !self.jobs_are_over()
+            || self.drain.is_some()
+    }
+}
+
+/// Turns a core until it is drained.
+pub(crate) async fn run<E: Env, L: LogStorage, M: Machine<E>>(
+    core: &SharedCore<E, L, M>,
+    bell: &Bell,
+) {
+    let (env, mail, spin) = {
+        let core = core.borrow();
+        (core.env.clone(), core.mail.clone(), core.options.spin)
+    };
+    drop(env.spawn(Class::Core, tick(env.clone(), Rc::downgrade(core), mail)));
+    let mut idle = Idle { cap: spin, gap: spin.0 / 2 };
+    loop {
+        let left = pass(core);
+        match left {
+            Left::Work => env.breathe().await,
+            Left::Nothing => idle.wait(&env, bell, || core.borrow().is_idle()).await,
+            Left::Drained => return,
+        }
+    }
+}
+
+/// One pass, on a thread marked as a core's; wakes callers once at its end.
+pub(crate) fn pass<E: Env, L: LogStorage, M: Machine<E>>(core: &SharedCore<E, L, M>) -> Left {
+    let mark = mark_core_thread();
+    let mut held = core.borrow_mut();
+    let left = held.pass();
+    let jobs = std::mem::take(&mut held.local_jobs);
+    let mut wakes = std::mem::take(&mut held.wakes);
+    drop(held);
+    for (shard, job) in jobs {
+        job(LocalShard::new(core, shard));
+    }
+    wakes.wake_all();
+    let mut held = core.borrow_mut();
+    if held.wakes.is_empty() {
+        held.wakes = wakes;
+    }
+    drop(mark);
+    left
+}
+
+/// Tells the loop that time passed, often while something has a deadline.
+async fn tick<E: Env, L: LogStorage, M: Machine<E>>(
+    env: E,
+    core: std::rc::Weak<RefCell<Core<E, L, M>>>,
+    mail: Rc<Mail<E>>,
+) {
+    while let Some(core) = core.upgrade() {
+        let period = if core.borrow().is_busy() { TICK_BUSY } else { TICK_IDLE };
+        drop(core);
+        env.sleep_until(env.now().after(period)).await;
+        mail.tick();
+    }
+}
+
+/// How a loop with nothing to do waits: it spins if what it waits for tends to come soon.
+struct Idle {
+    cap: Nanos,
+    /// Moving average of the time until the next event, in nanoseconds.
+    gap: u64,
+}
+
+impl Idle {
+    async fn wait<E: Env>(&mut self, env: &E, bell: &Bell, idle: impl Fn() -> bool + Unpin) {
+        if self.cap.0 == 0 {
+            bell.park(idle).await;
+            return;
+        }
+        let start = env.now();
+        if self.gap <= self.cap.0 {
+            env.yield_now().await;
+            let until = start.after(Nanos(2 * self.gap));
+            while env.now() < until {
+                if !idle() || env.io_ready() {
+                    self.learn(env.now().since(start).0);
+                    env.yield_now().await;
+                    return;
+                }
+                core::hint::spin_loop();
+            }
+        }
+        bell.park(idle).await;
+        self.learn(env.now().since(start).0);
+    }
+
+    const fn learn(&mut self, gap: u64) {
+        self.gap = (self.gap * 7 + gap) / 8;
+    }
+}
