@@ -1,9 +1,26 @@
 //! The append-only log of a core: one write and one sync per turn cover every shard.
 
+mod base;
+mod cache;
+mod checkpoint;
 mod error;
+mod field;
+mod frame;
+mod gc;
 mod geometry;
+mod head;
+mod index;
 mod log;
 mod options;
+mod recover;
+mod replay;
+mod scan;
+mod seal;
+mod shard;
+mod slots;
+mod staging;
+mod stream;
+mod walk;
 
 pub use error::{Foreign, LogError, OpenError, ReadError, StageError};
 pub use geometry::{Geometry, GeometryError};

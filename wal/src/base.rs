@@ -1,0 +1,224 @@
+//! Where a replay begins: the newest complete checkpoint, its live slots and all newer ones.
+
+use crate::checkpoint;
+use crate::error::OpenError;
+use crate::frame::{BOOT, COVER, FIRST, Head, kind};
+use crate::scan::{Expect, Scanner, SlotRead, SlotState};
+
+/// A complete checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) slot_no: u32,
+    pub(crate) epoch: u64,
+    /// Frames of its first chunk and of its end.
+    pub(crate) first_lsn: u64,
+    pub(crate) end_lsn: u64,
+    pub(crate) slots: Vec<checkpoint::SlotState>,
+}
+
+/// A slot to be walked, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) slot_no: u32,
+    pub(crate) epoch: u64,
+    pub(crate) boot: u64,
+    /// Number of its first frame, if a checkpoint lists it.
+    pub(crate) first_lsn: Option<u64>,
+    /// Number of its last frame, if it was closed when a checkpoint listed it.
+    pub(crate) last_lsn: Option<u64>,
+    /// The file is lost with all its frames.
+    pub(crate) lost: bool,
+    /// Head of its first frame.
+    pub(crate) head: Option<Head>,
+}
+
+/// What is to be walked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) states: Vec<SlotState>,
+    pub(crate) base: Option<Base>,
+    pub(crate) links: Vec<Link>,
+    /// A slot that nothing lists is lost: it may have been the newest.
+    pub(crate) newest_lost: bool,
+}
+
+/// Reads every slot's header and the heads of checkpoints.
+pub(crate) async fn plan<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    slot_count: u32,
+    clean_lsn: u64,
+) -> Result<Plan, OpenError> {
+    let mut states = Vec::new();
+    for slot_no in 0..slot_count {
+        states.push(scanner.slot_state(slot_no).await);
+    }
+    let mut newest: Vec<(u64, u32)> = (0..)
+        .zip(&states)
+        .filter_map(|(slot_no, state)| Some((state.epoch()?, slot_no)))
+        .collect();
+    newest.sort_unstable_by(|a, b| b.cmp(a));
+    let mut base = None;
+    let mut newer = Vec::new();
+    for (epoch, slot_no) in newest {
+        base = complete(scanner, slot_no, epoch).await?;
+        if base.is_some() {
+            break;
+        }
+        newer.push(slot_no);
+    }
+    let mut links = base.as_ref().map_or_else(Vec::new, |base| listed(base, &states));
+    for slot_no in newer.into_iter().rev() {
+        let state = &states[usize::try_from(slot_no).expect("usize holds a u32")];
+        links.push(Link {
+            slot_no,
+            epoch: state.epoch().expect("it was sorted by epoch"),
+            boot: state.boot(),
+            first_lsn: None,
+            last_lsn: None,
+            lost: false,
+            head: None,
+        });
+    }
+    for link in &mut links {
+        if !link.lost {
+            link.head = scanner.first_head(link.slot_no, link.epoch).await;
+        }
+    }
+    let after = base.as_ref().map_or(0, |base| base.epoch);
+    drop_unfinished(scanner, &mut links, after, clean_lsn).await?;
+    let is_listed = |slot_no: u32| links.iter().any(|link| link.slot_no == slot_no);
+    let newest_lost = (0..)
+        .zip(&states)
+        .any(|(slot_no, state)| *state == SlotState::Lost && !is_listed(slot_no));
+    Ok(Plan { states, base, links, newest_lost })
+}
+
+/// The slots that a checkpoint calls live, with its own, by first frame.
+fn listed(base: &Base, states: &[SlotState]) -> Vec<Link> {
+    let mut rows: Vec<_> = base.slots.iter().filter(|row| row.live).collect();
+    rows.sort_by_key(|row| row.first_lsn);
+    let mut links = Vec::new();
+    for row in rows {
+        let state = usize::try_from(row.slot_no).ok().and_then(|at| states.get(at));
+        let epoch = state.and_then(SlotState::epoch);
+        if epoch.is_some_and(|epoch| epoch > row.epoch) {
+            continue; // recycled since: dead
+        }
+        let own = row.epoch == base.epoch;
+        let link = Link {
+            slot_no: row.slot_no,
+            epoch: row.epoch,
+            boot: state.map_or(0, SlotState::boot),
+            first_lsn: Some(row.first_lsn),
+            last_lsn: (!own).then_some(row.last_lsn),
+            lost: epoch != Some(row.epoch),
+            head: None,
+        };
+        links.push(link);
+    }
+    links
+}
+
+/// The checkpoint at the head of a slot, if every frame up to its end is good.
+async fn complete<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    slot_no: u32,
+    epoch: u64,
+) -> Result<Option<Base>, OpenError> {
+    let mut expect = Expect { epoch, ..Expect::default() };
+    let mut block_no = 1;
+    let mut first_lsn = 0;
+    loop {
+        let Some(found) = scanner.frame_at(slot_no, block_no, &expect).await? else {
+            return Ok(None);
+        };
+        let head = found.head;
+        if block_no == 1 {
+            if head.flags & FIRST == 0 {
+                return Ok(None);
+            }
+            first_lsn = head.lsn;
+        }
+        // A bad body of somebody else's does not make the checkpoint incomplete.
+        let is_bad = |nth: usize| found.bad.binary_search(&nth).is_ok();
+        let mut end = None;
+        for (nth, row) in found.rows().enumerate().filter(|(_, row)| !row.is_echo()) {
+            let ours = matches!(row.kind, kind::CHECKPOINT | kind::CHECKPOINT_END);
+            if ours && (is_bad(nth) || row.a != first_lsn) {
+                return Ok(None);
+            }
+            if row.kind == kind::CHECKPOINT_END {
+                end = checkpoint::SlotState::parse_end(found.body(&row));
+                if end.is_none() {
+                    return Ok(None);
+                }
+            }
+        }
+        if !found.dir_good {
+            return Ok(None);
+        }
+        if let Some(slots) = end {
+            let end_lsn = head.lsn;
+            return Ok(Some(Base { slot_no, epoch, first_lsn, end_lsn, slots }));
+        }
+        block_no += head.blocks;
+        expect.lsn = Some(head.lsn + 1);
+        expect.prev_crc = Some(head.crc());
+    }
+}
+
+/// Drops the slots of lives that crashed before their boot was complete: nothing of them was ever
+/// answered. A life that shows a sign of having gone on is kept: then its checkpoint is damaged.
+async fn drop_unfinished<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    links: &mut Vec<Link>,
+    after: u64,
+    clean_lsn: u64,
+) -> Result<(), OpenError> {
+    let boots: Vec<u64> = links
+        .iter()
+        .filter(|link| link.epoch > after)
+        .filter(|link| link.head.is_some_and(|head| head.flags & BOOT != 0))
+        .map(|link| link.boot)
+        .collect();
+    for boot in boots {
+        let own: Vec<Link> = links.iter().filter(|link| link.boot == boot).cloned().collect();
+        let used = own.iter().filter(|link| link.head.is_some()).count();
+        let first = own.iter().filter_map(|link| link.head).map(|head| head.lsn).min();
+        let known_later = links.iter().filter_map(|link| link.head).any(|head| {
+            head.flags & BOOT != 0 && head.boot > boot && first.is_some_and(|lsn| head.prev_lsn >= lsn)
+        });
+        let closed = clean_lsn > 0 && first.is_some_and(|lsn| clean_lsn >= lsn);
+        let mut went_on = used > 1 || known_later || closed;
+        for link in &own {
+            went_on = went_on || shows_life(scanner, link).await?;
+        }
+        if !went_on {
+            links.retain(|link| link.boot != boot || link.epoch <= after);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a slot holds a frame that only a finished boot can have written.
+async fn shows_life<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    link: &Link,
+) -> Result<bool, OpenError> {
+    let expect = Expect { epoch: link.epoch, ..Expect::default() };
+    for hit in scanner.hits(link.slot_no).await {
+        if hit.epoch != link.epoch {
+            continue;
+        }
+        if hit.flags & COVER != 0 {
+            return Ok(true);
+        }
+        let expect = Expect { lsn: Some(hit.lsn), ..expect };
+        if let Some(found) = scanner.frame_at(link.slot_no, hit.block_no, &expect).await?
+            && found.rows().any(|row| !row.is_echo() && row.kind < kind::CHECKPOINT)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,380 @@
+//! Walking frames in order, and the verdict on the first bad one: torn or corrupt.
+//!
+//! ```text
+//! P = max(synced of later frames, prev_lsn of later BOOT frames, clean_lsn of the superblock)
+//! n > prev_lsn of the next BOOT frame                -> cut by an earlier boot: ignored
+//! P >= n, or a valid frame >= n+2 of the same boot   -> CORRUPT(n): it had been durable (I13)
+//! otherwise                                          -> TORN(n): keep up to n-1
+//! ```
+//!
+//! A corrupt frame whose directory is gone is known from the echo in the next one.
+
+use crate::base::{Link, Plan};
+use crate::error::OpenError;
+use crate::frame::{BOOT, Row};
+use crate::scan::{Expect, Found, Scanner, SlotRead};
+
+/// What the walk met, in order.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// A frame that had been durable, or whole at the tail; some bodies may be bad.
+    Frame { slot_no: u32, found: &'a Found },
+    /// A lost frame whose rows the next one repeats.
+    Echo { lsn: u64, rows: &'a [Row] },
+    /// Lost frames of which nothing is known.
+    Lost { from: u64, to: u64 },
+}
+
+/// Takes the events of a walk.
+pub(crate) trait Sink {
+    fn event(&mut self, event: Event<'_>) -> Result<(), OpenError>;
+}
+
+/// Why a frame was judged as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// Highest `synced` of a later frame.
+    pub synced: u64,
+    /// Highest cut named by a later life.
+    pub cut: u64,
+    /// Highest later frame of the same life.
+    pub later: u64,
+    /// The number at which the stream was closed cleanly; 0: it was not.
+    pub clean: u64,
+}
+
+impl Evidence {
+    fn proves(&self, lsn: u64) -> bool {
+        self.synced.max(self.cut).max(self.clean) >= lsn || self.later >= lsn + 2
+    }
+}
+
+/// The verdict on a bad frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Never acknowledged: cut here.
+    Torn,
+    /// It had been durable.
+    Corrupt,
+}
+
+/// A bad frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadFrame {
+    /// Number of the slot file.
+    pub slot: u32,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Its number.
+    pub lsn: u64,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What it rests on.
+    pub evidence: Evidence,
+}
+
+/// Where the kept frames of a slot lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) slot_no: u32,
+    pub(crate) epoch: u64,
+    pub(crate) first_lsn: u64,
+    pub(crate) blocks: Vec<u32>,
+}
+
+/// What a walk ends with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The last frame kept, and its header's checksum.
+    pub(crate) cut: u64,
+    pub(crate) cut_crc: u32,
+    pub(crate) frames: u64,
+    /// A bad frame at the end that was not an unwritten block.
+    pub(crate) torn: bool,
+    pub(crate) bad: Vec<BadFrame>,
+    pub(crate) placed: Vec<Placed>,
+}
+
+/// A later valid head of the same walk.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    link: usize,
+    block_no: u32,
+    lsn: u64,
+}
+
+struct Walk<'w, 's, R, S> {
+    scanner: &'w mut Scanner<'s, R>,
+    links: &'w [Link],
+    sink: &'w mut S,
+    clean_lsn: u64,
+    out: Outcome,
+    /// Position: link, block, number, checksum of the frame before.
+    link: usize,
+    block_no: u32,
+    lsn: Option<u64>,
+    prev_crc: Option<u32>,
+    boot: u64,
+    /// Lost frames not yet told, waiting for an echo.
+    lost: Option<(u64, u64)>,
+}
+
+/// Walks everything that a plan names.
+pub(crate) async fn walk<R: SlotRead, S: Sink>(
+    scanner: &mut Scanner<'_, R>,
+    plan: &Plan,
+    clean_lsn: u64,
+    sink: &mut S,
+) -> Result<Outcome, OpenError> {
+    let mut walk = Walk {
+        scanner,
+        links: &plan.links,
+        sink,
+        clean_lsn,
+        out: Outcome::default(),
+        link: 0,
+        block_no: 1,
+        lsn: None,
+        prev_crc: None,
+        boot: 0,
+        lost: None,
+    };
+    while walk.link < walk.links.len() {
+        walk.enter()?;
+        while walk.step().await? {}
+    }
+    walk.tell_lost(None)?;
+    if plan.newest_lost && clean_lsn != walk.out.cut {
+        let from = walk.out.cut + 1;
+        walk.sink.event(Event::Lost { from, to: from })?;
+    }
+    Ok(walk.out)
+}
+
+impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
+    /// Sets the expectations at the head of a slot.
+    fn enter(&mut self) -> Result<(), OpenError> {
+        let link = &self.links[self.link];
+        if let Some(head) = link.head
+            && head.flags & BOOT != 0
+        {
+            self.lsn = Some(head.lsn);
+            self.prev_crc = None;
+        } else if let Some(first) = link.first_lsn {
+            if self.lsn != Some(first) {
+                self.prev_crc = None;
+            }
+            self.lsn = Some(first);
+        } else if self.lsn.is_none() {
+            self.lsn = link.head.map(|head| head.lsn);
+        }
+        self.boot = link.head.map_or(link.boot, |head| head.boot);
+        if link.lost {
+            let (from, to) = (link.first_lsn.unwrap_or(0), link.last_lsn.unwrap_or(0));
+            self.tell_lost(None)?;
+            self.sink.event(Event::Lost { from, to })?;
+            self.lsn = Some(to + 1);
+            self.prev_crc = None;
+        }
+        Ok(())
+    }
+
+    /// Looks at the next frame of the slot. False: go on with the slot that `link` names now.
+    async fn step(&mut self) -> Result<bool, OpenError> {
+        let link = &self.links[self.link];
+        let Some(lsn) = self.lsn.filter(|_| !link.lost) else {
+            return Ok(self.go_to(self.link + 1));
+        };
+        if let Some((next, cut)) = self.next_boot()
+            && lsn > cut
+        {
+            return Ok(self.go_to(next));
+        }
+        if link.last_lsn.is_some_and(|last| lsn > last) {
+            return Ok(self.go_to(self.link + 1));
+        }
+        let expect = Expect { epoch: link.epoch, lsn: Some(lsn), prev_crc: self.prev_crc };
+        let (slot_no, block_no) = (link.slot_no, self.block_no);
+        let found = self.scanner.frame_at(slot_no, block_no, &expect).await?;
+        if let Some(found) = found.as_ref().filter(|found| found.is_good()) {
+            self.take(found)?;
+            return Ok(true);
+        }
+        if found.is_none()
+            && let Some(next) = self.next_used()
+            && self.links[next].head.is_some_and(|head| head.lsn == lsn)
+        {
+            return Ok(self.go_to(next));
+        }
+        self.judge(lsn, found).await
+    }
+
+    /// Goes to the head of another slot.
+    fn go_to(&mut self, link: usize) -> bool {
+        self.link = link;
+        self.block_no = 1;
+        false
+    }
+
+    /// The next slot with a first frame.
+    fn next_used(&self) -> Option<usize> {
+        let after = self.link + 1;
+        let at = self.links[after..].iter().position(|link| link.head.is_some())?;
+        Some(after + at)
+    }
+
+    /// The next life: its slot, and where it cut this one.
+    fn next_boot(&self) -> Option<(usize, u64)> {
+        let after = self.link + 1;
+        let is_boot = |link: &Link| link.head.filter(|head| head.flags & BOOT != 0);
+        let at = self.links[after..].iter().position(|link| is_boot(link).is_some())?;
+        is_boot(&self.links[after + at]).map(|head| (after + at, head.prev_lsn))
+    }
+
+    /// Takes a frame with a directory.
+    fn take(&mut self, found: &Found) -> Result<(), OpenError> {
+        let head = found.head;
+        self.tell_lost(Some(found))?;
+        let link = &self.links[self.link];
+        self.sink.event(Event::Frame { slot_no: link.slot_no, found })?;
+        self.note_place(head.lsn, self.block_no);
+        self.out.frames += 1;
+        self.pass(head.lsn, self.block_no + head.blocks, Some(head.crc()));
+        self.boot = head.boot;
+        Ok(())
+    }
+
+    /// Moves on behind frame `lsn`.
+    fn pass(&mut self, lsn: u64, block_no: u32, crc: Option<u32>) {
+        self.out.cut = lsn;
+        self.out.cut_crc = crc.unwrap_or(0);
+        self.lsn = Some(lsn + 1);
+        self.prev_crc = crc;
+        self.block_no = block_no;
+    }
+
+    fn note_place(&mut self, lsn: u64, block_no: u32) {
+        let link = &self.links[self.link];
+        let is_new = self.out.placed.last().is_none_or(|placed| placed.epoch != link.epoch);
+        if is_new {
+            self.out.placed.push(Placed {
+                slot_no: link.slot_no,
+                epoch: link.epoch,
+                first_lsn: lsn,
+                blocks: Vec::new(),
+            });
+        }
+        let placed = self.out.placed.last_mut().expect("it was pushed");
+        let nth = crate::scan::span(placed.first_lsn, lsn) - 1;
+        placed.blocks.resize(nth, 0);
+        placed.blocks.push(block_no);
+    }
+
+    /// Decides on a bad frame and goes on where there is something to go on with.
+    async fn judge(&mut self, lsn: u64, found: Option<Found>) -> Result<bool, OpenError> {
+        let (evidence, ahead) = self.look_ahead(lsn).await;
+        let link = &self.links[self.link];
+        let offset = u64::from(self.block_no) * u64::from(self.scanner.geometry.block);
+        let verdict = if evidence.proves(lsn) { Verdict::Corrupt } else { Verdict::Torn };
+        let bad = BadFrame { slot: link.slot_no, offset, lsn, verdict, evidence };
+        if verdict == Verdict::Torn {
+            self.out.torn = found.is_some() || ahead.is_some();
+            if self.out.torn {
+                self.out.bad.push(bad);
+            }
+            return Ok(self.go_to(self.links.len()));
+        }
+        self.out.bad.push(bad);
+        let Some(found) = found else {
+            return self.skip(lsn, &evidence, ahead);
+        };
+        if found.dir_good {
+            self.take(&found)?;
+        } else {
+            self.lose(lsn, lsn)?;
+            self.pass(lsn, self.block_no + found.head.blocks, Some(found.head.crc()));
+        }
+        Ok(true)
+    }
+
+    /// Passes over frames that left no trace, to the next one there is.
+    fn skip(
+        &mut self,
+        lsn: u64,
+        evidence: &Evidence,
+        ahead: Option<Ahead>,
+    ) -> Result<bool, OpenError> {
+        let limit = self.next_boot();
+        let Some(ahead) = ahead.filter(|ahead| limit.is_none_or(|(at, _)| ahead.link < at)) else {
+            // Nothing more of this life: all that is known to have been durable is lost.
+            let known = evidence.synced.max(evidence.clean).max(evidence.later.saturating_sub(2));
+            let to = limit.map_or(known, |(_, cut)| cut).max(lsn);
+            self.lose(lsn, to)?;
+            self.pass(to, 1, None);
+            let next = limit.map_or(self.links.len(), |(at, _)| at);
+            return Ok(self.go_to(next));
+        };
+        self.lose(lsn, ahead.lsn - 1)?;
+        self.link = ahead.link;
+        self.pass(ahead.lsn - 1, ahead.block_no, None);
+        Ok(true)
+    }
+
+    /// What later frames say of frame `lsn`, and the next valid one.
+    async fn look_ahead(&mut self, lsn: u64) -> (Evidence, Option<Ahead>) {
+        let mut evidence = Evidence { clean: self.clean_lsn, ..Evidence::default() };
+        let mut next: Option<Ahead> = None;
+        for at in self.link..self.links.len() {
+            let link = &self.links[at];
+            if link.lost {
+                continue;
+            }
+            for hit in self.scanner.hits(link.slot_no).await {
+                if hit.epoch != link.epoch || hit.lsn <= lsn {
+                    continue;
+                }
+                evidence.synced = evidence.synced.max(hit.synced);
+                if hit.flags & BOOT != 0 {
+                    evidence.cut = evidence.cut.max(hit.prev_lsn);
+                }
+                if hit.boot == self.boot {
+                    evidence.later = evidence.later.max(hit.lsn);
+                }
+                if next.is_none_or(|next| hit.lsn < next.lsn) {
+                    next = Some(Ahead { link: at, block_no: hit.block_no, lsn: hit.lsn });
+                }
+            }
+        }
+        (evidence, next)
+    }
+
+    /// Notes frames as lost; told once it is known whether the next one repeats the last of them.
+    fn lose(&mut self, from: u64, to: u64) -> Result<(), OpenError> {
+        if let Some((start, end)) = self.lost
+            && end + 1 == from
+        {
+            self.lost = Some((start, to));
+            return Ok(());
+        }
+        self.tell_lost(None)?;
+        self.lost = Some((from, to));
+        Ok(())
+    }
+
+    /// Tells the lost frames before `next`, the last of them from its echoes.
+    fn tell_lost(&mut self, next: Option<&Found>) -> Result<(), OpenError> {
+        let Some((from, to)) = self.lost.take() else { return Ok(()) };
+        let echoes = next.filter(|found| {
+            found.head.lsn == to + 1 && found.head.flags & BOOT == 0 && found.dir_good
+        });
+        let Some(found) = echoes else {
+            return self.sink.event(Event::Lost { from, to });
+        };
+        if from < to {
+            self.sink.event(Event::Lost { from, to: to - 1 })?;
+        }
+        let rows: Vec<Row> = found.rows().filter(Row::is_echo).collect();
+        self.sink.event(Event::Echo { lsn: to, rows: &rows })
+    }
+}
