@@ -24,6 +24,7 @@ mod error;
 mod id;
 mod lead;
 mod log;
+mod message;
 mod open;
 mod out;
 mod pass;
@@ -42,6 +43,7 @@ pub use error::{AdminError, Budget, OpenError, ProposeError, ReadError};
 pub use id::{HardState, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, StreamNo, Term};
 pub use lead::Proposal;
 pub use log::{Log, NOOP_BYTES, NewBatch, Place, Record, Refused};
+pub use message::{Ballot, Batch, BatchRange, Hint, Message, Mismatch, VoteReason, What};
 pub use open::{Damage, Recovered};
 pub use out::{
     Accepted, Apply, Event, Outbox, ReadReady, ReadRejected, Reason, Rejected, Role, RoleChange,
