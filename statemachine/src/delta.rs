@@ -1,10 +1,10 @@
 //! State that is in memory alone: what the log holds past the newest section.
 //!
 //! ```text
-//! arena:  | key value key value ... | key value ...        |    chunks, 4 KiB doubling to 256 KiB
-//!             ^      ^
-//! map:    key ->  { mod_index, expiry_ms, value or deleted }    in key order
-//! ranges: start -> (end, index)                                 disjoint, newer index wins
+//! arena:  | key value | key value | ...   | key value ...   |    chunks, 4 KiB doubling to 256 KiB
+//!             ^
+//! tree:   key ->  { slice, mod_index, expiry_ms, put or deleted }    in key order
+//! ranges: start -> (end, index)                                      disjoint, newer index wins
 //! ```
 //!
 //! A put costs one copy from the entry into the arena; what is handed out is a counted slice of
@@ -12,39 +12,31 @@
 //! deleted range hides the keys below its index; the flush drops what it hides.
 //!
 //! * I1 indexes never fall: every change is at `last` or above.
-//! * I2 fragments of ranges are disjoint.
 
 pub(crate) mod arena;
 pub(crate) mod ranges;
+pub(crate) mod record;
+mod slab;
+mod tree;
 
 use core::ops::Bound;
-use std::collections::{BTreeMap, btree_map};
 
 use bytes::Bytes;
 
 use arena::Arena;
 use ranges::Ranges;
+use record::Record;
+use tree::{Keys, Located, Tree};
 
-/// Bytes charged for a key beside its chunk: map node, version, handles.
+/// Bytes charged for a key beside its chunk: record, nodes, handles.
 const KEY_CHARGE: usize = 160;
 /// Fragments of ranges over which a flush is due.
 pub(crate) const RANGES_MAX: usize = 1_024;
 
-/// The newest version of a key in this level.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ver {
-    /// Index of the entry that wrote it.
-    pub(crate) mod_index: u64,
-    /// Log time at which it expires; 0: never.
-    pub(crate) expiry_ms: u64,
-    /// The value; none: deleted.
-    pub(crate) value: Option<Bytes>,
-}
-
 /// Keys and deleted ranges that were written since the last freeze.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
-    map: BTreeMap<Bytes, Ver>,
+    tree: Tree,
     ranges: Ranges,
     arena: Arena,
     /// Index of the first change; 0: none.
@@ -61,12 +53,11 @@ impl Delta {
     /// If `index` is below that of an earlier change (I1).
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8], index: u64, expiry_ms: u64) {
         self.reach(index);
-        if let Some(ver) = self.map.get_mut(key) {
-            let value = self.arena.copy(value);
-            *ver = Ver { mod_index: index, expiry_ms, value: Some(value) };
-        } else {
-            let (key, value) = self.arena.copy_pair(key, value);
-            self.map.insert(key, Ver { mod_index: index, expiry_ms, value: Some(value) });
+        let bytes = self.arena.copy(key, value);
+        let record = Record::put(bytes, key.len(), index, expiry_ms);
+        match self.tree.locate(key) {
+            Located::Here(number) => *self.tree.record_mut(number) = record,
+            Located::Absent(gap) => self.tree.insert(gap, record),
         }
     }
 
@@ -77,12 +68,12 @@ impl Delta {
     /// If `index` is below that of an earlier change (I1).
     pub(crate) fn delete(&mut self, key: &[u8], index: u64) {
         self.reach(index);
-        let gone = Ver { mod_index: index, expiry_ms: 0, value: None };
-        if let Some(ver) = self.map.get_mut(key) {
-            *ver = gone;
-        } else {
-            let key = self.arena.copy(key);
-            self.map.insert(key, gone);
+        match self.tree.locate(key) {
+            Located::Here(number) => self.tree.record_mut(number).delete(index),
+            Located::Absent(gap) => {
+                let record = Record::deleted(self.arena.copy(key, &[]), index);
+                self.tree.insert(gap, record);
+            },
         }
     }
 
@@ -94,7 +85,7 @@ impl Delta {
     pub(crate) fn delete_range(&mut self, start: &[u8], end: &[u8], index: u64) {
         self.reach(index);
         if end.is_empty() || start < end {
-            let (start, end) = self.arena.copy_pair(start, end);
+            let (start, end) = (self.arena.copy(start, &[]), self.arena.copy(end, &[]));
             self.ranges.insert(start, end, index);
         }
     }
@@ -109,8 +100,8 @@ impl Delta {
 
     /// The version of a key in this level, whatever ranges say.
     #[inline]
-    pub(crate) fn point(&self, key: &[u8]) -> Option<&Ver> {
-        self.map.get(key)
+    pub(crate) fn point(&self, key: &[u8]) -> Option<&Record> {
+        self.tree.get(key)
     }
 
     /// Index of the newest range that covers `key`; 0: none.
@@ -119,13 +110,22 @@ impl Delta {
         self.ranges.index_of(key)
     }
 
-    /// Keys and versions between two bounds, in key order, whatever ranges say. Empty if the bounds
-    /// cross.
-    pub(crate) fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Entries<'_> {
-        if crosses(from, to) {
-            return Entries { inner: btree_map::Range::default() };
+    /// Versions from `from` on in key order, or backwards, whatever ranges say.
+    pub(crate) fn walk<'a>(
+        &'a self,
+        from: Bound<&[u8]>,
+        reverse: bool,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let (keys, skipped) = match from {
+            Bound::Unbounded => (Keys::all(&self.tree, reverse), None),
+            Bound::Included(key) => (Keys::from(&self.tree, key, reverse), None),
+            Bound::Excluded(key) => (Keys::from(&self.tree, key, reverse), Some(key)),
+        };
+        let mut keys = keys.peekable();
+        if let Some(skipped) = skipped {
+            keys.next_if(|record| record.key() == skipped);
         }
-        Entries { inner: self.map.range::<[u8], _>((from, to)) }
+        keys
     }
 
     /// Deleted ranges, disjoint and in order: start, end (empty: to the end), index.
@@ -140,17 +140,18 @@ impl Delta {
 
     /// Keys, deleted ones included.
     pub(crate) fn len(&self) -> usize {
-        self.map.len()
+        self.tree.len()
     }
 
     /// Neither a key nor a range.
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.is_empty() && self.ranges.is_empty()
+        self.len() == 0 && self.ranges.is_empty()
     }
 
     /// Bytes charged to the budget.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.charged() + (self.map.len() + self.ranges.len()) * KEY_CHARGE
+        self.arena.charged() + (self.tree.len() + self.ranges.len()) * KEY_CHARGE
     }
 
     /// Index of the first change; 0: none.
@@ -164,32 +165,125 @@ impl Delta {
     }
 }
 
-/// `BTreeMap::range` panics on bounds that cross.
-fn crosses(from: Bound<&[u8]>, to: Bound<&[u8]>) -> bool {
-    match (from, to) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(from), Bound::Included(to)) => from > to,
-        (Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to))
-        | (Bound::Included(from), Bound::Excluded(to)) => from >= to,
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, bound: u64) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from((self.0 >> 33) % bound).unwrap()
+        }
+
+        /// Keys that share prefixes, end inside each other, and have many or few neighbours.
+        fn key(&mut self) -> Vec<u8> {
+            match self.below(4) {
+                0 => (0..self.below(6)).map(|_| b"ab\x00\xff"[self.below(4)]).collect(),
+                1 => format!("user:{:06}", self.below(3_000)).into_bytes(),
+                2 => (0..self.below(3)).map(|_| self.below(256).to_le_bytes()[0]).collect(),
+                _ => {
+                    let mut key = vec![b'x'; self.below(40)];
+                    key.extend((0..self.below(3)).map(|_| self.below(256).to_le_bytes()[0]));
+                    key
+                },
+            }
+        }
     }
-}
 
-/// Keys and versions of a [`Delta`], in key order or backwards.
-#[derive(Clone, Debug)]
-pub(crate) struct Entries<'a> {
-    inner: btree_map::Range<'a, Bytes, Ver>,
-}
+    type Model = BTreeMap<Vec<u8>, (u64, Option<Vec<u8>>)>;
 
-impl<'a> Iterator for Entries<'a> {
-    type Item = (&'a Bytes, &'a Ver);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.inner.next()
+    fn filled(seed: u64, writes: u64) -> (Delta, Model, Chance) {
+        let (mut delta, mut model, mut chance) = (Delta::default(), Model::new(), Chance(seed));
+        for index in 1..=writes {
+            let key = chance.key();
+            if chance.below(5) == 0 {
+                delta.delete(&key, index);
+                model.insert(key, (index, None));
+            } else {
+                let value = index.to_le_bytes()[..chance.below(9)].to_vec();
+                delta.put(&key, &value, index, 0);
+                model.insert(key, (index, Some(value)));
+            }
+        }
+        (delta, model, chance)
     }
-}
 
-impl DoubleEndedIterator for Entries<'_> {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        self.inner.next_back()
+    fn is_same(record: &Record, entry: (&Vec<u8>, &(u64, Option<Vec<u8>>))) -> bool {
+        let (key, (index, value)) = entry;
+        record.key() == key
+            && record.key_bytes() == key
+            && record.mod_index() == *index
+            && record.value().as_deref() == value.as_deref()
+            && record.is_put() == value.is_some()
+    }
+
+    #[test]
+    fn every_key_is_found_and_no_other_is() {
+        for seed in 0..20 {
+            let (delta, model, mut chance) = filled(seed, 4_000);
+            assert_eq!(delta.len(), model.len());
+            for entry in &model {
+                assert!(delta.point(entry.0).is_some_and(|record| is_same(record, entry)));
+            }
+            for _ in 0..4_000 {
+                let key = chance.key();
+                assert_eq!(delta.point(&key).is_some(), model.contains_key(&key));
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_from_any_bound_gives_the_keys_in_order() {
+        for seed in 0..20 {
+            let (delta, model, mut chance) = filled(seed, 1_500);
+            assert!(delta.walk(Bound::Unbounded, false).zip(&model).all(|(a, b)| is_same(a, b)));
+            assert_eq!(delta.walk(Bound::Unbounded, false).count(), model.len());
+            assert_eq!(delta.walk(Bound::Unbounded, true).count(), model.len());
+            for _ in 0..100 {
+                let key = chance.key();
+                for from in [Bound::Included(&key[..]), Bound::Excluded(&key[..])] {
+                    let up = model.range::<[u8], _>((from, Bound::Unbounded)).take(40);
+                    let keys = delta.walk(from, false).take(40);
+                    assert!(keys.map(Record::key).eq(up.map(|(key, _)| &key[..])));
+                    let down = model.range::<[u8], _>((Bound::Unbounded, from)).rev().take(40);
+                    let keys = delta.walk(from, true).take(40);
+                    assert!(keys.map(Record::key).eq(down.map(|(key, _)| &key[..])));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_with_every_byte_below_it_is_found() {
+        let mut delta = Delta::default();
+        let keys: Vec<Vec<u8>> = (0..=255_u8).map(|byte| vec![b'k', byte]).collect();
+        delta.put(b"k", b"short", 1, 0);
+        for (index, key) in (2..).zip(&keys) {
+            delta.put(key, b"", index, 0);
+        }
+        assert!(delta.walk(Bound::Unbounded, false).skip(1).map(Record::key).eq(&keys));
+        assert_eq!(delta.point(b"k").unwrap().value().unwrap(), "short");
+        assert!(delta.point(b"").is_none());
+    }
+
+    #[test]
+    fn an_empty_delta_holds_no_memory() {
+        let delta = Delta::default();
+        assert_eq!((delta.bytes(), delta.len(), delta.first()), (0, 0, 0));
+        assert!(delta.is_empty() && delta.point(b"").is_none());
+        assert_eq!(delta.walk(Bound::Included(b"a"), false).count(), 0);
+        assert!(size_of::<Delta>() <= 256, "{} bytes", size_of::<Delta>());
+    }
+
+    #[test]
+    #[should_panic(expected = "indexes of a delta never fall (I1)")]
+    fn an_index_that_falls_is_a_bug() {
+        let mut delta = Delta::default();
+        delta.put(b"a", b"", 2, 0);
+        delta.put(b"b", b"", 1, 0);
     }
 }

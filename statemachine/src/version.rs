@@ -13,10 +13,10 @@
 use std::rc::Rc;
 
 use bowline_env::Env;
-use bytes::Bytes;
 
 use crate::Damage;
-use crate::delta::{Delta, Ver};
+use crate::delta::Delta;
+use crate::delta::record::Record;
 use crate::kv::Item;
 use crate::machine::Read;
 use crate::store::{PageRead, Pins, Point, Section};
@@ -33,7 +33,7 @@ pub(crate) struct Levels<'a, E: Env> {
 /// What a search found out about a key.
 pub(crate) enum Found<'a> {
     /// A version in a delta.
-    Memory(&'a Ver),
+    Memory(&'a Record),
     /// A version in a section.
     Run(Item),
     /// No version, or a deleted one.
@@ -101,7 +101,9 @@ impl<'a, E: Env> Levels<'a, E> {
 fn find_in<'a>(delta: &'a Delta, key: &[u8]) -> Option<Found<'a>> {
     let hidden_to = delta.tombstone_index(key);
     match delta.point(key) {
-        Some(ver) if ver.mod_index > hidden_to && ver.value.is_some() => Some(Found::Memory(ver)),
+        Some(found) if found.mod_index() > hidden_to && found.is_put() => {
+            Some(Found::Memory(found))
+        },
         Some(_) => Some(Found::Nothing),
         None if hidden_to > 0 => Some(Found::Nothing),
         None => None,
@@ -119,10 +121,9 @@ impl Found<'_> {
     #[inline]
     pub(crate) fn visible(self, clock_ms: u64) -> Read<Option<Item>> {
         let item = match self {
-            Found::Memory(ver) => {
-                let value: Option<Bytes> =
-                    if is_live(ver.expiry_ms, clock_ms) { ver.value.clone() } else { None };
-                let (rev, expires_ms) = (ver.mod_index, ver.expiry_ms);
+            Found::Memory(record) => {
+                let (rev, expires_ms) = (record.mod_index(), record.expiry_ms());
+                let value = if is_live(expires_ms, clock_ms) { record.value() } else { None };
                 value.map(|value| Item { value, rev, expires_ms })
             },
             Found::Run(item) => Some(item).filter(|item| is_live(item.expires_ms, clock_ms)),

@@ -10,6 +10,7 @@ use super::command::{self as wire};
 use super::parse::{Command, Deadline, op_reads};
 use super::{Item, Kv};
 use crate::Damage;
+use crate::delta::record::Record;
 use crate::machine::{OpAnswer, OpFault, Output, Read, Touched};
 use crate::store::Pins;
 use crate::version::is_live;
@@ -149,7 +150,7 @@ impl<E: Env> Kv<E> {
         let mut removed = 0;
         for (entry, due) in expire.keys.iter().zip(due) {
             // A key that stands twice in the list is removed once.
-            if due && self.delta.point(&entry.key).is_none_or(|ver| ver.value.is_some()) {
+            if due && self.delta.point(&entry.key).is_none_or(Record::is_put) {
                 self.delta.delete(&entry.key, at.index);
                 removed += 1;
             }

@@ -23,13 +23,13 @@ struct FrozenItems {
 impl FrozenItems {
     fn refill(&mut self) {
         let from = self.last.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
-        let entries = self.delta.range(from, Bound::Unbounded).take(BATCH);
-        let batch: Vec<_> = entries
-            .map(|(key, ver)| FlushItem {
-                key: key.clone(),
-                mod_index: ver.mod_index,
-                expiry_ms: ver.expiry_ms,
-                value: ver.value.clone(),
+        let records = self.delta.walk(from, false).take(BATCH);
+        let batch: Vec<_> = records
+            .map(|record| FlushItem {
+                key: record.key_bytes(),
+                mod_index: record.mod_index(),
+                expiry_ms: record.expiry_ms(),
+                value: record.value(),
             })
             .collect();
         if let Some(item) = batch.last() {

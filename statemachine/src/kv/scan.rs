@@ -16,7 +16,8 @@ use bytes::Bytes;
 
 use super::token::Token;
 use super::{Item, KeyRange, Kv, SCAN_BYTES_MAX, SCAN_ITEMS_MAX, ScanPage, ScanQuery};
-use crate::delta::{Delta, Entries, Ver};
+use crate::delta::Delta;
+use crate::delta::record::Record;
 use crate::error::KEY_BYTES_MAX;
 use crate::machine::Read;
 use crate::run::Direction;
@@ -87,13 +88,16 @@ impl Span {
         }
     }
 
-    fn entries<'a>(&self, delta: &'a Delta) -> Entries<'a> {
-        delta.range(slice(&self.low), slice(&self.high))
+    /// The bound that a walk starts from.
+    fn start(&self, reverse: bool) -> Bound<&[u8]> {
+        let bound = if reverse { &self.high } else { &self.low };
+        bound.as_ref().map(|key| &key[..])
     }
-}
 
-fn slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
-    bound.as_ref().map(|key| &key[..])
+    /// Whether a key that a walk came to is not past the other bound.
+    fn reaches(&self, key: &[u8], reverse: bool) -> bool {
+        if reverse { self.holds_low(key) } else { self.holds_high(key) }
+    }
 }
 
 /// What stops a page before it is whole.
@@ -102,26 +106,25 @@ enum Stop {
     Damaged(Damage),
 }
 
+type Records<'a> = Box<dyn Iterator<Item = &'a Record> + 'a>;
+
 /// A walk through one level.
 enum Walk<'a, E: Env> {
-    Delta { delta: &'a Delta, entries: Entries<'a>, at: Option<(&'a Bytes, &'a Ver)> },
+    Delta { delta: &'a Delta, records: Records<'a>, at: Option<&'a Record> },
     Section { section: &'a Section<E>, cursor: Cursor<E>, at_end: bool },
 }
 
 impl<'a, E: Env> Walk<'a, E> {
-    fn delta(delta: &'a Delta, span: &Span) -> Self {
-        Walk::Delta { delta, entries: span.entries(delta), at: None }
+    fn delta(delta: &'a Delta, span: &Span, reverse: bool) -> Self {
+        let records = Box::new(delta.walk(span.start(reverse), reverse));
+        Walk::Delta { delta, records, at: None }
     }
 
     fn section(section: &'a Rc<Section<E>>, span: &Span, reverse: bool) -> Self {
-        let (from, direction) = if reverse {
-            (&span.high, Direction::Reverse)
-        } else {
-            (&span.low, Direction::Forward)
-        };
-        let from = match from {
+        let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+        let from = match span.start(reverse) {
             Bound::Unbounded => None,
-            Bound::Included(key) | Bound::Excluded(key) => Some(&key[..]),
+            Bound::Included(key) | Bound::Excluded(key) => Some(key),
         };
         Walk::Section { section, cursor: section.cursor(from, direction), at_end: false }
     }
@@ -129,22 +132,23 @@ impl<'a, E: Env> Walk<'a, E> {
     /// Goes to the next key inside `span`.
     fn step(&mut self, span: &Span, reverse: bool, pins: &Pins) -> Result<(), Stop> {
         match self {
-            Walk::Delta { entries, at, .. } => {
-                *at = if reverse { entries.next_back() } else { entries.next() };
+            Walk::Delta { records, at, .. } => {
+                *at = records.next().filter(|record| span.reaches(record.key(), reverse));
                 Ok(())
             },
             Walk::Section { cursor, at_end, .. } => loop {
                 match cursor.step(pins) {
                     Step::Ready => {},
-                    Step::End => *at_end = true,
+                    Step::End => {
+                        *at_end = true;
+                        return Ok(());
+                    },
                     Step::Cold(read) => return Err(Stop::Cold(read)),
                     Step::Damaged(damage) => return Err(Stop::Damaged(damage)),
                 }
-                let (near, far) = (span.holds_low(cursor.key()), span.holds_high(cursor.key()));
-                let (near, far) = if reverse { (far, near) } else { (near, far) };
                 // The cursor starts at a bound that the span may not include.
-                if *at_end || near {
-                    *at_end |= !far;
+                if span.reaches(cursor.key(), !reverse) {
+                    *at_end = !span.reaches(cursor.key(), reverse);
                     return Ok(());
                 }
             },
@@ -153,7 +157,7 @@ impl<'a, E: Env> Walk<'a, E> {
 
     fn key(&self) -> Option<&[u8]> {
         match self {
-            Walk::Delta { at, .. } => at.map(|(key, _)| &key[..]),
+            Walk::Delta { at, .. } => at.map(Record::key),
             Walk::Section { cursor, at_end, .. } => (!at_end).then(|| cursor.key()),
         }
     }
@@ -168,8 +172,8 @@ impl<'a, E: Env> Walk<'a, E> {
     /// Index, deadline and whether there is a value.
     fn version(&self) -> (u64, u64, bool) {
         match self {
-            Walk::Delta { at, .. } => at.map_or((0, 0, false), |(_, ver)| {
-                (ver.mod_index, ver.expiry_ms, ver.value.is_some())
+            Walk::Delta { at, .. } => at.map_or((0, 0, false), |record| {
+                (record.mod_index(), record.expiry_ms(), record.is_put())
             }),
             Walk::Section { cursor, .. } => {
                 (cursor.mod_index(), cursor.expiry_ms(), !cursor.is_deleted())
@@ -180,7 +184,7 @@ impl<'a, E: Env> Walk<'a, E> {
     /// The key, kept.
     fn key_bytes(&self) -> Bytes {
         match self {
-            Walk::Delta { at, .. } => at.map(|(key, _)| key.clone()).unwrap_or_default(),
+            Walk::Delta { at, .. } => at.map(Record::key_bytes).unwrap_or_default(),
             Walk::Section { cursor, .. } => Bytes::copy_from_slice(cursor.key()),
         }
     }
@@ -193,9 +197,7 @@ impl<'a, E: Env> Walk<'a, E> {
 
     fn value(&self, pins: &Pins) -> Result<Bytes, Stop> {
         match self {
-            Walk::Delta { at, .. } => {
-                Ok(at.and_then(|(_, ver)| ver.value.clone()).unwrap_or_default())
-            },
+            Walk::Delta { at, .. } => Ok(at.and_then(Record::value).unwrap_or_default()),
             Walk::Section { cursor, .. } => match cursor.value(pins) {
                 Fetched::Ready(value) => Ok(value.unwrap_or_default()),
                 Fetched::Cold(read) => Err(Stop::Cold(read)),
@@ -217,8 +219,8 @@ struct Merge<'a, E: Env> {
 impl<'a, E: Env> Merge<'a, E> {
     fn begin(levels: &Levels<'a, E>, span: Span, reverse: bool, pins: &Pins) -> Result<Self, Stop> {
         let mut walks = Vec::with_capacity(2 + levels.sections.len());
-        walks.push(Walk::delta(levels.delta, &span));
-        walks.extend(levels.frozen.map(|frozen| Walk::delta(frozen, &span)));
+        walks.push(Walk::delta(levels.delta, &span, reverse));
+        walks.extend(levels.frozen.map(|frozen| Walk::delta(frozen, &span, reverse)));
         let sections = levels.sections.iter();
         walks.extend(sections.map(|section| Walk::section(section, &span, reverse)));
         for walk in &mut walks {
