@@ -21,7 +21,7 @@ use bowline_raft::Lsn;
 use crate::cache::Cache;
 use crate::checkpoint::Cursor;
 use crate::error::{LogError, StageError};
-use crate::field::len_of;
+use crate::field::{len_of, len_u64};
 use crate::frame::{BOOT, COVER, Copy2, Head};
 use crate::geometry::{Geometry, HEAD_LEN, RECORD_LEN};
 use crate::index::Index;
@@ -147,6 +147,8 @@ pub(crate) struct Stream {
     cover_target: u64,
     synced: u64,
     last_done: Nanos,
+    frames: u64,
+    bytes: u64,
     pub(crate) gc: crate::gc::Sweep,
 }
 
@@ -197,6 +199,8 @@ impl Stream {
             cover_target: 0,
             synced: 0,
             last_done: Nanos(0),
+            frames: 0,
+            bytes: 0,
             gc: crate::gc::Sweep::default(),
         }
     }
@@ -285,6 +289,8 @@ impl Stream {
         self.cache.trim(self.durable);
         self.flight.push_back(Flight { lsn, issued: now, done: false, bodies });
         let at = u64::from(head.block_no) * u64::from(self.geometry.block);
+        self.frames += 1;
+        self.bytes += len_u64(len);
         WriteOp { lsn, slot_no, at, buf }
     }
 
@@ -338,8 +344,16 @@ impl Stream {
         Lsn(self.durable)
     }
 
-    pub(crate) fn next_lsn(&self) -> u64 {
-        self.next_lsn
+    pub(crate) fn counters(&self) -> crate::wal::WalCounters {
+        crate::wal::WalCounters {
+            frames: self.frames,
+            bytes: self.bytes,
+            slots_used: self.slots.used(),
+            slots: self.slots.count(),
+            slots_max: self.slots.slots_max,
+            shards: len_u64(self.index.len()),
+            batches: self.index.extents,
+        }
     }
 
     /// When the oldest write in flight was issued.
