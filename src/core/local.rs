@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
-use bowline_env::{Bell, Class, Env};
+use bowline_env::{Bell, Class, Env, Nanos};
 use bowline_raft::ShardId;
 use bowline_statemachine::{Answer, Machine, Query};
 use bowline_wal::LogStorage;
@@ -32,6 +33,8 @@ pub(crate) trait LocalCore {
     fn take(&self, request: Request);
     /// Runs a task on the core.
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>);
+    /// Resolves after `span`.
+    fn sleep(&self, span: Nanos) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
 struct Shared<E: Env, L: LogStorage, M: Machine<E>> {
@@ -78,6 +81,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> LocalCore for Shared<E, L, M> {
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
         drop(self.env.spawn(Class::Core, task));
     }
+
+    fn sleep(&self, span: Nanos) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.env.sleep_until(self.env.now().after(span)))
+    }
 }
 
 /// A shard on its home core. Not `Send`; made by `Shard::run_local`.
@@ -86,6 +93,8 @@ pub struct LocalShard {
     shard: ShardId,
     core: Rc<dyn LocalCore>,
     timeout_ms: u32,
+    /// Shards of the node: whose key it is depends on them. 0: not known, nothing is checked.
+    shards: u32,
 }
 
 impl std::fmt::Debug for LocalShard {
@@ -103,7 +112,24 @@ impl LocalShard {
             let held: std::cell::Ref<'_, Core<E, L, M>> = RefCell::borrow(core);
             (held.env.clone(), held.bell.clone(), held.options.timeout_ms)
         };
-        Self { shard, core: Rc::new(Shared { core: Rc::clone(core), env, bell }), timeout_ms }
+        let core = Rc::new(Shared { core: Rc::clone(core), env, bell });
+        Self { shard, core, timeout_ms, shards: 0 }
+    }
+
+    /// The same, which refuses keys of the other of `shards` shards.
+    #[must_use]
+    pub(crate) fn of(self, shards: u32) -> Self {
+        Self { shards, ..self }
+    }
+
+    /// Shards of the node; 0: not known.
+    pub(crate) fn shards(&self) -> u32 {
+        self.shards
+    }
+
+    /// Resolves after `span`, by the core's clock.
+    pub fn sleep(&self, span: Duration) -> impl Future<Output = ()> + 'static {
+        self.core.sleep(Nanos(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// The shard.
