@@ -162,13 +162,15 @@ where
         cores: u16::try_from(cpus.len()).unwrap_or(u16::MAX),
         answer: identity_in,
     };
-    let mut briefs = Vec::new();
-    let first = spawn::<F, O, M>(factory, config, &cpus, 0, Some(ask), &mut briefs)?;
+    let (first, brief) = spawn::<F, O, M>(factory, config, &cpus, 0, Some(ask))?;
     cores.push(first);
+    let mut briefs = vec![brief];
     let identity = identity_out.await.map_err(|_closed| faults::core_ended(0))??;
-    let plan = plan::plan(config, facts, &identity, cpus.len())?;
+    let plan = plan::plan(config, facts, &identity, cpus.len());
     for core in 1..plan.cores {
-        cores.push(spawn::<F, O, M>(factory, config, &cpus, core, None, &mut briefs)?);
+        let (thread, brief) = spawn::<F, O, M>(factory, config, &cpus, core, None)?;
+        cores.push(thread);
+        briefs.push(brief);
     }
     let board = Arc::new(Board::new(plan.node, plan.shards));
     let mut up = Up { plan: plan.clone(), board, hubs: Vec::new(), counters: Vec::new() };
@@ -220,22 +222,20 @@ async fn step_together(ends: Vec<Ends>, node: Option<NodeFile>) -> Result<(), Er
     Ok(())
 }
 
-/// Starts one core; its brief follows through the channel pushed to `briefs`.
+/// Starts one core; its brief follows through the channel.
 fn spawn<F, O, M>(
     factory: &F,
     config: &Config,
     cpus: &[u32],
     core: u16,
     ask: Option<identity::Ask>,
-    briefs: &mut Vec<oneshot::Sender<Brief<O>>>,
-) -> Result<CoreThread, Error>
+) -> Result<(CoreThread, oneshot::Sender<Brief<O>>), Error>
 where
     F: EnvFactory,
     O: OpenLog<F::Env>,
     M: Machine<F::Env>,
 {
     let (brief_in, brief) = oneshot::channel();
-    briefs.push(brief_in);
     let options = CoreOptions {
         core: CoreNo(core),
         cpu: cpus[usize::from(core)],
@@ -244,6 +244,7 @@ where
     };
     factory
         .spawn_core(options, move |env| core_main::<F::Env, O, M>(env, ask, brief))
+        .map(|thread| (thread, brief_in))
         .map_err(|error| faults::spawn(core, &error))
 }
 

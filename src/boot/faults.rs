@@ -28,7 +28,9 @@ pub(super) fn claim(facts: &Facts, error: &ClaimError) -> Error {
         ClaimError::InUse { .. } => {
             Finding::error(Code::DIR_IN_USE, format!("data_dir {path} is {error}"))
         },
-        _ => Finding::error(Code::DIR_UNUSABLE, format!("data_dir {path}: {error}")),
+        ClaimError::NotWritable { .. } | ClaimError::NotADirectory | _ => {
+            Finding::error(Code::DIR_UNUSABLE, format!("data_dir {path}: {error}"))
+        },
     };
     Error::DataDir(Arc::new(finding))
 }
@@ -58,10 +60,12 @@ pub(super) fn with_panic(error: Error, failure: Option<CoreFailure>) -> Error {
 
 /// The machine refused something of the directory.
 pub(super) fn env(error: &EnvError) -> Error {
-    let code = match error.kind {
-        Kind::NoSpace => Code::DISK_FULL,
-        Kind::Unsupported => Code::DIRECT_IO,
-        _ => Code::DIR_UNUSABLE,
+    let code = if error.kind == Kind::NoSpace {
+        Code::DISK_FULL
+    } else if error.kind == Kind::Unsupported {
+        Code::DIRECT_IO
+    } else {
+        Code::DIR_UNUSABLE
     };
     Error::DataDir(Arc::new(Finding::error(code, format!("the data directory fails: {error}"))))
 }
@@ -73,7 +77,13 @@ pub(super) fn log(plan: &Plan, error: &OpenError) -> Error {
         OpenError::Env(error) => return env(error),
         OpenError::TooNew { .. } => Code::FORMAT_NEW,
         OpenError::Log(_) => Code::LOG_WRITE,
-        _ => Code::DIR_UNUSABLE,
+        OpenError::Foreign(_)
+        | OpenError::Unreadable
+        | OpenError::UnknownRecord { .. }
+        | OpenError::InUse
+        | OpenError::Geometry(_)
+        | OpenError::Full
+        | _ => Code::DIR_UNUSABLE,
     };
     Error::DataDir(Arc::new(Finding::error(code, what)))
 }

@@ -79,7 +79,7 @@ async fn identify<E: Env>(
 
 /// A node that is founded alone: cluster and store ids are drawn.
 fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores: u16) -> NodeFile {
-    let mut draw = || {
+    let draw = || {
         let mut bytes = [0; 16];
         env.fill_random(&mut bytes);
         u128::from_le_bytes(bytes)

@@ -6,7 +6,6 @@ use bowline_env::{Facts, Nanos};
 use bowline_statemachine::store::StoreOptions;
 
 use super::identity::Identity;
-use crate::Error;
 use crate::config::{Auto, ByteCount, Config, CoreCount, DirectIo};
 use crate::core::boot::Plan;
 use crate::core::run::Options;
@@ -47,12 +46,7 @@ pub(super) fn streams(config: &Config, cores: u16) -> u16 {
 }
 
 /// The plan of core 0; the others differ in their number.
-pub(super) fn plan(
-    config: &Config,
-    facts: &Facts,
-    identity: &Identity,
-    cpus: usize,
-) -> Result<Plan, Error> {
+pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: usize) -> Plan {
     let node = identity.node();
     // A core without a stream would have nothing to do.
     let cores = u16::try_from(cpus).unwrap_or(u16::MAX).min(node.streams);
@@ -61,7 +55,7 @@ pub(super) fn plan(
     let chosen = ByteCount((facts.memory / 4 / share).min(CORE_BUDGET_MAX));
     let budget = limits.core_budget.or(chosen).0;
     let entry_bytes_max = config.wal.frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
-    Ok(Plan {
+    Plan {
         node: node.node,
         cluster: node.cluster,
         shards: node.shards,
@@ -86,7 +80,7 @@ pub(super) fn plan(
         },
         entry_bytes_max: size(entry_bytes_max),
         shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
-    })
+    }
 }
 
 fn size(bytes: u64) -> usize {

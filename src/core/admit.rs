@@ -9,10 +9,10 @@ use bowline_statemachine::envelope::ENVELOPE_LEN;
 use bowline_statemachine::store::DeltaPressure;
 use bowline_statemachine::{Machine, Measured};
 use bowline_wal::LogStorage;
-use bytes::Bytes;
 
 use super::logs::place;
 use super::queue::Pending;
+use super::replica::Question;
 use super::run::{Core, Parked};
 use crate::request::{Call, Request};
 use crate::ticket::{Reply, Ticket};
@@ -28,7 +28,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.stop_tickets.push(ticket);
                 self.start_drain();
             },
-            call => {
+            Call::Propose { .. } | Call::Read { .. } | Call::Run(_) | Call::Flush => {
                 if let Err(error) = self.admit_shard(shard, call, ticket, deadline) {
                     let (ticket, error) = *error;
                     ticket.complete(Err(error), &mut self.wakes);
@@ -59,10 +59,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         match call {
             Call::Propose { kind, body } => {
-                self.admit_write(slot, kind, body, ticket, deadline);
+                self.admit_write(slot, Pending { kind, body, ticket, deadline });
             },
             Call::Read { query, consistency } => {
-                self.admit_read(slot, consistency, query, ticket, deadline);
+                self.admit_read(slot, consistency, Question { query, ticket, deadline });
             },
             Call::Flush => self.flush_shard(slot, ticket),
             Call::Run(job) => {
@@ -75,31 +75,24 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Checks a command and hands it to raft.
-    pub(crate) fn admit_write(
-        &mut self,
-        slot: Slot,
-        kind: u8,
-        body: Bytes,
-        ticket: Ticket,
-        deadline: Nanos,
-    ) {
-        if let Err(error) = self.admit_budgets(kind, &body) {
-            ticket.complete(Err(error), &mut self.wakes);
+    pub(crate) fn admit_write(&mut self, slot: Slot, write: Pending) {
+        if let Err(error) = self.admit_budgets(write.kind, &write.body) {
+            write.ticket.complete(Err(error), &mut self.wakes);
             return;
         }
-        let bytes = entry_len(ENVELOPE_LEN + body.len());
+        let bytes = entry_len(ENVELOPE_LEN + write.body.len());
         let bytes = u32::try_from(bytes).expect("admit bounds the body");
         let proposal = Proposal { count: 1, bytes, token: 0 };
         match self.raft.propose(slot, proposal) {
             Ok(()) => {
-                self.logs.bytes += body.len();
-                self.logs.queue_mut(slot).push(Pending { kind, body, ticket, deadline });
-                self.list_tickets(slot, deadline);
+                self.logs.bytes += write.body.len();
+                self.list_tickets(slot, write.deadline);
+                self.logs.queue_mut(slot).push(write);
             },
-            Err(ProposeError::NoLeader) => self.park(slot, kind, body, ticket, deadline),
+            Err(ProposeError::NoLeader) => self.park(slot, write),
             Err(why) => {
                 let error = self.propose_error(slot, why);
-                ticket.complete(Err(error), &mut self.wakes);
+                write.ticket.complete(Err(error), &mut self.wakes);
             },
         }
     }
@@ -120,33 +113,34 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Keeps a write until a leader is known, within the budget of parked bytes.
-    fn park(&mut self, slot: Slot, kind: u8, body: Bytes, ticket: Ticket, deadline: Nanos) {
-        if self.parked_bytes + body.len() > self.options.parked && self.parked_bytes > 0 {
-            ticket.complete(Err(busy(Budget::Parked)), &mut self.wakes);
+    fn park(&mut self, slot: Slot, write: Pending) {
+        let bytes = write.body.len();
+        if self.parked_bytes + bytes > self.options.parked && self.parked_bytes > 0 {
+            write.ticket.complete(Err(busy(Budget::Parked)), &mut self.wakes);
             return;
         }
-        self.parked_bytes += body.len();
-        let until = deadline.min(self.logs.now.after(self.options.park));
-        self.parked.push_back(Parked { slot, kind, body, ticket, deadline, until });
+        self.parked_bytes += bytes;
+        let until = write.deadline.min(self.logs.now.after(self.options.park));
+        self.parked.push_back(Parked { slot, write, until });
     }
 
     /// Proposes what was parked and has a leader now; answers what waited too long.
     pub(crate) fn retry_parked(&mut self) {
         for _ in 0..self.parked.len() {
             let Some(parked) = self.parked.pop_front() else { break };
-            self.parked_bytes -= parked.body.len();
-            let Parked { slot, kind, body, ticket, deadline, until } = parked;
+            self.parked_bytes -= parked.write.body.len();
+            let Parked { slot, write, until } = parked;
             if self.logs.now >= until {
                 let shard = self.logs.shard(slot);
-                ticket.complete(Err(Error::NoLeader { shard }), &mut self.wakes);
+                write.ticket.complete(Err(Error::NoLeader { shard }), &mut self.wakes);
             } else if let Some(why) = &self.replicas[place(slot)].closed {
                 let error = Error::Shard { shard: self.logs.shard(slot), why: why.clone() };
-                ticket.complete(Err(error), &mut self.wakes);
+                write.ticket.complete(Err(error), &mut self.wakes);
             } else if self.raft.view(slot).role == Role::Leader {
-                self.admit_write(slot, kind, body, ticket, deadline);
+                self.admit_write(slot, write);
             } else {
-                self.parked_bytes += body.len();
-                self.parked.push_back(Parked { slot, kind, body, ticket, deadline, until });
+                self.parked_bytes += write.body.len();
+                self.parked.push_back(Parked { slot, write, until });
             }
         }
     }
@@ -175,7 +169,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }),
             ProposeError::StreamFailed => Error::Shard { shard, why: ShardFailure::LogWrite },
             ProposeError::Damaged => Error::Shard { shard, why: ShardFailure::LogDamaged },
-            _ => Error::stopped(),
+            ProposeError::Closed | _ => Error::stopped(),
         }
     }
 
@@ -190,7 +184,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             ReadError::Busy(_) => busy(Budget::Core),
             ReadError::StreamFailed => Error::Shard { shard, why: ShardFailure::LogWrite },
             ReadError::Damaged => Error::Shard { shard, why: ShardFailure::LogDamaged },
-            _ => Error::stopped(),
+            ReadError::Closed | _ => Error::stopped(),
         }
     }
 
@@ -206,37 +200,42 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Answers the tickets whose deadline passed.
     pub(crate) fn expire(&mut self) {
-        let now = self.logs.now;
-        let mut listed = std::mem::take(&mut self.ticketed);
-        listed.retain(|slot| {
-            let reads = &mut self.replicas[place(*slot)].reads;
-            let queue = self.logs.queue_mut(*slot);
-            let wakes = &mut self.wakes;
-            let shard = queue.shard;
-            if queue.deadline_min <= now {
-                queue.expire(now, |ticket| {
-                    let error = Error::Timeout { shard, maybe_applied: true };
-                    ticket.complete(Err(error), wakes);
-                });
-                let mut kept = core::mem::take(reads);
-                while let Some(wait) = kept.pop_front() {
-                    if wait.deadline <= now {
-                        let error = Error::Timeout { shard, maybe_applied: false };
-                        wait.ticket.complete(Err(error), wakes);
-                    } else {
-                        queue.deadline_min = queue.deadline_min.min(wait.deadline);
-                        reads.push_back(wait);
-                    }
-                }
+        let listed = std::mem::take(&mut self.ticketed);
+        for slot in listed {
+            if self.logs.queue(slot).deadline_min <= self.logs.now {
+                self.expire_slot(slot);
             }
-            queue.listed = !queue.is_empty() || !reads.is_empty();
-            if !queue.listed {
+            let reads = !self.replicas[place(slot)].reads.is_empty();
+            let queue = self.logs.queue_mut(slot);
+            queue.listed = reads || !queue.is_empty();
+            if queue.listed {
+                self.ticketed.push(slot);
+            } else {
                 queue.deadline_min = Nanos(u64::MAX);
             }
-            queue.listed
+        }
+    }
+
+    fn expire_slot(&mut self, slot: Slot) {
+        let now = self.logs.now;
+        let reads = &mut self.replicas[place(slot)].reads;
+        let queue = self.logs.queue_mut(slot);
+        let wakes = &mut self.wakes;
+        let shard = queue.shard;
+        queue.expire(now, |ticket| {
+            let error = Error::Timeout { shard, maybe_applied: true };
+            ticket.complete(Err(error), wakes);
         });
-        listed.append(&mut self.ticketed);
-        self.ticketed = listed;
+        for _ in 0..reads.len() {
+            let Some(wait) = reads.pop_front() else { break };
+            if wait.question.deadline <= now {
+                let error = Error::Timeout { shard, maybe_applied: false };
+                wait.question.ticket.complete(Err(error), wakes);
+            } else {
+                queue.deadline_min = queue.deadline_min.min(wait.question.deadline);
+                reads.push_back(wait);
+            }
+        }
     }
 }
 

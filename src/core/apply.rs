@@ -3,6 +3,8 @@
 //! Bytes come from the log's buffers; when those are gone, from its files, read in the background.
 //! Entries that need cold pages wait for them; the log keeps everything meanwhile.
 
+use std::rc::Rc;
+
 use bowline_env::Env;
 use bowline_raft::batch::{Body, FLAG_CONF, FLAG_NOOP};
 use bowline_raft::{LogIndex, Slot, Term};
@@ -157,7 +159,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Staged::Cold(pages) => {
                 replica.applying = Applying::Pages;
                 let mut pins = std::mem::take(&mut replica.pins);
-                let (store, mail) = (self.store.clone(), self.mail.clone());
+                let (store, mail) = (Rc::clone(&self.store), Rc::clone(&self.mail));
                 drop(self.env.spawn(bowline_env::Class::Core, async move {
                     let result = store.load(pages, &mut pins).await.map(|()| pins);
                     mail.push(Event::PagesForApply { slot, result });
@@ -231,7 +233,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         replica.applying = Applying::Entries;
         let range = from..replica.committed.next();
         let read = self.logs.stream(slot).read(replica.shard, range, READ_BYTES);
-        let mail = self.mail.clone();
+        let mail = Rc::clone(&self.mail);
         drop(self.env.spawn(bowline_env::Class::Core, async move {
             let result = read.await;
             mail.push(Event::Entries { slot, result });

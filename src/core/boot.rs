@@ -311,7 +311,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         };
         let closed = match damage {
             Damage::Normal => closed,
-            _ => Some(ShardFailure::LogDamaged),
+            Damage::Repairing | Damage::Retired | Damage::State => Some(ShardFailure::LogDamaged),
         };
         let applied = LogIndex(machine.applied());
         let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);

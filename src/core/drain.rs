@@ -54,11 +54,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }
             }
             for wait in self.replicas[at].reads.drain(..) {
-                wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+                wait.question.ticket.complete(Err(Error::stopped()), &mut self.wakes);
             }
         }
         for parked in self.parked.drain(..) {
-            parked.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+            parked.write.ticket.complete(Err(Error::stopped()), &mut self.wakes);
         }
         for wait in self.flush_waits.drain(..) {
             wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);

@@ -5,6 +5,8 @@
 //!                                                                           -> Compact up to it (C4)
 //! ```
 
+use std::rc::Rc;
+
 use bowline_env::{Class, Env, Nanos};
 use bowline_raft::{Admin, LogIndex, Lsn, Slot, Term};
 use bowline_statemachine::store::{JobDone, JobError};
@@ -80,7 +82,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             replica.merging = true;
         }
         self.jobs_running += 1;
-        let mail = self.mail.clone();
+        let mail = Rc::clone(&self.mail);
         drop(self.env.spawn(Class::Background, async move {
             let result = job.run().await;
             mail.push(Event::Job { slot, flush, result });

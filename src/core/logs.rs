@@ -166,7 +166,16 @@ fn refused(error: StageError) -> Refused {
         StageError::Poisoned(_) => Refused::Poisoned,
         StageError::BadChecksum => Refused::BadChecksum,
         StageError::Full | StageError::Busy => Refused::NoRoom,
-        other => {
+        other @ (StageError::TooLarge { .. }
+        | StageError::Gap { .. }
+        | StageError::Compacted { .. }
+        | StageError::Stale { .. }
+        | StageError::NoShard
+        | StageError::Exists
+        | StageError::TooManyShards { .. }
+        | StageError::NoHole
+        | StageError::Order
+        | _) => {
             tracing::error!(error = %other, "the log refuses what raft stages: a defect");
             debug_assert!(false, "the log refuses what raft stages: {other}");
             Refused::NoRoom

@@ -214,7 +214,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         replica.closed = Some(why.clone());
         let error = crate::Error::Shard { shard, why };
         for wait in replica.reads.drain(..) {
-            wait.ticket.complete(Err(error.clone()), &mut self.wakes);
+            wait.question.ticket.complete(Err(error.clone()), &mut self.wakes);
         }
         let queue = self.logs.queue_mut(slot);
         let mut freed = 0;

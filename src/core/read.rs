@@ -3,15 +3,17 @@
 //! A linearizable read waits until raft named its index and that index is applied; a page that is
 //! not in memory is read in the background and the read asked again.
 
-use bowline_env::{Class, Env, Nanos};
-use bowline_raft::{LogIndex, ReadMode, Slot};
+use std::rc::Rc;
+
+use bowline_env::{Class, Env};
+use bowline_raft::{LogIndex, ReadMode, ShardId, Slot};
 use bowline_statemachine::store::Pins;
 use bowline_statemachine::{Answer, Damage, Machine, Query, Read};
 use bowline_wal::LogStorage;
 
 use super::logs::place;
 use super::mail::Event;
-use super::replica::ReadWait;
+use super::replica::{Question, ReadWait};
 use super::run::Core;
 use crate::request::Consistency;
 use crate::ticket::{Reply, Ticket};
@@ -28,21 +30,14 @@ fn mode(consistency: Consistency) -> Option<ReadMode> {
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Takes a read: answers it, or queues it until its index is applied.
-    pub(crate) fn admit_read(
-        &mut self,
-        slot: Slot,
-        consistency: Consistency,
-        query: Query,
-        ticket: Ticket,
-        deadline: Nanos,
-    ) {
+    pub(crate) fn admit_read(&mut self, slot: Slot, consistency: Consistency, asked: Question) {
         if let Some(mode) = mode(consistency)
             && self.raft.read_now(slot, mode).is_none()
         {
-            self.queue_read(slot, mode, query, ticket, deadline);
+            self.queue_read(slot, mode, asked);
             return;
         }
-        self.serve(slot, query, ticket, &Pins::default());
+        self.serve(slot, asked.query, asked.ticket, &Pins::default());
     }
 
     /// Answers a read on this very core, without a ticket; none: it has to wait.
@@ -68,25 +63,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
-    fn queue_read(
-        &mut self,
-        slot: Slot,
-        mode: ReadMode,
-        query: Query,
-        ticket: Ticket,
-        deadline: Nanos,
-    ) {
+    fn queue_read(&mut self, slot: Slot, mode: ReadMode, question: Question) {
         self.read_token += 1;
         let token = self.read_token;
         match self.raft.read(slot, mode, token) {
             Ok(()) => {
-                let wait = ReadWait { index: None, token, query, ticket, deadline };
+                self.list_tickets(slot, question.deadline);
+                let wait = ReadWait { index: None, token, question };
                 self.replicas[place(slot)].reads.push_back(wait);
-                self.list_tickets(slot, deadline);
             },
             Err(why) => {
                 let error = self.read_error(slot, why);
-                ticket.complete(Err(error), &mut self.wakes);
+                question.ticket.complete(Err(error), &mut self.wakes);
             },
         }
     }
@@ -107,7 +95,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if let Some(at) = reads.iter().position(|wait| wait.token == token)
             && let Some(wait) = reads.remove(at)
         {
-            wait.ticket.complete(Err(error), &mut self.wakes);
+            wait.question.ticket.complete(Err(error), &mut self.wakes);
         }
     }
 
@@ -120,7 +108,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 break;
             }
             let wait = self.replicas[at].reads.pop_front().expect("the front was there");
-            self.serve(slot, wait.query, wait.ticket, &Pins::default());
+            let Question { query, ticket, .. } = wait.question;
+            self.serve(slot, query, ticket, &Pins::default());
         }
     }
 
@@ -132,14 +121,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Read::Ready(answer) => answered(answer).map(Reply::Answer),
             Read::Cold(pages) => {
                 let mut pins = pins.clone();
-                let (store, mail) = (self.store.clone(), self.mail.clone());
+                let (store, mail) = (Rc::clone(&self.store), Rc::clone(&self.mail));
                 drop(self.env.spawn(Class::Core, async move {
                     let result = store.load(pages, &mut pins).await.map(|()| pins);
                     mail.push(Event::PagesForRead { slot, query, ticket, result });
                 }));
                 return;
             },
-            Read::Damaged(damage) => Err(self.damaged(shard, &damage)),
+            Read::Damaged(damage) => Err(damaged(shard, &damage)),
         };
         ticket.complete(result, &mut self.wakes);
     }
@@ -155,16 +144,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         match result {
             Ok(pins) => self.serve(slot, query, ticket, &pins),
             Err(damage) => {
-                let error = self.damaged(self.replicas[place(slot)].shard, &damage);
+                let error = damaged(self.replicas[place(slot)].shard, &damage);
                 ticket.complete(Err(error), &mut self.wakes);
             },
         }
     }
+}
 
-    fn damaged(&self, shard: bowline_raft::ShardId, damage: &Damage) -> Error {
-        tracing::error!(shard = shard.0, %damage, code = "BOW-0604", "a read met damaged state");
-        Error::Shard { shard, why: ShardFailure::RunDamaged }
-    }
+fn damaged(shard: ShardId, damage: &Damage) -> Error {
+    tracing::error!(shard = shard.0, %damage, code = "BOW-0604", "a read met damaged state");
+    Error::Shard { shard, why: ShardFailure::RunDamaged }
 }
 
 /// An answer of a machine as a result: a question that was none is an error.
@@ -172,6 +161,10 @@ fn answered(answer: Answer) -> Result<Answer, Error> {
     match answer {
         Answer::NotSupported => Err(Error::Request(RequestError::NotSupported)),
         Answer::Bad(why) => Err(Error::from(why)),
-        answer => Ok(answer),
+        answer @ (Answer::Value(_)
+        | Answer::Values(_)
+        | Answer::Page(_)
+        | Answer::Custom(_)
+        | _) => Ok(answer),
     }
 }

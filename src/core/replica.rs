@@ -23,18 +23,25 @@ pub(crate) enum Applying {
     Entries,
 }
 
+/// A read of a caller.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) query: Query,
+    pub(crate) ticket: Ticket,
+    pub(crate) deadline: Nanos,
+}
+
 /// A read that waits until its index is applied.
 #[derive(Debug)]
 pub(crate) struct ReadWait {
     /// None until raft named the index.
     pub(crate) index: Option<LogIndex>,
     pub(crate) token: u64,
-    pub(crate) query: Query,
-    pub(crate) ticket: Ticket,
-    pub(crate) deadline: Nanos,
+    pub(crate) question: Question,
 }
 
 /// One shard on its core.
+#[expect(clippy::struct_excessive_bools, reason = "each says that the slot is on one list")]
 pub(crate) struct Replica<M> {
     pub(crate) shard: ShardId,
     pub(crate) machine: M,

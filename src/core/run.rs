@@ -16,6 +16,7 @@ use super::jobs::Publishing;
 use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
+use super::queue::Pending;
 use super::replica::{Replica, SharedStore};
 use crate::ShardFailure;
 use crate::board::{Board, LeaderChange};
@@ -50,10 +51,7 @@ pub(crate) struct Options {
 /// A write that waits for a leader.
 pub(crate) struct Parked {
     pub(crate) slot: Slot,
-    pub(crate) kind: u8,
-    pub(crate) body: Bytes,
-    pub(crate) ticket: Ticket,
-    pub(crate) deadline: Nanos,
+    pub(crate) write: Pending,
     pub(crate) until: Nanos,
 }
 
@@ -151,7 +149,7 @@ pub(crate) async fn run<E: Env, L: LogStorage, M: Machine<E>>(
 ) {
     let (env, mail, spin) = {
         let core = core.borrow();
-        (core.env.clone(), core.mail.clone(), core.options.spin)
+        (core.env.clone(), Rc::clone(&core.mail), core.options.spin)
     };
     drop(env.spawn(Class::Core, tick(env.clone(), Rc::downgrade(core), mail)));
     let mut idle = Idle { cap: spin, gap: spin.0 / 2 };
