@@ -50,6 +50,8 @@ pub unsafe trait Memory: Any {
 struct Heap {
     start: NonNull<u8>,
     layout: Layout,
+    /// Bytes held by all buffers of this account.
+    account: Option<Rc<Cell<usize>>>,
 }
 
 impl Heap {
@@ -59,12 +61,15 @@ impl Heap {
         // SAFETY: the layout has a size above zero, asserted in the line before.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        Self { start, layout, account: None }
     }
 }
 
 impl Drop for Heap {
     fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            account.set(account.get() - self.layout.size());
+        }
         // SAFETY: `start` came from `alloc_zeroed` with this very layout and is freed only here.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
@@ -116,6 +121,15 @@ impl Buf {
     #[must_use]
     pub fn heap(len: usize) -> Self {
         Self::on(Box::new(Heap::new(round_up(len.max(1)))))
+    }
+
+    /// As [`Buf::heap`], counted in `account` until its memory is freed.
+    #[must_use]
+    pub fn heap_counted(len: usize, account: &Rc<Cell<usize>>) -> Self {
+        let mut heap = Heap::new(round_up(len.max(1)));
+        account.set(account.get() + heap.layout.size());
+        heap.account = Some(Rc::clone(account));
+        Self::on(Box::new(heap))
     }
 
     /// A buffer on memory of an environment. Starts empty, without a head.

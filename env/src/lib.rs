@@ -15,7 +15,7 @@ mod facts;
 mod name;
 mod traits;
 
-#[cfg(any())]
+#[cfg(feature = "contract")]
 pub mod contract;
 #[cfg(feature = "glommio")]
 pub mod glommio;

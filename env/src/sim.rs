@@ -29,6 +29,7 @@ mod sched;
 mod slab;
 mod stream;
 mod task;
+mod time;
 mod trace;
 mod world;
 

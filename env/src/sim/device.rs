@@ -7,7 +7,8 @@ use core::task::{Context, Poll};
 use std::rc::Rc;
 
 use super::disk::{
-    Action, Aftermath, Answer, Disk, Fate, Image, Injected, Keep, Odds, SECTOR, Target, Tearing,
+    Action, Aftermath, Answer, Disk, Fate, Image, Injected, Inode, Keep, Odds, SECTOR, Target,
+    Tearing,
 };
 use super::inner::Inner;
 use super::node::Node;
@@ -27,7 +28,7 @@ impl Inner {
         self.say(|| format!("node {} disk {action:?} {fate:?}", node.id));
         let (key, crash) = {
             let mut disk = node.disk.borrow_mut();
-            let key = disk.begin(action, fate);
+            let key = disk.begin(action, fate, at);
             let changes = disk.changes;
             (key, disk.injected.crash_at.take_if(|crash| crash.change <= changes))
         };
@@ -57,54 +58,27 @@ impl Inner {
                 self.streams.fault(Fault::ReadError).below(u64_of(len.div_ceil(BLOCK)).max(1));
             inode.bad.insert(usize_of(*at) / BLOCK + usize_of(block));
         }
-        let full = match action {
-            Action::Write { file, first, pages, .. } => {
-                let blocks = disk.files.at(*file).map_or(0, |inode| inode.seen.blocks());
-                let more = (first + pages.len()).saturating_sub(blocks);
-                more > 0 && u64_of(more * BLOCK) > disk.free()
-            },
-            Action::Create { .. } => disk.free() == 0,
-            Action::Read { .. }
-            | Action::Sync { .. }
-            | Action::Open { .. }
-            | Action::Fill { .. }
-            | Action::WriteWhole { .. }
-            | Action::ReadWhole { .. }
-            | Action::MakeDir { .. }
-            | Action::Rename { .. }
-            | Action::Remove { .. }
-            | Action::SyncDir { .. }
-            | Action::List { .. }
-            | Action::Space
-            | Action::Map { .. } => false,
+        let full = if let Action::Write { file, first, pages, .. } = action {
+            let blocks = disk.files.at(*file).map_or(0, |inode| inode.seen.blocks());
+            let more = (first + pages.len()).saturating_sub(blocks);
+            more > 0 && u64_of(more * BLOCK) > disk.free()
+        } else {
+            matches!(action, Action::Create { .. }) && disk.free() == 0
         };
         if full { Fate::Fails(Kind::NoSpace) } else { fate }
     }
 
     /// How long an operation takes.
     fn disk_time(&self, node: &Node, action: &Action) -> u64 {
-        let base = match action {
-            Action::Write { synced: true, .. } | Action::Sync { .. } => 100_000,
-            Action::Write { .. } | Action::Read { .. } => 60_000,
-            Action::Open { .. } | Action::List { .. } | Action::Space | Action::Map { .. } => {
-                20_000
-            },
-            Action::ReadWhole { .. } => 60_000,
-            Action::Create { .. }
-            | Action::Fill { .. }
-            | Action::WriteWhole { .. }
-            | Action::MakeDir { .. }
-            | Action::Rename { .. }
-            | Action::Remove { .. }
-            | Action::SyncDir { .. } => 200_000,
-        };
+        let base = action.nanos();
         // A gigabyte a second.
         let moved = action.bytes();
-        let paced = match action {
-            Action::Fill { rate, .. } if *rate > 0 => {
-                u64::try_from(u128::from(moved) * 1_000_000_000 / u128::from(*rate)).unwrap_or(0)
-            },
-            _ => 0,
+        let paced = if let Action::Fill { rate, .. } = action
+            && *rate > 0
+        {
+            u64::try_from(u128::from(moved) * 1_000_000_000 / u128::from(*rate)).unwrap_or(0)
+        } else {
+            0
         };
         if !self.profile.varied() {
             let disk = node.disk.borrow();
@@ -138,9 +112,13 @@ impl Inner {
             let mut disk = node.disk.borrow_mut();
             let disk = &mut *disk;
             let Some(op) = disk.ops.at_mut(key) else { return };
+            if self.now() < op.due {
+                return;
+            }
             if self.now() < disk.injected.stuck_until {
                 let again =
                     disk.injected.stuck_until + self.streams.disk.magnitude(1_000, 1_000_000);
+                op.due = again;
                 self.sched.borrow_mut().schedule(again, Event::Disk(node.id, key));
                 return;
             }
@@ -186,29 +164,13 @@ impl Inner {
             return Poll::Ready(answer);
         }
         super::task::keep(&mut op.waker, cx);
+        self.waits(op.action.as_ref().map_or("the disk", Action::what));
         Poll::Pending
-    }
-
-    /// Nobody waits for an operation any more. Whether it was still in flight.
-    pub(super) fn disk_abandons(&self, node: &Node, key: Key) -> bool {
-        let mut disk = node.disk.borrow_mut();
-        let Some(op) = disk.ops.at_mut(key) else { return false };
-        if op.action.is_some() {
-            op.orphan = true;
-            let waker = op.waker.take();
-            drop(disk);
-            drop(waker);
-            return true;
-        }
-        let op = disk.ops.remove(key);
-        drop(disk);
-        drop(op);
-        false
     }
 
     /// A write was dropped in flight: a bug of the code under test (I5).
     pub(super) fn dropped_write(&self, name: &Name) {
-        if !self.tolerate_dropped_writes.get() {
+        if !self.tolerate_dropped_writes.get() && !self.is_burying() {
             self.violate(format!("a write to {name} was dropped in flight (env I5)"));
         }
     }
@@ -232,15 +194,33 @@ impl Inner {
                 node.off.set(true);
                 node.disk.borrow_mut().lose_power(&odds)
             },
-            Crash::Kill => node.disk.borrow_mut().lose_process(&odds),
+            Crash::Kill => node.disk.borrow_mut().lose_process(self.now(), &odds),
         };
         drop(wakers);
-        for (key, after) in late {
-            let at = self.now() + after;
+        for (key, at) in late {
             self.sched.borrow_mut().schedule(at, Event::Disk(node.id, key));
         }
         self.net_crash(&life, how);
         self.end_cores(&life);
+    }
+}
+
+impl Node {
+    /// Nobody waits for an operation any more. Whether it was still in flight.
+    pub(super) fn abandons(&self, key: Key) -> bool {
+        let mut disk = self.disk.borrow_mut();
+        let Some(op) = disk.ops.at_mut(key) else { return false };
+        if op.action.is_some() {
+            op.orphan = true;
+            let waker = op.waker.take();
+            drop(disk);
+            drop(waker);
+            return true;
+        }
+        let op = disk.ops.remove(key);
+        drop(disk);
+        drop(op);
+        false
     }
 }
 
@@ -362,6 +342,10 @@ impl SimDisk {
 
     /// The node crashes when the `nth` operation from now that changes the disk starts: it is in
     /// flight then.
+    ///
+    /// # Panics
+    ///
+    /// If `nth` is 0.
     pub fn crash_at(&self, nth: u64, how: Crash) {
         assert!(nth > 0, "the next operation is the first");
         let mut disk = self.node.disk.borrow_mut();
@@ -381,7 +365,7 @@ impl SimDisk {
 
     // ---- damage at rest
 
-    fn with_file(&self, name: &Name, change: impl FnOnce(&mut super::disk::Inode)) -> bool {
+    fn with_file(&self, name: &Name, change: impl FnOnce(&mut Inode)) -> bool {
         let mut disk = self.node.disk.borrow_mut();
         let key = disk.find(name).or_else(|| disk.find_durable(name));
         key.and_then(|key| disk.files.at_mut(key)).map(change).is_some()
@@ -451,7 +435,7 @@ impl SimDisk {
     /// Blocks of a file that were written and are not durable.
     pub fn unsettled(&self, name: &Name) -> usize {
         let disk = self.node.disk.borrow();
-        disk.find(name).and_then(|key| disk.files.at(key)).map_or(0, |inode| inode.unsettled())
+        disk.find(name).and_then(|key| disk.files.at(key)).map_or(0, Inode::unsettled)
     }
 
     /// Operations in flight.

@@ -11,6 +11,7 @@
 //! * I9 every operation is answered, or its node crashed.
 
 mod act;
+mod action;
 mod crash;
 mod fault;
 mod folder;
@@ -19,8 +20,7 @@ mod image;
 use core::task::Waker;
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
+pub(super) use action::{Action, Answer};
 pub(super) use crash::{Aftermath, Odds};
 pub(super) use fault::{CrashAt, Fate, Injected, Target};
 pub(super) use folder::Folder;
@@ -29,114 +29,7 @@ pub(super) use image::{Image, Inode, Page, SECTOR, Tearing};
 
 use super::slab::{Key, Slab};
 use super::u64_of;
-use crate::{BLOCK, EnvError, Kind, Name, Op as Call, SharedBuf};
-
-/// What an operation does when it completes.
-#[derive(Clone, Debug)]
-pub(super) enum Action {
-    Write { file: Key, first: usize, pages: Vec<Page>, synced: bool },
-    Read { file: Key, at: u64, len: usize },
-    Sync { file: Key, mark: u64 },
-    Open { name: Name },
-    Create { name: Name },
-    Fill { name: Name, len: u64, rate: u64 },
-    WriteWhole { name: Name, content: Bytes },
-    ReadWhole { name: Name, len_max: usize },
-    MakeDir { name: Name },
-    Rename { from: Name, to: Name },
-    Remove { name: Name },
-    SyncDir { dir: Option<Name>, mark: u64 },
-    List { dir: Option<Name> },
-    Space,
-    Map { name: Name, at: u64, len: usize },
-}
-
-impl Action {
-    /// The call, for errors.
-    pub(super) fn call(&self) -> Call {
-        match self {
-            Self::Write { .. } | Self::WriteWhole { .. } => Call::Write,
-            Self::Read { .. } | Self::ReadWhole { .. } => Call::Read,
-            Self::Sync { .. } | Self::SyncDir { .. } => Call::Sync,
-            Self::Open { .. } => Call::Open,
-            Self::Create { .. } | Self::Fill { .. } | Self::MakeDir { .. } => Call::Create,
-            Self::Rename { .. } => Call::Rename,
-            Self::Remove { .. } => Call::Remove,
-            Self::List { .. } => Call::List,
-            Self::Space => Call::Space,
-            Self::Map { .. } => Call::Map,
-        }
-    }
-
-    /// The name it is about, for errors.
-    pub(super) fn name(&self) -> Option<&Name> {
-        match self {
-            Self::Open { name }
-            | Self::Create { name }
-            | Self::Fill { name, .. }
-            | Self::WriteWhole { name, .. }
-            | Self::ReadWhole { name, .. }
-            | Self::MakeDir { name }
-            | Self::Rename { from: name, .. }
-            | Self::Remove { name }
-            | Self::Map { name, .. } => Some(name),
-            Self::SyncDir { dir, .. } | Self::List { dir } => dir.as_ref(),
-            Self::Write { .. } | Self::Read { .. } | Self::Sync { .. } | Self::Space => None,
-        }
-    }
-
-    /// Whether it changes the disk.
-    pub(super) fn changes(&self) -> bool {
-        match self {
-            Self::Write { .. }
-            | Self::Sync { .. }
-            | Self::Create { .. }
-            | Self::Fill { .. }
-            | Self::WriteWhole { .. }
-            | Self::MakeDir { .. }
-            | Self::Rename { .. }
-            | Self::Remove { .. }
-            | Self::SyncDir { .. } => true,
-            Self::Read { .. }
-            | Self::Open { .. }
-            | Self::ReadWhole { .. }
-            | Self::List { .. }
-            | Self::Space
-            | Self::Map { .. } => false,
-        }
-    }
-
-    /// Bytes it moves.
-    pub(super) fn bytes(&self) -> u64 {
-        match self {
-            Self::Write { pages, .. } => u64_of(pages.len() * BLOCK),
-            Self::Read { len, .. } | Self::Map { len, .. } => u64_of(*len),
-            Self::Fill { len, .. } => *len,
-            Self::WriteWhole { content, .. } => u64_of(content.len()),
-            Self::ReadWhole { len_max, .. } => u64_of((*len_max).min(1 << 20)),
-            Self::Sync { .. }
-            | Self::Open { .. }
-            | Self::Create { .. }
-            | Self::MakeDir { .. }
-            | Self::Rename { .. }
-            | Self::Remove { .. }
-            | Self::SyncDir { .. }
-            | Self::List { .. }
-            | Self::Space => 0,
-        }
-    }
-}
-
-/// What an operation gives.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Done,
-    Opened(Key),
-    Data(SharedBuf),
-    Bytes(Bytes),
-    Listed(Vec<(Name, u64)>),
-    Free(u64),
-}
+use crate::{BLOCK, EnvError, Kind, Name};
 
 /// An operation between its start and the moment its answer is taken.
 #[derive(Debug)]
@@ -144,6 +37,8 @@ pub(super) struct Op {
     /// None once it completed.
     pub(super) action: Option<Action>,
     pub(super) fate: Fate,
+    /// When it completes; an event before is one of an earlier plan.
+    pub(super) due: u64,
     pub(super) answer: Option<Result<Answer, EnvError>>,
     pub(super) waker: Option<Waker>,
     /// Nobody waits for the answer.
@@ -195,11 +90,18 @@ impl Disk {
     }
 
     /// Starts an operation.
-    pub(super) fn begin(&mut self, action: Action, fate: Fate) -> Key {
+    pub(super) fn begin(&mut self, action: Action, fate: Fate, due: u64) -> Key {
         if action.changes() {
             self.changes += 1;
         }
-        self.ops.insert(Op { action: Some(action), fate, answer: None, waker: None, orphan: false })
+        self.ops.insert(Op {
+            action: Some(action),
+            fate,
+            due,
+            answer: None,
+            waker: None,
+            orphan: false,
+        })
     }
 
     /// The directory of a name.
@@ -270,10 +172,9 @@ impl Disk {
 
     /// Drops the files that nobody can reach any more.
     pub(super) fn sweep(&mut self) {
-        let reachable =
-            |key, file: &Inode| file.opens > 0 || self.folders.values().any(|f| f.knows(key));
-        let lost: Vec<_> = self.files.iter().filter(|(k, f)| !reachable(*k, f)).collect();
-        let lost: Vec<_> = lost.into_iter().map(|(key, _)| key).collect();
+        let named = |key| self.folders.values().any(|folder| folder.knows(key));
+        let lost = self.files.iter().filter(|(key, file)| file.opens == 0 && !named(*key));
+        let lost: Vec<_> = lost.map(|(key, _)| key).collect();
         for key in lost {
             self.files.remove(key);
         }

@@ -17,6 +17,9 @@ use super::task::{Join, SimTask, Sleep, Yield};
 use super::trace::Noted;
 use crate::{Bell, Buf, Class, CoreNo, Env, EnvError, Fact, Kind, Millis, Moved, Nanos, Op};
 
+/// Bytes of buffers that one core may hold at a time.
+const POOL_BYTES_MAX: usize = 256 << 20;
+
 /// Where a handle belongs: world, node, life, core.
 pub(super) struct Place {
     pub(super) inner: Rc<Inner>,
@@ -25,6 +28,8 @@ pub(super) struct Place {
     pub(super) core: Key,
     no: CoreNo,
     last: Cell<Nanos>,
+    /// Bytes of buffers in use (I6).
+    buffers: Rc<Cell<usize>>,
 }
 
 impl Place {
@@ -35,7 +40,8 @@ impl Place {
         (core, no): (Key, CoreNo),
     ) -> Rc<Self> {
         let (inner, node) = (Rc::clone(inner), Rc::clone(node));
-        Rc::new(Self { inner, node, life, core, no, last: Cell::default() })
+        let (last, buffers) = (Cell::default(), Rc::default());
+        Rc::new(Self { inner, node, life, core, no, last, buffers })
     }
 
     /// Whether its node still lives this life (I2).
@@ -68,12 +74,9 @@ impl SimEnv {
         &self.place
     }
 
-    fn whose(&self) -> Option<(Rc<Node>, Rc<Life>)> {
-        Some((Rc::clone(&self.place.node), Rc::clone(&self.place.life)))
-    }
-
     fn sleep(&self, at: Nanos, always: bool) -> Sleep {
-        Sleep::new(&self.place.inner, self.whose(), at, always)
+        let whose = (Rc::clone(&self.place.node), Rc::clone(&self.place.life));
+        Sleep::new(&self.place.inner, Some(whose), at, always)
     }
 }
 
@@ -164,7 +167,10 @@ impl Env for SimEnv {
         if self.place.live() && self.place.inner.hits(Fault::NoBuffer) {
             return Err(EnvError::new(Op::Buffer, Kind::NoMemory));
         }
-        Ok(Buf::heap(len))
+        if self.place.buffers.get().saturating_add(len) > POOL_BYTES_MAX {
+            return Err(EnvError::new(Op::Buffer, Kind::NoMemory));
+        }
+        Ok(Buf::heap_counted(len, &self.place.buffers))
     }
 
     fn bell(&self) -> Bell {

@@ -91,7 +91,7 @@ impl Drop for Flight {
         if !self.place.live() {
             return;
         }
-        let unfinished = self.place.inner.disk_abandons(&self.place.node, op);
+        let unfinished = self.place.node.abandons(op);
         if let Some(handle) = self.poisons.take()
             && unfinished
         {
@@ -146,6 +146,7 @@ fn blocks(bytes: &[u8]) -> Vec<Page> {
 fn align(at: u64, len: usize) -> usize {
     assert!(at.is_multiple_of(u64_of(BLOCK)), "an offset is a multiple of the block (env I1)");
     assert!(len.is_multiple_of(BLOCK), "a length is a multiple of the block (env I1)");
+    assert!(len > 0, "there is something to read or write");
     usize_of(at) / BLOCK
 }
 
@@ -186,9 +187,10 @@ impl File for SimFile {
         async move {
             this.check(Op::Read)?;
             let read = this.flight(Action::Read { file: this.handle.file, at, len }).await;
-            match this.named(read)? {
-                Answer::Data(data) => Ok(data),
-                _ => Err(this.error(Op::Read, Kind::Unsupported)),
+            if let Answer::Data(data) = this.named(read)? {
+                Ok(data)
+            } else {
+                Err(this.error(Op::Read, Kind::Unsupported))
             }
         }
     }
@@ -203,12 +205,10 @@ impl File for SimFile {
         }
     }
 
-    fn close(self) -> impl Future<Output = Result<(), EnvError>> + 'static {
-        async move {
-            let closed = self.check(Op::Close);
-            drop(self);
-            closed
-        }
+    async fn close(self) -> Result<(), EnvError> {
+        let closed = self.check(Op::Close);
+        drop(self);
+        closed
     }
 }
 
@@ -249,9 +249,10 @@ impl SimDir {
         let (place, name) = (Rc::clone(&self.place), name.clone());
         let flight = self.flight(action);
         async move {
-            match flight.await? {
-                Answer::Opened(file) => SimFile::new(&place, file, name, mode),
-                _ => Err(EnvError::new(Op::Open, Kind::Unsupported).named(&name)),
+            if let Answer::Opened(file) = flight.await? {
+                SimFile::new(&place, file, name, mode)
+            } else {
+                Err(EnvError::new(Op::Open, Kind::Unsupported).named(&name))
             }
         }
     }
@@ -265,9 +266,10 @@ impl SimDir {
     ) -> impl Future<Output = Result<Bytes, EnvError>> + 'static {
         let (flight, name) = (self.flight(action), name.clone());
         async move {
-            match flight.await? {
-                Answer::Bytes(bytes) => Ok(bytes),
-                _ => Err(EnvError::new(op, Kind::Unsupported).named(&name)),
+            if let Answer::Bytes(bytes) = flight.await? {
+                Ok(bytes)
+            } else {
+                Err(EnvError::new(op, Kind::Unsupported).named(&name))
             }
         }
     }
@@ -349,9 +351,10 @@ impl Dir for SimDir {
     ) -> impl Future<Output = Result<Vec<(Name, u64)>, EnvError>> + 'static {
         let flight = self.flight(Action::List { dir: dir.cloned() });
         async move {
-            match flight.await? {
-                Answer::Listed(names) => Ok(names),
-                _ => Err(EnvError::new(Op::List, Kind::Unsupported)),
+            if let Answer::Listed(names) = flight.await? {
+                Ok(names)
+            } else {
+                Err(EnvError::new(Op::List, Kind::Unsupported))
             }
         }
     }
@@ -359,9 +362,10 @@ impl Dir for SimDir {
     fn free_space(&self) -> impl Future<Output = Result<u64, EnvError>> + 'static {
         let flight = self.flight(Action::Space);
         async move {
-            match flight.await? {
-                Answer::Free(bytes) => Ok(bytes),
-                _ => Err(EnvError::new(Op::Space, Kind::Unsupported)),
+            if let Answer::Free(bytes) = flight.await? {
+                Ok(bytes)
+            } else {
+                Err(EnvError::new(Op::Space, Kind::Unsupported))
             }
         }
     }

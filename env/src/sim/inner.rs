@@ -7,7 +7,7 @@ use core::cell::{Cell, RefCell};
 use core::future::Future;
 use core::panic::AssertUnwindSafe;
 use core::pin::Pin;
-use core::task::{Context, Poll, Waker};
+use core::task::{Context, Poll};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, resume_unwind};
@@ -21,20 +21,13 @@ use super::profile::{Fault, Mix, Profile};
 use super::rng::{Rng, Streams};
 use super::sched::{Body, Core, Event, Life, Next, Sched};
 use super::slab::{Key, Slab};
-use super::task::{Timer, keep};
+use super::task::Timer;
+use super::time::Job;
 use super::trace::{Noted, Trace};
-use crate::{Class, CoreFailure, CoreNo, Nanos};
+use crate::{Class, CoreFailure, CoreNo};
 
 /// What one read of the clock costs.
 const CLOCK_READ: u64 = 16;
-/// Closures that may wait for the helper, per core.
-pub(super) const JOBS_MAX: usize = 64;
-
-struct Job {
-    core: Key,
-    run: Box<dyn FnOnce()>,
-}
-
 /// What runs just now.
 #[derive(Clone, Copy)]
 struct Running {
@@ -55,13 +48,17 @@ pub(super) struct Inner {
     /// The latest time reached.
     latest: Cell<u64>,
     pub(super) sched: RefCell<Sched>,
-    timers: RefCell<Slab<Timer>>,
-    jobs: RefCell<Slab<Job>>,
+    pub(super) timers: RefCell<Slab<Timer>>,
+    pub(super) jobs: RefCell<Slab<Job>>,
     nodes: RefCell<BTreeMap<u64, Rc<Node>>>,
     pub(super) net: RefCell<Net>,
     pub(super) trace: Trace,
     running: Cell<Option<Running>>,
-    yielded: Cell<bool>,
+    pub(super) yielded: Cell<bool>,
+    /// What the running task waits for, as far as it said.
+    wait: Cell<&'static str>,
+    /// The tasks that are being dropped are those of a core that failed.
+    burying: Cell<bool>,
     /// Cores to remove once the running task is back.
     doomed: RefCell<Vec<Key>>,
     clients: Key,
@@ -81,7 +78,7 @@ impl Inner {
             profile,
             streams: Streams::new(seed),
             load: Rc::new(Streams::load(seed)),
-            mix: Mix::draw(seed, &profile),
+            mix: Mix::draw(seed, profile),
             now: Cell::new(0),
             latest: Cell::new(0),
             sched: RefCell::new(sched),
@@ -92,6 +89,8 @@ impl Inner {
             trace: Trace::default(),
             running: Cell::new(None),
             yielded: Cell::new(false),
+            wait: Cell::new(""),
+            burying: Cell::new(false),
             doomed: RefCell::default(),
             clients,
             clients_open: Cell::new(0),
@@ -139,6 +138,15 @@ impl Inner {
 
     pub(super) fn say(&self, line: impl FnOnce() -> String) {
         self.trace.say(self.now(), line);
+    }
+
+    /// The running task waits for `what`.
+    pub(super) fn waits(&self, what: &'static str) {
+        self.wait.set(what);
+    }
+
+    pub(super) fn is_burying(&self) -> bool {
+        self.burying.get()
     }
 
     /// Keeps a broken rule of the seam; the world's next step ends with it.
@@ -269,15 +277,20 @@ impl Inner {
 
     // ---- one step
 
-    /// Runs one task once, or lets one event happen. False: there is neither.
-    pub(super) fn step(&self) -> bool {
+    /// Runs one task once, or lets one event happen, if that is before `end`. False: there is
+    /// neither.
+    pub(super) fn step(&self, end: u64) -> bool {
         let next = {
             let mut sched = self.sched.borrow_mut();
             sched.take_wakes(self.now(), None);
-            sched.next(&self.streams.sched)
+            sched.next(&self.streams.sched, end)
         };
         match next {
             Next::Nothing => return false,
+            Next::Later => {
+                self.set_now(end);
+                return false;
+            },
             Next::Run { task, core, at } => self.run(Running { task, core }, at),
             Next::Happen { event, at } => self.happen(event, at),
         }
@@ -289,6 +302,7 @@ impl Inner {
     fn run(&self, running: Running, at: u64) {
         let Some(mut body) = self.sched.borrow_mut().take(running.task) else { return };
         self.set_now(at);
+        self.wait.set("a wake");
         self.running.set(Some(running));
         let Body { future, waker } = &mut body;
         let polled = catch_unwind(AssertUnwindSafe(|| {
@@ -316,7 +330,7 @@ impl Inner {
         self.trace.mix(at, running.core.bits(), running.task.bits(), ended);
         match polled {
             Ok(Poll::Pending) => {
-                let orphan = self.sched.borrow_mut().put(running.task, body);
+                let orphan = self.sched.borrow_mut().put(running.task, body, self.wait.get());
                 drop(orphan);
             },
             Ok(Poll::Ready(())) => {
@@ -370,7 +384,7 @@ impl Inner {
         self.streams.sched.magnitude(200, 20_000)
     }
 
-    fn set_now(&self, at: u64) {
+    pub(super) fn set_now(&self, at: u64) {
         self.latest.set(self.latest().max(at));
         self.now.set(at);
     }
@@ -396,116 +410,6 @@ impl Inner {
                 self.net_answer(key);
             },
         }
-    }
-
-    // ---- timers and turns
-
-    pub(super) fn set_timer(
-        &self,
-        node: Option<Rc<Node>>,
-        at: Nanos,
-        exact: bool,
-        waker: Waker,
-    ) -> Key {
-        let world = match &node {
-            Some(node) => node.clock.get().world(at),
-            None => at.0,
-        };
-        let late =
-            if node.is_some() && !exact && self.profile.varied() { self.lateness() } else { 0 };
-        let waker = Some(waker);
-        let key = self.timers.borrow_mut().insert(Timer { at, node, waker, fired: false });
-        let due = world.max(self.now()).saturating_add(late);
-        self.sched.borrow_mut().schedule(due, Event::Timer(key));
-        key
-    }
-
-    fn lateness(&self) -> u64 {
-        let usual = self.streams.clock.between(0, 40_000);
-        if self.hits(Fault::LateTimer) {
-            return self.streams.fault(Fault::LateTimer).magnitude(40_000, 4_000_000);
-        }
-        usual
-    }
-
-    fn fire(&self, key: Key, at: u64) {
-        let waker = {
-            let mut timers = self.timers.borrow_mut();
-            let Some(timer) = timers.at_mut(key) else { return };
-            let early = timer.node.as_ref().and_then(|node| {
-                let clock = node.clock.get();
-                (clock.boot(at) < timer.at).then(|| clock.world(timer.at))
-            });
-            self.set_now(at);
-            if let Some(again) = early {
-                self.sched.borrow_mut().schedule(again.max(at + 1), Event::Timer(key));
-                return;
-            }
-            timer.fired = true;
-            timer.waker.take()
-        };
-        self.trace.mix(at, 1 << 60, key.bits(), 0);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    /// Whether a timer fired; if not, it will wake the task of `cx`.
-    pub(super) fn timer_fired(&self, key: Key, cx: &Context<'_>) -> bool {
-        let mut timers = self.timers.borrow_mut();
-        let timer = timers.at_mut(key).expect("a sleep owns its timer");
-        if !timer.fired {
-            keep(&mut timer.waker, cx);
-        }
-        timer.fired
-    }
-
-    pub(super) fn drop_timer(&self, key: Key) {
-        let timer = self.timers.borrow_mut().remove(key);
-        drop(timer);
-    }
-
-    /// The running task wants everything that is ready to run before it.
-    pub(super) fn mark_yield(&self) {
-        self.yielded.set(self.running.get().is_some());
-    }
-
-    /// Whether an event is due.
-    pub(super) fn event_due(&self) -> bool {
-        self.sched.borrow().due().is_some_and(|due| due <= self.now())
-    }
-
-    // ---- the helper
-
-    /// Queues a closure behind the others of its core. None: 64 wait already.
-    pub(super) fn add_job(&self, core: Key, run: Box<dyn FnOnce()>) -> Option<()> {
-        let took = if self.profile.varied() {
-            self.streams.sched.magnitude(1_000, 5_000_000)
-        } else {
-            10_000
-        };
-        let mut sched = self.sched.borrow_mut();
-        let its = sched.cores.at_mut(core)?;
-        if its.jobs >= JOBS_MAX {
-            drop(sched);
-            drop(run);
-            return None;
-        }
-        its.jobs += 1;
-        its.helper_free = its.helper_free.max(self.now()) + took;
-        let at = its.helper_free;
-        let key = self.jobs.borrow_mut().insert(Job { core, run });
-        sched.schedule(at, Event::Job(key));
-        Some(())
-    }
-
-    fn run_job(&self, key: Key) {
-        let Some(job) = self.jobs.borrow_mut().remove(key) else { return };
-        if let Some(core) = self.sched.borrow_mut().cores.at_mut(job.core) {
-            core.jobs -= 1;
-        }
-        self.trace.mix(self.now(), 2 << 60, key.bits(), 0);
-        (job.run)();
     }
 
     /// What every core waits with, for people.

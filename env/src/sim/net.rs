@@ -177,13 +177,15 @@ impl Net {
         let end = &mut conn.ends[side];
         let len = end.visible.min(into.len());
         if len > 0 {
-            for (to, from) in into.iter_mut().zip(end.data.drain(..len)) {
-                *to = from;
-            }
+            let (front, back) = end.data.as_slices();
+            let first = front.len().min(len);
+            into[..first].copy_from_slice(&front[..first]);
+            into[first..len].copy_from_slice(&back[..len - first]);
+            end.data.drain(..len);
             end.visible -= len;
             return Some(Ok(len));
         }
-        if into.is_empty() || end.ended {
+        if end.ended {
             return Some(Ok(0));
         }
         end.broken.map(Err)
@@ -208,13 +210,13 @@ impl Inner {
     }
 
     /// Sends a part to one side.
-    fn net_send(&self, net: &mut Net, conn: Key, side: usize, part: Part, after: u64) {
+    fn net_send(&self, net: &mut Net, (conn, side): (Key, usize), part: Part, after: u64) {
         let Some(its) = net.conns.at_mut(conn) else { return };
         let loopback = its.ends[0].life.node == its.ends[1].life.node;
         let end = &mut its.ends[side];
         end.last = end.last.max(self.now() + after + self.net_delay(loopback));
         end.transit.push_back(part);
-        let no = if side == 0 { 0 } else { 1 };
+        let no = u8::from(side != 0);
         self.sched.borrow_mut().schedule(end.last, Event::Deliver(conn, no));
     }
 
@@ -242,7 +244,7 @@ impl Inner {
             } else {
                 left
             };
-            self.net_send(&mut net, conn, 1 - side, Part::Bytes(slice), 0);
+            self.net_send(&mut net, (conn, 1 - side), Part::Bytes(slice), 0);
             left -= slice;
         }
         if self.hits(Fault::NetReset) {
@@ -254,17 +256,17 @@ impl Inner {
     /// Both sides lose the connection after some of what is in transit.
     fn net_reset(&self, net: &mut Net, conn: Key) {
         for side in [0, 1] {
-            self.net_break(net, conn, side, Kind::Reset, 0);
+            self.net_break(net, (conn, side), Kind::Reset, 0);
         }
     }
 
     /// One side loses the connection after some of what is in transit to it.
-    fn net_break(&self, net: &mut Net, conn: Key, side: usize, kind: Kind, after: u64) {
+    fn net_break(&self, net: &mut Net, (conn, side): (Key, usize), kind: Kind, after: u64) {
         let Some(its) = net.conns.at_mut(conn) else { return };
         let end = &mut its.ends[side];
         let kept = usize_of(self.streams.net.below(u64_of(end.transit.len()) + 1));
         end.cut(kept);
-        self.net_send(net, conn, side, Part::Reset(kind), after);
+        self.net_send(net, (conn, side), Part::Reset(kind), after);
     }
 
     /// Ends the writing of one side.
@@ -276,7 +278,7 @@ impl Inner {
             return Err(Kind::Closed);
         }
         if !core::mem::replace(&mut end.shut, true) {
-            self.net_send(&mut net, conn, 1 - side, Part::End, 0);
+            self.net_send(&mut net, (conn, 1 - side), Part::End, 0);
         }
         Ok(())
     }
@@ -292,9 +294,9 @@ impl Inner {
         let wakers: Vec<_> = end.wakers().collect();
         let (unread, shut) = (end.visible > 0, core::mem::replace(&mut end.shut, true));
         if unread {
-            self.net_break(&mut net, conn, 1 - side, Kind::Reset, 0);
+            self.net_break(&mut net, (conn, 1 - side), Kind::Reset, 0);
         } else if !shut {
-            self.net_send(&mut net, conn, 1 - side, Part::End, 0);
+            self.net_send(&mut net, (conn, 1 - side), Part::End, 0);
         }
         Self::net_forget(&mut net, conn);
         drop(net);
@@ -320,7 +322,7 @@ impl Inner {
             match part {
                 Part::Bytes(len) if end.gone => {
                     end.data.drain(..len);
-                    self.net_break(&mut net, conn, 1 - side, Kind::Reset, 0);
+                    self.net_break(&mut net, (conn, 1 - side), Kind::Reset, 0);
                     return;
                 },
                 Part::Bytes(len) => end.visible += len,
@@ -451,7 +453,7 @@ impl Inner {
         let wakers: Vec<_> = end.wakers().collect();
         let other_gone = its.ends[1 - side].gone;
         if !other_gone {
-            self.net_break(&mut net, conn, 1 - side, Kind::TimedOut, PEER_TIMEOUT);
+            self.net_break(&mut net, (conn, 1 - side), Kind::TimedOut, PEER_TIMEOUT);
         }
         Self::net_forget(&mut net, conn);
         drop(net);

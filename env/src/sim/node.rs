@@ -136,11 +136,11 @@ impl SimFactory {
     }
 
     /// The node's number.
-    pub fn number(&self) -> u64 {
+    pub fn number(self) -> u64 {
         self.node
     }
 
-    fn find(&self) -> Option<(Rc<Inner>, Rc<Node>)> {
+    fn find(self) -> Option<(Rc<Inner>, Rc<Node>)> {
         let inner = find_world(self.world)?;
         let node = inner.node(self.node);
         Some((inner, node))

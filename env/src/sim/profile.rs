@@ -165,12 +165,12 @@ impl Profile {
     }
 
     /// The classes that may occur.
-    pub fn faults(&self) -> FaultSet {
+    pub fn faults(self) -> FaultSet {
         self.faults
     }
 
     /// Whether latencies vary.
-    pub(super) fn varied(&self) -> bool {
+    pub(super) fn varied(self) -> bool {
         self.varied
     }
 }
@@ -183,7 +183,7 @@ pub(super) struct Mix {
 
 impl Mix {
     /// Draws the rates: the same draws are made whatever classes the profile has.
-    pub(super) fn draw(seed: u64, profile: &Profile) -> Self {
+    pub(super) fn draw(seed: u64, profile: Profile) -> Self {
         let rng = Streams::mix(seed);
         let rates = Fault::ALL.iter().map(|&class| {
             let off = rng.ratio(1, 2);
@@ -208,9 +208,9 @@ mod tests {
     #[test]
     fn switching_a_class_off_leaves_the_other_rates_alone() {
         for seed in 0..50 {
-            let all = Mix::draw(seed, &Profile::swarm());
+            let all = Mix::draw(seed, Profile::swarm());
             for &off in Fault::ALL {
-                let less = Mix::draw(seed, &Profile::swarm().without(off));
+                let less = Mix::draw(seed, Profile::swarm().without(off));
                 assert_eq!(less.rate(off), 0);
                 for &class in Fault::ALL.iter().filter(|&&class| class != off) {
                     assert_eq!(all.rate(class), less.rate(class), "{class:?} without {off:?}");
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn about_half_of_the_classes_are_off_in_a_swarm() {
         let count = |seed| {
-            let mix = Mix::draw(seed, &Profile::swarm());
+            let mix = Mix::draw(seed, Profile::swarm());
             Fault::ALL.iter().filter(|&&class| mix.rate(class) > 0).count()
         };
         let total: usize = (0..200).map(count).sum();

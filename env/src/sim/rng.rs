@@ -46,7 +46,7 @@ impl Rng {
     /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&self, bound: u64) -> u64 {
         let wide = u128::from(self.bits()) * u128::from(bound);
-        u64::try_from(wide >> 64).expect("the high half of a product fits")
+        u64::try_from(wide >> 64).unwrap_or(0)
     }
 
     /// A number from `low` to `high`, both included.

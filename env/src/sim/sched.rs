@@ -25,6 +25,9 @@ use super::rng::Rng;
 use super::slab::{Key, Slab};
 use crate::{Class, CoreFailure, CoreNo};
 
+/// Tasks of one core that a description names.
+const DESCRIBED_MAX: usize = 16;
+
 /// One life of a node: from its start to its crash.
 #[derive(Debug)]
 pub(super) struct Life {
@@ -62,6 +65,8 @@ pub(super) struct Task {
     class: Class,
     /// Taken while it runs.
     body: Option<Body>,
+    /// What it waits for.
+    waits: &'static str,
     wake: Arc<TaskWake>,
 }
 
@@ -88,29 +93,29 @@ impl Wake for TaskWake {
 /// Ready tasks in rounds.
 #[derive(Default)]
 struct Rounds {
-    rounds: VecDeque<Vec<Key>>,
+    open: VecDeque<Vec<Key>>,
     spare: Vec<Vec<Key>>,
     ready: usize,
 }
 
 impl Rounds {
     fn push(&mut self, key: Key, yielded: bool) {
-        let opens = match self.rounds.back() {
+        let opens = match self.open.back() {
             None => true,
             Some(last) => yielded && !last.is_empty(),
         };
         if opens {
-            self.rounds.push_back(self.spare.pop().unwrap_or_default());
+            self.open.push_back(self.spare.pop().unwrap_or_default());
         }
-        self.rounds.back_mut().expect("a round is open").push(key);
+        self.open.back_mut().expect("a round is open").push(key);
         self.ready += 1;
     }
 
     fn pop(&mut self, rng: &Rng) -> Option<Key> {
         loop {
-            let round = self.rounds.front_mut()?;
+            let round = self.open.front_mut()?;
             if round.is_empty() {
-                self.spare.extend(self.rounds.pop_front());
+                self.spare.extend(self.open.pop_front());
                 continue;
             }
             let at = if round.len() == 1 { 0 } else { rng.index(round.len()) };
@@ -168,6 +173,8 @@ impl Core {
 pub(super) enum Next {
     /// Nothing is ready and nothing will happen.
     Nothing,
+    /// Something, after the end.
+    Later,
     /// A task runs at a time.
     Run { task: Key, core: Key, at: u64 },
     /// An event happens at a time.
@@ -222,7 +229,7 @@ impl Sched {
         let key = self.tasks.insert_with(|key| {
             let wake = Arc::new(TaskWake { key, queued: AtomicBool::new(false), queue });
             let waker = Waker::from(Arc::clone(&wake));
-            Task { core, class, body: Some(Body { future, waker }), wake }
+            Task { core, class, body: Some(Body { future, waker }), waits: "its first turn", wake }
         });
         self.tasks.at(key).expect("it was inserted").wake.wake_by_ref();
         Ok(key)
@@ -245,8 +252,8 @@ impl Sched {
         }
     }
 
-    /// Chooses what comes next and takes it.
-    pub(super) fn next(&mut self, rng: &Rng) -> Next {
+    /// Chooses what comes next, up to `end`, and takes it.
+    pub(super) fn next(&mut self, rng: &Rng, end: u64) -> Next {
         let mut best: Option<(u64, Key)> = None;
         let mut ties = 1;
         for (key, core) in self.cores.iter() {
@@ -270,10 +277,16 @@ impl Sched {
         if let Some(due) = self.due()
             && best.is_none_or(|(local, _)| due <= local)
         {
+            if due > end {
+                return Next::Later;
+            }
             let Reverse((at, _, event)) = self.heap.pop().expect("one is due");
             return Next::Happen { event, at };
         }
         let Some((at, key)) = best else { return Next::Nothing };
+        if at > end {
+            return Next::Later;
+        }
         let core = self.cores.at_mut(key).expect("it was just seen");
         let task = core.pop(rng).expect("a task of it is ready");
         Next::Run { task, core: key, at }
@@ -287,10 +300,11 @@ impl Sched {
     }
 
     /// Gives a body back. It comes back if the task is gone.
-    pub(super) fn put(&mut self, key: Key, body: Body) -> Option<Body> {
+    pub(super) fn put(&mut self, key: Key, body: Body, waits: &'static str) -> Option<Body> {
         match self.tasks.at_mut(key) {
             Some(task) => {
                 task.body = Some(body);
+                task.waits = waits;
                 None
             },
             None => Some(body),
@@ -312,13 +326,16 @@ impl Sched {
     /// What every core waits with, for people.
     pub(super) fn describe(&self) -> Vec<String> {
         let line = |(key, core): (Key, &Core)| {
-            let tasks = self.tasks.iter().filter(|(_, task)| task.core == key).count();
+            let mut waits: Vec<_> =
+                self.tasks.iter().filter(|(_, task)| task.core == key).collect();
+            waits.truncate(DESCRIBED_MAX);
+            let waits: Vec<_> = waits.into_iter().map(|(_, task)| task.waits).collect();
             let whose = core.life.as_ref().map_or_else(
                 || "clients".to_owned(),
                 |life| format!("node {} life {} core {}", life.node, life.number, core.no.0),
             );
-            format!("{whose}: {tasks} tasks, {} ready, at {} ns", core.ready(), core.local)
+            (!waits.is_empty()).then(|| format!("{whose} waits for {}", waits.join(", ")))
         };
-        self.cores.iter().map(line).filter(|line| !line.contains(": 0 tasks")).collect()
+        self.cores.iter().filter_map(line).collect()
     }
 }

@@ -84,6 +84,7 @@ impl Connecting {
         let Some(attempt) = net.attempts.at_mut(key) else { return Poll::Pending };
         let Some(answer) = attempt.answer.take() else {
             keep(&mut attempt.waker, cx);
+            self.place.inner.waits("a connection");
             return Poll::Pending;
         };
         net.attempts.remove(key);
@@ -133,6 +134,7 @@ impl Stream for SimStream {
         cx: &mut Context<'_>,
         into: &mut [u8],
     ) -> Poll<Result<usize, EnvError>> {
+        assert!(!into.is_empty(), "there is room to read into: 0 is the end");
         if !self.place.live() {
             return Poll::Pending;
         }
@@ -144,6 +146,7 @@ impl Stream for SimStream {
         match read {
             None => {
                 keep(&mut conn.ends[self.side].read_waker, cx);
+                self.place.inner.waits("bytes of a socket");
                 Poll::Pending
             },
             Some(Ok(len)) => {
@@ -173,6 +176,7 @@ impl Stream for SimStream {
                 let mut net = self.place.inner.net.borrow_mut();
                 if let Some(conn) = net.conns.at_mut(self.conn) {
                     keep(&mut conn.ends[self.side].write_waker, cx);
+                    self.place.inner.waits("room in a socket");
                 }
                 Poll::Pending
             },
@@ -248,6 +252,7 @@ impl SimListener {
         };
         let Some(conn) = listening.backlog.pop_front() else {
             keep(&mut listening.waker, cx);
+            self.place.inner.waits("a caller");
             return Poll::Pending;
         };
         let peer = net.conns.at(conn).map_or(self.local, |conn| conn.ends[0].addr);

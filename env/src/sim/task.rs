@@ -45,13 +45,11 @@ impl<T> Join<T> {
 
     fn poll(&self, cx: &Context<'_>) -> Poll<T> {
         let mut state = self.state.borrow_mut();
-        match state.value.take() {
-            Some(value) => Poll::Ready(value),
-            None => {
-                keep(&mut state.waker, cx);
-                Poll::Pending
-            },
+        if let Some(value) = state.value.take() {
+            return Poll::Ready(value);
         }
+        keep(&mut state.waker, cx);
+        Poll::Pending
     }
 }
 
@@ -152,6 +150,7 @@ impl Future for Sleep {
             let node = self.whose.as_ref().map(|(node, _)| Rc::clone(node));
             let (at, exact) = (self.at, self.always);
             self.timer = Some(self.inner.set_timer(node, at, exact, cx.waker().clone()));
+            self.inner.waits("a time");
             return Poll::Pending;
         };
         if self.inner.timer_fired(key, cx) {
@@ -160,6 +159,7 @@ impl Future for Sleep {
             self.always = false;
             return Poll::Ready(());
         }
+        self.inner.waits("a time");
         Poll::Pending
     }
 }
@@ -197,6 +197,7 @@ impl Future for Yield {
         }
         self.yielded = true;
         self.inner.mark_yield();
+        self.inner.waits("its turn");
         cx.waker().wake_by_ref();
         Poll::Pending
     }

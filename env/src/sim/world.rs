@@ -108,7 +108,7 @@ impl World {
     /// # Panics
     ///
     /// If `id` is above 65,535.
-    pub fn addr(&self, id: u64) -> IpAddr {
+    pub fn addr(id: u64) -> IpAddr {
         let [high, low] = u16::try_from(id).expect("a node has a 16-bit number").to_le_bytes();
         IpAddr::V4(Ipv4Addr::new(10, 0, low, high))
     }
@@ -197,22 +197,19 @@ impl World {
             if done() {
                 return Ok(());
             }
-            let why = if self.now() > end {
-                Why::Limit
-            } else if self.step() {
+            if self.inner.step(end.0) {
                 continue;
-            } else {
-                Why::Idle
-            };
+            }
+            let why = if self.now() < end { Why::Idle } else { Why::Limit };
             let waiting = self.inner.describe();
             return Err(Stalled { seed: self.seed(), at: self.now(), why, waiting });
         }
     }
 
-    /// Steps for `span` of the world's time, or until nothing is left to happen.
+    /// Lets everything happen that happens within `span` of the world's time.
     pub fn run_for(&self, span: Nanos) {
         let end = self.now().after(span);
-        while self.now() < end && self.step() {}
+        while self.inner.step(end.0) {}
     }
 
     /// Runs one task once, or lets one event happen. False: there is neither.
@@ -221,7 +218,7 @@ impl World {
     ///
     /// If a task panics (unless tolerated), or a rule of the seam is broken.
     pub fn step(&self) -> bool {
-        self.inner.step()
+        self.inner.step(u64::MAX)
     }
 
     /// The world's time.

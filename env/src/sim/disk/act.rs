@@ -223,7 +223,8 @@ impl Disk {
 
     fn make_dir(&mut self, name: &Name) -> Result<Answer, Kind> {
         if self.find(name).is_some() {
-            return Err(Kind::Exists);
+            // A file is no directory.
+            return Err(Kind::NotFound);
         }
         self.folders.entry(Some(name.clone())).or_default();
         Ok(Answer::Done)
@@ -274,9 +275,8 @@ impl Disk {
 
     /// Changes one bit of one block somewhere.
     pub(in super::super) fn rot(&mut self, rng: &Rng) {
-        let files: Vec<_> =
-            self.files.iter().map(|(key, file)| (key, file.durable.blocks())).collect();
-        let files: Vec<_> = files.into_iter().filter(|(_, blocks)| *blocks > 0).collect();
+        let files = self.files.iter().map(|(key, file)| (key, file.durable.blocks()));
+        let files: Vec<_> = files.filter(|(_, blocks)| *blocks > 0).collect();
         if files.is_empty() {
             return;
         }

@@ -19,7 +19,7 @@ pub(in super::super) struct Odds<'a> {
 pub(in super::super) struct Aftermath {
     /// Nobody is woken: these are only dropped, once nothing is borrowed.
     pub(in super::super) wakers: Vec<Waker>,
-    /// Writes that will land, and how much later.
+    /// Writes that will land, and when.
     pub(in super::super) late: Vec<(Key, u64)>,
 }
 
@@ -52,7 +52,7 @@ impl Disk {
         }
         for key in self.files.keys(|_| true) {
             if let Some(inode) = self.files.at_mut(key) {
-                inode.lose_power(keep, &odds.tearing);
+                inode.lose_power(keep, odds.tearing);
             }
         }
         for folder in self.folders.values_mut() {
@@ -69,7 +69,7 @@ impl Disk {
     }
 
     /// The process dies; the machine goes on.
-    pub(in super::super) fn lose_process(&mut self, odds: &Odds<'_>) -> Aftermath {
+    pub(in super::super) fn lose_process(&mut self, now: u64, odds: &Odds<'_>) -> Aftermath {
         let rng = odds.tearing.rng;
         let mut after = Aftermath::default();
         for key in self.ops.keys(|_| true) {
@@ -82,7 +82,8 @@ impl Disk {
             let write = matches!(op.action, Some(Action::Write { .. }));
             if write && rng.chance(odds.late) {
                 op.orphan = true;
-                after.late.push((key, rng.between(1, LATE_MAX)));
+                op.due = now + rng.between(1, LATE_MAX);
+                after.late.push((key, op.due));
                 continue;
             }
             let op = self.ops.remove(key).expect("it was just seen");

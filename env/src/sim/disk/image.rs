@@ -115,7 +115,7 @@ pub(in super::super) struct Tearing<'a> {
 
 impl Tearing<'_> {
     /// What is found in a block that held `old` and was being overwritten with `new`.
-    pub(in super::super) fn tear(&self, old: Option<&Page>, new: &Page) -> Option<Page> {
+    pub(in super::super) fn tear(self, old: Option<&Page>, new: &Page) -> Option<Page> {
         let whole = !self.sectors || self.rng.ratio(1, 2);
         if whole && self.noise == 0 {
             return if self.rng.ratio(1, 2) { Some(Rc::clone(new)) } else { old.map(Rc::clone) };
@@ -209,7 +209,7 @@ impl Inode {
     }
 
     /// The power goes: each sector not made durable is old, new or noise.
-    pub(in super::super) fn lose_power(&mut self, keep: Keep, tearing: &Tearing<'_>) {
+    pub(in super::super) fn lose_power(&mut self, keep: Keep, tearing: Tearing<'_>) {
         for write in core::mem::take(&mut self.unsettled) {
             self.tear(write.at, &write.page, keep, tearing);
         }
@@ -224,7 +224,7 @@ impl Inode {
         at: usize,
         page: &Page,
         keep: Keep,
-        tearing: &Tearing<'_>,
+        tearing: Tearing<'_>,
     ) {
         match keep {
             Keep::Nothing => {},
