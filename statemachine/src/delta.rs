@@ -143,11 +143,6 @@ impl Delta {
         self.tree.len()
     }
 
-    /// Neither a key nor a range.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.ranges.is_empty()
-    }
-
     /// Bytes charged to the budget.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
@@ -274,7 +269,7 @@ mod tests {
     fn an_empty_delta_holds_no_memory() {
         let delta = Delta::default();
         assert_eq!((delta.bytes(), delta.len(), delta.first()), (0, 0, 0));
-        assert!(delta.is_empty() && delta.point(b"").is_none());
+        assert!(delta.point(b"").is_none());
         assert_eq!(delta.walk(Bound::Included(b"a"), false).count(), 0);
         assert!(size_of::<Delta>() <= 256, "{} bytes", size_of::<Delta>());
     }

@@ -136,8 +136,7 @@ impl<E: Env, M: StateMachine> Hosted<E, M> {
                 let snapshot: u64 = self.shell.section_bytes();
                 behind && self.unflushed_bytes >= snapshot.max(SNAPSHOT_LOG_BYTES)
             },
-            Pressure::Flush => behind && self.unflushed_bytes > 0,
-            Pressure::Log => behind,
+            Pressure::Flush | Pressure::Log => behind,
         }
     }
 }

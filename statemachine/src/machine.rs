@@ -353,7 +353,7 @@ pub trait Machine<E: Env>: Sized + 'static {
 
     /// The whole manifest after a finished job, to be made durable: index, term and bytes. None:
     /// the job was overtaken (an install) and its result is dropped. It counts as staged from now
-    /// on: results are published in the order in which this was asked.
+    /// on: manifests that are made later hold its change too.
     fn manifest_after(&self, done: &JobDone<E>) -> Option<(u64, u64, Bytes)>;
 
     /// The newest manifest that was staged, to be staged again; none: never flushed.

@@ -8,8 +8,8 @@
 //!
 //! * I1 an entry's index is `applied + 1`; log time never falls.
 //! * I2 at most one flush and one merge at a time; a result of an older epoch is dropped.
-//! * I3 edits are published in the order in which they were staged, and whatever is written to the
-//!   log later holds every edit staged before: the last manifest in the log is the newest.
+//! * I3 a manifest that goes into the log holds every edit staged before it: the last one in the
+//!   log is the newest, in whatever order the log takes them and they are published.
 //! * I4 `flushed <= applied`.
 
 use core::cell::RefCell;
@@ -259,8 +259,8 @@ impl<E: Env, F> Shell<E, F> {
         let is_flush = done.is_flush();
         let mut staged = self.staged.borrow_mut();
         if !staged.iter().any(|staged| staged.is_flush == is_flush) {
-            let generation = self.manifest.generation + staged.len() as u64;
-            staged.push(StagedEdit { is_flush, edit: done.edit(generation) });
+            let edit = done.edit(self.manifest.generation);
+            staged.push(StagedEdit { is_flush, edit });
         }
         Some(encoded(&newest(&self.manifest, &staged)))
     }
@@ -271,16 +271,15 @@ impl<E: Env, F> Shell<E, F> {
         (newest.generation > 0).then(|| encoded(&newest))
     }
 
-    /// Makes a job's result current; its manifest is durable. False: an older epoch, dropped.
-    pub(crate) fn publish(&mut self, done: JobDone<E>) -> bool {
+    /// Makes a job's result current; its manifest is durable. One of an older epoch is dropped.
+    pub(crate) fn publish(&mut self, done: JobDone<E>) {
         if done.epoch != self.epoch {
-            return false;
+            done.discard(&self.store);
+            return;
         }
-        let staged = self.staged.get_mut();
-        assert!(!staged.is_empty(), "what is published was staged (I3)");
-        let StagedEdit { is_flush, edit } = staged.remove(0);
-        assert_eq!(is_flush, done.is_flush(), "edits are published in order (I3)");
-        self.manifest = self.manifest.apply(&edit);
+        let is_flush = done.is_flush();
+        let edit = self.unstage(is_flush).expect("what is published was staged (I3)");
+        self.manifest = after(&self.manifest, &edit);
         let dropped = |section: &Rc<Section<E>>| edit.drop.contains(&section.id());
         let (gone, kept) = mem::take(&mut self.sections).into_iter().partition(dropped);
         self.sections = kept;
@@ -301,11 +300,18 @@ impl<E: Env, F> Shell<E, F> {
             self.merging = false;
         }
         self.assert_sound();
-        true
     }
 
-    /// A job failed. What was frozen stays so, and the next job writes it again.
+    fn unstage(&mut self, is_flush: bool) -> Option<ManifestEdit> {
+        let staged = self.staged.get_mut();
+        let at = staged.iter().position(|staged| staged.is_flush == is_flush)?;
+        Some(staged.remove(at).edit)
+    }
+
+    /// A job failed, or the log that should have held its manifest did. What was frozen stays so,
+    /// and the next job writes it again.
     pub(crate) fn job_failed(&mut self, flush: bool) {
+        drop(self.unstage(flush));
         if flush {
             let freezing = self.freezing.as_mut().expect("a flush that fails was begun");
             freezing.running = false;
@@ -391,7 +397,13 @@ fn check(bytes: &[u8], shard: u64, identity: Identity) -> Result<Manifest, OpenF
 }
 
 fn newest(manifest: &Manifest, staged: &[StagedEdit]) -> Manifest {
-    staged.iter().fold(manifest.clone(), |manifest, staged| manifest.apply(&staged.edit))
+    staged.iter().fold(manifest.clone(), |manifest, staged| after(&manifest, &staged.edit))
+}
+
+/// A flush and a merge do not touch each other's sections, so their edits go in any order; the
+/// number of the result is given when it is made.
+fn after(manifest: &Manifest, edit: &ManifestEdit) -> Manifest {
+    manifest.apply(&ManifestEdit { generation: manifest.generation + 1, ..edit.clone() })
 }
 
 fn encoded(manifest: &Manifest) -> (u64, u64, Bytes) {

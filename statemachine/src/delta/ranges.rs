@@ -73,11 +73,6 @@ impl Ranges {
     pub(crate) fn len(&self) -> usize {
         self.map.len()
     }
-
-    /// No fragment.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.map.is_empty()
-    }
 }
 
 #[cfg(test)]

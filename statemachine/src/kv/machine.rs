@@ -94,8 +94,7 @@ impl<E: Env> Kv<E> {
         let due = self.shell.is_due() || self.delta.range_count() > RANGES_MAX;
         match why {
             Pressure::None => due,
-            Pressure::Flush => due || !self.delta.is_empty(),
-            Pressure::Log => self.shell.applied() > self.shell.flushed(),
+            Pressure::Flush | Pressure::Log => self.shell.applied() > self.shell.flushed(),
         }
     }
 }
