@@ -276,13 +276,6 @@ pub(crate) fn slot_file(slot_no: u32) -> String {
     format!("{slot_no:03}.slot")
 }
 
-/// The slot that a file name stands for.
-pub(crate) fn slot_of_file(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".slot")?;
-    let slot_no = digits.parse().ok()?;
-    (slot_file(slot_no) == name).then_some(slot_no)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,8 +364,5 @@ mod tests {
     #[test]
     fn slot_files_are_named_by_number() {
         assert_eq!(slot_file(7), "007.slot");
-        assert_eq!(slot_of_file("1234.slot"), Some(1234));
-        assert_eq!(slot_of_file("7.slot"), None);
-        assert_eq!(slot_of_file("super.a"), None);
     }
 }

@@ -120,13 +120,20 @@ impl Index {
         Ok(place)
     }
 
-    /// Appends a batch that was checked.
-    pub(crate) fn append(&mut self, place: u32, extent: Extent, kills: &mut Vec<Kill>) {
+    /// Changes a shard's batches, and counts them.
+    pub(crate) fn edit<T>(&mut self, place: u32, change: impl FnOnce(&mut ShardLog) -> T) -> T {
         let log = self.at_mut(place);
         let before = log.extents.len();
-        log.append(extent, kills);
+        let result = change(log);
         let after = log.extents.len();
-        self.recount(before, after);
+        self.extents += crate::field::len_u64(after);
+        self.extents -= crate::field::len_u64(before);
+        result
+    }
+
+    /// Appends a batch that was checked.
+    pub(crate) fn append(&mut self, place: u32, extent: Extent, kills: &mut Vec<Kill>) {
+        self.edit(place, |log| log.append(extent, kills));
     }
 
     /// Applies a record that was checked, as of frame `lsn`. True: it needs a write of its own.
@@ -146,22 +153,12 @@ impl Index {
             self.remove(place).clear(kills);
             return true;
         }
-        let log = self.at_mut(place);
-        let before = log.extents.len();
-        let writes = apply_to(log, record, lsn, kills);
-        let after = log.extents.len();
-        self.recount(before, after);
-        writes
+        self.edit(place, |log| apply_to(log, record, lsn, kills))
     }
 
     /// Declares bodies lost.
     pub(crate) fn lose(&mut self, place: u32, range: (u64, u64), kills: &mut Vec<Kill>) {
         self.at_mut(place).lose(range.0, range.1, kills);
-    }
-
-    fn recount(&mut self, before: usize, after: usize) {
-        self.extents += crate::field::len_u64(after);
-        self.extents -= crate::field::len_u64(before);
     }
 }
 

@@ -3,6 +3,7 @@
 mod base;
 mod cache;
 mod checkpoint;
+pub mod conformance;
 mod error;
 mod field;
 mod frame;
@@ -11,10 +12,12 @@ mod geometry;
 mod head;
 mod index;
 mod log;
+mod memory;
 mod open;
 mod options;
 mod probe;
 mod read;
+mod reader;
 mod recover;
 mod replay;
 mod scan;
@@ -32,6 +35,10 @@ mod walk;
 pub use error::{Foreign, LogError, OpenError, ReadError, StageError};
 pub use geometry::{Geometry, GeometryError};
 pub use log::*;
+pub use memory::{MemoryLog, MemoryLogs};
 pub use options::{SyncChoice, WalOptions};
+pub use reader::{
+    Finding, FrameView, RecordView, SlotView, Source, Stat, Verified, WalReader,
+};
 pub use wal::{Wal, WalCounters, WalLogs};
 pub use walk::{BadFrame, Evidence, Verdict};

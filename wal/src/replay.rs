@@ -122,27 +122,11 @@ impl Replay {
         let place = self.place(row.shard);
         let adopted = self.side(place).adopted;
         let mut kills = core::mem::take(&mut self.kills);
-        let log = self.index.at_mut(place);
-        match row.kind {
-            kind::ENTRIES => entries(log, row, at, adopted, &mut kills),
-            kind::HARD_STATE if adopted => {
-                log.hard_state = HardState {
-                    term: Term(row.term),
-                    vote: ReplicaId(row.a),
-                    commit: LogIndex(row.index),
-                };
-            },
-            kind::TRUNCATE => log.truncate(row.index.max(1), row.term, &mut kills),
-            kind::COMPACT => log.compact(row.index, row.term, &mut kills),
-            kind::MANIFEST => {
-                log.set_manifest(at.lsn, row.index, &mut kills);
-                log.manifest_lost = at.body.is_none();
-                let side = self.side(place);
-                side.manifest = at.body.map(|body| (at.lsn, body.to_vec()));
-                side.manifest_term = row.term;
-            },
-            kind::DAMAGE if adopted => damage(log, at),
-            _ => {},
+        self.index.edit(place, |log| apply(log, row, at, adopted, &mut kills));
+        if row.kind == kind::MANIFEST {
+            let side = self.side(place);
+            side.manifest = at.body.map(|body| (at.lsn, body.to_vec()));
+            side.manifest_term = row.term;
         }
         kills.clear();
         self.kills = kills;
@@ -168,8 +152,8 @@ impl Replay {
         side.adopted = true;
         side.known_at = lsn;
         let manifest = side.manifest.as_ref().map(|(at, _)| *at);
+        self.index.edit(place, |log| adopt_bounds(log, state));
         let log = self.index.at_mut(place);
-        adopt_bounds(log, state);
         log.manifest_lost = state.manifest_lost
             || (state.manifest_lsn != 0 && manifest != Some(state.manifest_lsn));
         if state.manifest_lsn == 0 {
@@ -216,7 +200,6 @@ impl Replay {
         if lost == 0 {
             self.drop_collected();
         }
-        let mut extents = 0;
         for place in 0..self.index.places() {
             if self.index.place(place).is_none() {
                 continue;
@@ -230,10 +213,8 @@ impl Replay {
             if !side.adopted || side.known_at < lost || !holds {
                 log.damage = DamageState::Retired;
             }
-            pass_covered_holes(log, side.manifest_term);
-            extents += crate::field::len_u64(log.extents.len());
+            self.index.edit(place, |log| pass_covered_holes(log, side.manifest_term));
         }
-        self.index.extents = extents;
     }
 
     /// What was found, shard by shard.
@@ -279,6 +260,28 @@ impl Sink for Replay {
             Event::Lost { to, .. } => self.lost = self.lost.max(to),
         }
         Ok(())
+    }
+}
+
+/// A record of one shard's log, applied to it.
+fn apply(log: &mut ShardLog, row: &Row, at: At<'_>, adopted: bool, kills: &mut Vec<Kill>) {
+    match row.kind {
+        kind::ENTRIES => entries(log, row, at, adopted, kills),
+        kind::HARD_STATE if adopted => {
+            log.hard_state = HardState {
+                term: Term(row.term),
+                vote: ReplicaId(row.a),
+                commit: LogIndex(row.index),
+            };
+        },
+        kind::TRUNCATE => log.truncate(row.index.max(1), row.term, kills),
+        kind::COMPACT => log.compact(row.index, row.term, kills),
+        kind::MANIFEST => {
+            log.set_manifest(at.lsn, row.index, kills);
+            log.manifest_lost = at.body.is_none();
+        },
+        kind::DAMAGE if adopted => damage(log, at),
+        _ => {},
     }
 }
 

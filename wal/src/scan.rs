@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bowline_env::{Buf, Kind, SharedBuf};
 
 use crate::error::OpenError;
-use crate::field::{len_of, len_u64};
+use crate::field::len_u64;
 use crate::frame::{Copy2, Head, Row, kind};
 use crate::geometry::{Geometry, HEAD_LEN, RECORD_LEN};
 use crate::head::{SlotHead, Super};
@@ -319,14 +319,6 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
         whole.fill(len);
         Some(whole.share(0..len))
     }
-
-    /// Drops what is kept of a slot, so that it is read anew.
-    pub(crate) fn forget(&mut self, slot_no: u32) {
-        self.hits.remove(&slot_no);
-        if self.window.as_ref().is_some_and(|(held, ..)| *held == slot_no) {
-            self.window = None;
-        }
-    }
 }
 
 /// Frames between two numbers, for messages.
@@ -335,8 +327,3 @@ pub(crate) fn span(from: u64, to: u64) -> usize {
 }
 
 const _: () = assert!(WINDOW.is_multiple_of(65_536), "a window is whole blocks");
-
-/// Blocks as a length.
-pub(crate) fn blocks_len(blocks: u32, geometry: &Geometry) -> usize {
-    len_of(blocks) * geometry.block_len()
-}

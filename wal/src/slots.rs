@@ -59,7 +59,7 @@ impl Live {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Slot {
     pub(crate) epoch: u64,
     pub(crate) life: Life,
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     fn table() -> SlotTable {
-        SlotTable::new(vec![Slot::default(); 4], 16, 8, 1)
+        SlotTable::new((0..4).map(|_| Slot::default()).collect(), 16, 8, 1)
     }
 
     #[test]
