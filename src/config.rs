@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bowline_wal::{Geometry, WalLogs, WalOptions};
 use toml::de::DeValue;
 
 use crate::{Code, ConfigError, Origin};
@@ -279,12 +280,21 @@ impl Config {
         self.set_text(section, name, text, &Origin::Builder)
     }
 
-    /// Checks what single keys cannot tell: contradictions.
+    /// Checks every value, and what values say together.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] 0304.
+    /// [`ConfigError`]: 0303 or 0304.
     pub fn check(&self) -> Result<(), ConfigError> {
+        let mut copy = self.clone();
+        for key in KEYS {
+            // What was set in a field did not pass the key's own check; its text does.
+            let text = (key.show)(self);
+            let value = DeValue::parse(&text).expect("what is shown is TOML");
+            (key.read)(&mut copy, value.get_ref()).map_err(|wrong| {
+                ConfigError::new(Code::CONFIG_VALUE, self.origin(key.path), key.path, wrong)
+            })?;
+        }
         check::contradictions(self)
     }
 
@@ -324,6 +334,19 @@ impl Config {
     /// The keys of `[server]`: TOML text by key. The library does not read them.
     pub fn server(&self) -> impl Iterator<Item = (&str, &str)> {
         self.server.iter().map(|(key, (value, _))| (key.as_str(), value.as_str()))
+    }
+
+    /// The sizes of a stream.
+    pub(crate) fn geometry(&self) -> Geometry {
+        let frame_cap = u32::try_from(self.wal.frame_cap.0).unwrap_or(u32::MAX);
+        let (slot_bytes, log_bytes) = (self.wal.slot_bytes.0, self.wal.log_bytes.0);
+        Geometry { frame_cap, slot_bytes, log_bytes, ..Geometry::default() }
+    }
+
+    /// How streams are opened.
+    pub(crate) fn logs(&self) -> WalLogs {
+        let options = WalOptions { log_bytes: self.wal.log_bytes.0, ..WalOptions::default() };
+        WalLogs { geometry: self.geometry(), options }
     }
 
     /// Where a key's value is from.
@@ -464,7 +487,7 @@ mod tests {
             "wal.direct_io" => "off",
             "raft.clock_drift" | "state.resident" => "3%",
             "listen.peer" => "127.0.0.1:9",
-            "wal.slot_bytes" => "128MiB",
+            "wal.slot_bytes" => "32MiB",
             "wal.log_bytes" => "2GiB",
             "wal.frame_cap" | "state.delta" | "limits.parked" | "limits.core_budget" => "2MiB",
             "limits.shard_uncommitted" => "8MiB",
@@ -612,8 +635,10 @@ mod tests {
     fn keys_that_contradict_each_other_are_refused() {
         contradiction("[raft]\nheartbeat = \"200ms\"", "raft.support");
         contradiction("[wal]\nslot_bytes = \"1MiB\"", "wal.frame_cap");
+        contradiction("[cluster]\nshards = 16384\n[wal]\nslot_bytes = \"8MiB\"", "cluster.shards");
         contradiction("[wal]\nslot_bytes = \"512MiB\"", "wal.log_bytes");
         contradiction("[wal]\nframe_cap = \"65537B\"", "wal.frame_cap");
+        contradiction("[wal]\nslot_bytes = \"64000001B\"", "wal.slot_bytes");
         contradiction("[limits]\nshard_uncommitted = \"512KiB\"", "limits.shard_uncommitted");
         contradiction("[tls]\ncert_file = \"c\"", "tls.cert_file");
         let peers = "peers = [{ id = 2, address = \"a:1\" }]";
@@ -621,6 +646,14 @@ mod tests {
         contradiction(&format!("[node]\nid = 2\n[cluster]\njoin = true\n{peers}"), "cluster.join");
         let twice = "[cluster]\npeers = [{ id = 1, address = \"a\" }, { id = 1, address = \"b\" }]";
         contradiction(twice, "cluster.peers");
+    }
+
+    #[test]
+    fn a_field_is_held_to_its_key() {
+        let mut config = Config::default();
+        config.cluster.shards = 0;
+        let error = config.check().expect_err("refused");
+        assert_eq!((error.code, &*error.key), (Code::CONFIG_VALUE, "cluster.shards"));
     }
 
     #[test]

@@ -30,4 +30,4 @@ pub(crate) mod read;
 pub(crate) mod replica;
 pub(crate) mod run;
 
-pub(crate) use local::LocalShard;
+pub use local::LocalShard;

@@ -214,6 +214,11 @@ impl Error {
         Self::Stopped { maybe_applied: false, cause: None }
     }
 
+    /// A defect that no shard is to blame for.
+    pub(crate) const fn broken(what: &'static str) -> Self {
+        Self::Shard { shard: ShardId(0), why: ShardFailure::Invariant(what) }
+    }
+
     /// An argument is not accepted.
     pub(crate) const fn invalid(what: &'static str) -> Self {
         Self::Request(RequestError::Invalid(what))

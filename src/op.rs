@@ -91,6 +91,21 @@ impl<T> Op<T> {
         Self { inner: Inner::One { waiter, unsent, map, timeout_ms } }
     }
 
+    /// Sends it, if it found its ring full before. False: the ring is full still, and `waker` is
+    /// woken when there is room.
+    pub(crate) fn send(&mut self, waker: &Waker) -> bool {
+        let Inner::One { unsent, .. } = &mut self.inner else { return true };
+        let Some(waiting) = unsent.take() else { return true };
+        let Unsent { hub, request } = *waiting;
+        match hub.push_or_register(request, waker) {
+            Ok(()) => true,
+            Err(request) => {
+                *unsent = Some(Box::new(Unsent { hub, request }));
+                false
+            },
+        }
+    }
+
     /// Waits for the answer and blocks this thread meanwhile.
     ///
     /// # Errors
@@ -157,42 +172,28 @@ impl<T: 'static> Op<T> {
     pub(crate) fn unbox(reply: Reply) -> Result<T, Error> {
         let Reply::Any(value) = reply else { return Err(unexpected(&reply)) };
         let value: Box<dyn Any + Send> = value;
-        value.downcast::<T>().map(|value| *value).map_err(|_other| Error::Shard {
-            shard: bowline_raft::ShardId(0),
-            why: crate::ShardFailure::Invariant("a reply of another type"),
-        })
+        let value = value.downcast::<T>().map(|value| *value);
+        value.map_err(|_other| Error::broken("a reply of another type"))
     }
 }
 
 /// A reply that the operation cannot have: a defect, reported as such.
 pub(crate) fn unexpected(reply: &Reply) -> Error {
     tracing::error!(code = %crate::Code::INVARIANT, ?reply, "a reply of another kind");
-    Error::Shard {
-        shard: bowline_raft::ShardId(0),
-        why: crate::ShardFailure::Invariant("a reply of another kind"),
-    }
+    Error::broken("a reply of another kind")
 }
 
 impl<T> Future for Op<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.send(cx.waker()) {
+            return Poll::Pending;
+        }
         let result = match &mut self.inner {
             Inner::Ready(_) => return Poll::Ready(self.take_ready()),
             Inner::Many(future) => core::task::ready!(future.as_mut().poll(cx)),
-            Inner::One { waiter, unsent, map, .. } => {
-                if let Some(waiting) = unsent.take() {
-                    let Unsent { hub, request } = *waiting;
-                    match hub.push_or_register(request, cx.waker()) {
-                        Ok(()) => {},
-                        Err(request) => {
-                            *unsent = Some(Box::new(Unsent { hub, request }));
-                            return Poll::Pending;
-                        },
-                    }
-                }
-                core::task::ready!(waiter.poll(cx)).and_then(*map)
-            },
+            Inner::One { waiter, map, .. } => core::task::ready!(waiter.poll(cx)).and_then(*map),
             Inner::Taken => panic_taken(),
         };
         self.inner = Inner::Taken;

@@ -1,5 +1,7 @@
 //! What keys say together.
 
+use bowline_wal::GeometryError;
+
 use super::Config;
 use crate::{Code, ConfigError};
 
@@ -20,24 +22,8 @@ pub(super) fn contradictions(config: &Config) -> Result<(), ConfigError> {
         );
         return Err(fault("raft.support", what));
     }
+    check_log(config, &fault)?;
     let wal = &config.wal;
-    if wal.frame_cap.0.saturating_mul(4) > wal.slot_bytes.0 {
-        let what =
-            format!("{} is over a quarter of wal.slot_bytes ({})", wal.frame_cap, wal.slot_bytes);
-        return Err(fault("wal.frame_cap", what));
-    }
-    if wal.slot_bytes.0.saturating_mul(4) > wal.log_bytes.0 {
-        let what = format!(
-            "{} is less than four times wal.slot_bytes ({})",
-            wal.log_bytes, wal.slot_bytes
-        );
-        return Err(fault("wal.log_bytes", what));
-    }
-    if !wal.slot_bytes.0.is_multiple_of(4_096) || !wal.frame_cap.0.is_multiple_of(4_096) {
-        let key =
-            if wal.slot_bytes.0.is_multiple_of(4_096) { "wal.frame_cap" } else { "wal.slot_bytes" };
-        return Err(fault(key, "it is no multiple of 4KiB".into()));
-    }
     if config.limits.shard_uncommitted < wal.frame_cap {
         let what = format!("it is less than wal.frame_cap ({}), one entry", wal.frame_cap);
         return Err(fault("limits.shard_uncommitted", what));
@@ -50,6 +36,44 @@ pub(super) fn contradictions(config: &Config) -> Result<(), ConfigError> {
         return Err(fault("tls.cert_file", what.into()));
     }
     Ok(())
+}
+
+/// The log has a say in its sizes; the messages name our keys.
+fn check_log(
+    config: &Config,
+    fault: &dyn Fn(&str, String) -> ConfigError,
+) -> Result<(), ConfigError> {
+    let wal = &config.wal;
+    let geometry = config.geometry();
+    let (key, what) = match geometry.check() {
+        Ok(()) => {
+            let most = geometry.shards_max();
+            let streams = wal.streams.or(1);
+            if config.cluster.shards.div_ceil(streams) <= most {
+                return Ok(());
+            }
+            let what = format!("a stream of this wal.slot_bytes has room for {most} shards");
+            ("cluster.shards", what)
+        },
+        Err(GeometryError::SlotBytes(_)) => {
+            ("wal.slot_bytes", format!("{} is no multiple of 4KiB", wal.slot_bytes))
+        },
+        Err(GeometryError::FrameCap(_)) => (
+            "wal.frame_cap",
+            format!(
+                "{} is no multiple of 4KiB up to an eighth of wal.slot_bytes ({})",
+                wal.frame_cap, wal.slot_bytes
+            ),
+        ),
+        Err(_) => (
+            "wal.log_bytes",
+            format!(
+                "{} is less than eight times wal.slot_bytes ({}), or holds too many of them",
+                wal.log_bytes, wal.slot_bytes
+            ),
+        ),
+    };
+    Err(fault(key, what))
 }
 
 fn check_peers(

@@ -43,6 +43,8 @@ pub enum RequestError {
     NotANumber,
     /// Increment beyond the range of a number.
     Overflow,
+    /// A guard of a batch did not hold: this one, counted from 0. Nothing was written.
+    GuardFailed(u32),
 }
 
 impl RequestError {
@@ -60,6 +62,7 @@ impl RequestError {
             Self::WatchLimit => Code::WATCH_LIMIT,
             Self::NotANumber => Code::NOT_A_NUMBER,
             Self::Overflow => Code::OVERFLOW,
+            Self::GuardFailed(_) => Code::GUARD_FAILED,
         }
     }
 }
@@ -77,6 +80,9 @@ impl fmt::Display for RequestError {
             },
             Self::Compacted(oldest) => {
                 write!(f, "the watch revision is compacted; the oldest is {oldest}")
+            },
+            Self::GuardFailed(place) => {
+                write!(f, "guard {place} did not hold; nothing was written")
             },
             Self::CrossSlot
             | Self::OnCore

@@ -173,6 +173,9 @@ rows! {
     OVERFLOW = 411: "the number would overflow",
         cause: "the result lies outside a 64-bit integer; nothing was changed",
         fix: "use a smaller step, or put a smaller number first";
+    GUARD_FAILED = 412: "a guard of the batch did not hold",
+        cause: "a key was not as the batch expected; nothing was written",
+        fix: "read the keys again and send a batch that fits them";
     BUSY = 501: "busy",
         cause: "a budget of queued bytes is spent; nothing was appended",
         fix: "wait for the hint, then try again";
