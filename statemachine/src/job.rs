@@ -10,10 +10,10 @@ use bowline_env::{Env, EnvError, Kind, Nanos};
 
 use crate::flush::{self, FlushInput};
 use crate::manifest::{Flushed, ManifestEdit, SectionRef};
+use crate::run::RangeTombstone;
 use crate::run::file::RunFile;
 use crate::run::format::{Header, Table, TableEntry, Trailer, u64_of};
 use crate::run::writer::SectionWriter;
-use crate::run::RangeTombstone;
 use crate::store::files::offload;
 use crate::store::open::Residency;
 use crate::store::{Section, Store};
@@ -85,11 +85,13 @@ impl From<EnvError> for JobError {
 
 impl From<OpenFailure> for JobError {
     fn from(failure: OpenFailure) -> Self {
-        match failure {
-            OpenFailure::Damaged(damage) => Self::Damaged(damage),
-            OpenFailure::Env(error) => error.into(),
-            OpenFailure::Restore(error) => Self::Snapshot(error),
-            _ => Self::Snapshot(SmError::Invalid),
+        // Opening a section fails in two ways; the others are a machine's.
+        if let OpenFailure::Damaged(damage) = failure {
+            Self::Damaged(damage)
+        } else if let OpenFailure::Env(error) = failure {
+            error.into()
+        } else {
+            Self::Snapshot(SmError::Invalid)
         }
     }
 }
@@ -302,7 +304,6 @@ impl<E: Env> NewRun<E> {
         let trailer = writer.finish(&encoded, ranges);
         self.hand_over(writer).await?;
         assert_eq!(self.file.at(), self.off + trailer.len, "a section is as long as it says");
-        let table_off = self.file.at();
         let entry = TableEntry {
             section: trailer.section,
             off: self.off,
@@ -312,7 +313,7 @@ impl<E: Env> NewRun<E> {
             min_index: trailer.min_index,
             max_index: trailer.max_index,
         };
-        let table = Table { run: self.run, table_off, entries: vec![entry] }.encode();
+        let table = Table { run: self.run, off: self.file.at(), entries: vec![entry] }.encode();
         assert_eq!(u64_of(table.len()), u64_of(Table::LEN_ONE), "one section, one block");
         self.file.write(&table).await?;
         self.file.finish().await?;

@@ -234,9 +234,10 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let short = ManifestError::Length { want: HEAD_LEN, got: bytes.len() };
         let head = bytes.first_chunk::<HEAD_LEN>().ok_or(short)?;
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let archive = &bytes[HEAD_LEN..];
-        let len = usize::try_from(word(8)).expect("a usize holds a u32");
+        let len = usize::try_from(word(8)).unwrap_or(usize::MAX);
         if len != archive.len() || bytes.len() > MANIFEST_BYTES_MAX {
             let want = HEAD_LEN.saturating_add(len).min(MANIFEST_BYTES_MAX);
             return Err(ManifestError::Length { want, got: bytes.len() });
@@ -252,7 +253,7 @@ impl Manifest {
         let mut aligned = AlignedVec::<16>::with_capacity(archive.len());
         aligned.extend_from_slice(archive);
         let manifest =
-            rkyv::from_bytes::<Self, Error>(&aligned).map_err(|_: Error| ManifestError::Archive)?;
+            rkyv::from_bytes::<Self, Error>(&aligned).ok().ok_or(ManifestError::Archive)?;
         if manifest.is_sound() { Ok(manifest) } else { Err(ManifestError::Sections) }
     }
 
@@ -271,11 +272,20 @@ mod tests {
     use super::*;
 
     fn section(id: u128, min_index: u64, max_index: u64) -> SectionRef {
-        SectionRef { run: id + 1_000, section: id, off: 4_096, len: 65_536, min_index, max_index, kind: 1 }
+        SectionRef {
+            run: id + 1_000,
+            section: id,
+            off: 4_096,
+            len: 65_536,
+            min_index,
+            max_index,
+            kind: 1,
+        }
     }
 
     fn flush(generation: u64, id: u128, min: u64, max: u64) -> ManifestEdit {
-        let flushed = Flushed { index: max, term: 2, sm_clock: 9, conf: Bytes::from_static(b"conf") };
+        let flushed =
+            Flushed { index: max, term: 2, sm_clock: 9, conf: Bytes::from_static(b"conf") };
         ManifestEdit {
             shard: 7,
             generation,

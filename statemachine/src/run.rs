@@ -79,8 +79,14 @@ pub(crate) fn temporary_name(run: u128) -> Name {
 /// The run that a file of the directory is; none: it is no finished run.
 pub(crate) fn run_of(file: &str) -> Option<u128> {
     let digits = file.strip_prefix("run-")?.strip_suffix(".run")?;
-    let is_ours = digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_ours =
+        digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if is_ours { u128::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// Whether a file of the directory is a run that was never finished.
+pub(crate) fn is_temporary(file: &str) -> bool {
+    file.strip_prefix("run-").is_some_and(|rest| rest.strip_suffix(".tmp").is_some())
 }
 
 #[cfg(test)]
@@ -92,6 +98,8 @@ mod tests {
         let run = 0x00ff_0000_0000_0000_0000_0000_0000_1234_u128;
         assert_eq!(run_of(run_name(run).file()), Some(run));
         assert_eq!(run_of(temporary_name(run).file()), None);
+        assert!(is_temporary(temporary_name(run).file()));
+        assert!(!is_temporary(run_name(run).file()));
         for bad in ["run-.run", "run-00FF00000000000000000000000012340.run", "x", "run-+0.run"] {
             assert_eq!(run_of(bad), None, "{bad}");
         }
@@ -106,7 +114,8 @@ mod tests {
         };
         let ranges = [range("b", "d", 4), range("d", "e", 9), range("x", "", 5)];
         assert!(ranges_are_sound(&ranges));
-        for (key, want) in [("a", 0), ("b", 4), ("czz", 4), ("d", 9), ("e", 0), ("x", 5), ("zz", 5)] {
+        for (key, want) in [("a", 0), ("b", 4), ("czz", 4), ("d", 9), ("e", 0), ("x", 5), ("zz", 5)]
+        {
             assert_eq!(tombstone_index(&ranges, key.as_bytes()), want, "{key}");
         }
         assert!(!ranges_are_sound(&[range("x", "", 5), range("y", "z", 1)]));

@@ -220,12 +220,16 @@ impl<E: Env> Store<E> {
         self.sections.borrow_mut().insert(section.id(), Rc::downgrade(section));
     }
 
-    /// A section was dropped: so are its pages.
-    pub(crate) fn forget(&self, id: u128) {
+    /// A section was dropped: so are its pages, and its file if nothing else needs it.
+    pub(crate) fn forget(&self, id: u128, run: u128) {
         let mut sections = self.sections.borrow_mut();
         if sections.get(&id).is_some_and(|section| section.strong_count() == 0) {
             sections.remove(&id);
+            drop(sections);
             self.cache.borrow_mut().forget(id);
+            if !self.has_section_of(run) {
+                self.files.forget(run);
+            }
         }
     }
 

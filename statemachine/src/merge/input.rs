@@ -133,10 +133,13 @@ impl<E: Env> Input<E> {
         };
         let (what, span) = (Area::Page(page_no), (place.run, at, count * PAGE));
         let read = self.store.files().read_checked(self.store.env(), span, what, check).await;
-        self.pages = (page_no, read.map_err(|failure| {
-            section.set_damaged();
-            section.damage(failure.area(what))
-        })?);
+        self.pages = (
+            page_no,
+            read.map_err(|failure| {
+                section.set_damaged();
+                section.damage(failure.area(what))
+            })?,
+        );
         Ok(self.read_ahead(page_no).expect("the page was read"))
     }
 
@@ -178,10 +181,13 @@ impl<E: Env> Input<E> {
         };
         let span = (place.run, place.off + far.off, ahead);
         let read = self.store.files().read_checked(self.store.env(), span, what, check).await;
-        self.values = (far.off, read.map_err(|failure| {
-            section.set_damaged();
-            section.damage(failure.area(what))
-        })?);
+        self.values = (
+            far.off,
+            read.map_err(|failure| {
+                section.set_damaged();
+                section.damage(failure.area(what))
+            })?,
+        );
         Ok(self.value_ahead(far.off, len).expect("the value was read"))
     }
 

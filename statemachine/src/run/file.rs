@@ -3,7 +3,9 @@
 //! One write is in flight while the next buffer fills. A run appears under its final name only
 //! when all its bytes are durable; whatever fails before leaves at most a `.tmp`.
 
-use bowline_env::{Buf, Class, Dir as _, Env, EnvError, File as _, Kind, Mode, Nanos, Op, SharedBuf};
+use bowline_env::{
+    Buf, Class, Dir as _, Env, EnvError, File as _, Kind, Mode, Nanos, Op, SharedBuf,
+};
 
 use super::format::{Header, PAGE, u64_of};
 use super::{run_name, runs_dir, temporary_name};

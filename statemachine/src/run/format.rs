@@ -32,6 +32,8 @@ pub(crate) const KIND_BLOB: u16 = 2;
 
 const MAJOR: u16 = 1;
 const MINOR: u16 = 0;
+/// Minor versions that this program reads.
+const MINORS: core::ops::RangeInclusive<u16> = 0..=MINOR;
 const FMT: u16 = 1;
 const FEATURES_KNOWN: u32 = 0;
 const TABLE_ENTRY: usize = 64;
@@ -103,9 +105,9 @@ pub(crate) const fn round_up(n: u64) -> u64 {
     n.div_ceil(PAGE_U64) * PAGE_U64
 }
 
-fn new_block(magic: &[u8; 8]) -> Vec<u8> {
+fn new_block(magic: [u8; 8]) -> Vec<u8> {
     let mut block = vec![0; PAGE];
-    put(&mut block, 0, magic);
+    put(&mut block, 0, &magic);
     block
 }
 
@@ -115,14 +117,14 @@ fn seal(mut block: Vec<u8>) -> Vec<u8> {
     block
 }
 
-fn open<'a>(block: &'a [u8], magic: &[u8; 8]) -> Result<&'a [u8], FormatError> {
+fn open(block: &[u8], magic: [u8; 8]) -> Result<&[u8], FormatError> {
     if block.len() != PAGE {
         return Err(FormatError::Length);
     }
     if crc32fast::hash(&block[..PAGE - 4]) != u32_at(block, PAGE - 4) {
         return Err(FormatError::Checksum);
     }
-    if &block[..8] == magic { Ok(block) } else { Err(FormatError::Magic) }
+    if block[..8] == magic { Ok(block) } else { Err(FormatError::Magic) }
 }
 
 /// The first block of a run.
@@ -136,7 +138,7 @@ pub(crate) struct Header {
 
 impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut block = new_block(b"BOWLRUN1");
+        let mut block = new_block(*b"BOWLRUN1");
         put_u16(&mut block, 8, MAJOR);
         put_u16(&mut block, 10, MINOR);
         put_u32(&mut block, 12, u32::try_from(PAGE).expect("a page is 4096 bytes"));
@@ -148,8 +150,8 @@ impl Header {
     }
 
     pub(crate) fn decode(block: &[u8]) -> Result<Self, FormatError> {
-        let block = open(block, b"BOWLRUN1")?;
-        let is_known = u16_at(block, 8) == MAJOR && u16_at(block, 10) <= MINOR;
+        let block = open(block, *b"BOWLRUN1")?;
+        let is_known = u16_at(block, 8) == MAJOR && MINORS.contains(&u16_at(block, 10));
         if !is_known || u32_at(block, 64) & !FEATURES_KNOWN != 0 {
             return Err(FormatError::Version);
         }
@@ -181,7 +183,7 @@ pub(crate) struct TableEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) run: u128,
-    pub(crate) table_off: u64,
+    pub(crate) off: u64,
     pub(crate) entries: Vec<TableEntry>,
 }
 
@@ -203,33 +205,33 @@ impl Table {
             put_u64(bytes, 48, entry.min_index);
             put_u64(bytes, 56, entry.max_index);
         }
-        let mut tail = new_block(b"BOWLEND1");
+        let mut tail = new_block(*b"BOWLEND1");
         put_u128(&mut tail, 8, self.run);
-        put_u64(&mut tail, 24, self.table_off);
+        put_u64(&mut tail, 24, self.off);
         put_u32(&mut tail, 32, u32::try_from(self.entries.len()).expect("a run has few sections"));
         put_u32(&mut tail, 36, crc32fast::hash(&out));
-        put_u64(&mut tail, 40, self.table_off + u64_of(len + PAGE));
+        put_u64(&mut tail, 40, self.off + u64_of(len + PAGE));
         out.extend_from_slice(&seal(tail));
         out
     }
 
-    /// Reads table and tail, which start at `table_off` of the file and end it.
-    pub(crate) fn decode(bytes: &[u8], table_off: u64) -> Result<Self, FormatError> {
+    /// Reads table and tail, which start at `off` of the file and end it.
+    pub(crate) fn decode(bytes: &[u8], off: u64) -> Result<Self, FormatError> {
         let at = bytes.len().checked_sub(PAGE).ok_or(FormatError::Length)?;
         let (table, tail) = bytes.split_at(at);
-        let tail = open(tail, b"BOWLEND1")?;
+        let tail = open(tail, *b"BOWLEND1")?;
         if crc32fast::hash(table) != u32_at(tail, 36) {
             return Err(FormatError::Checksum);
         }
         let count = usize::try_from(u32_at(tail, 32)).ok().ok_or(FormatError::Field)?;
         let fits = count.checked_mul(TABLE_ENTRY).is_some_and(|len| len <= table.len());
-        let ends_here = table_off.checked_add(u64_of(bytes.len())) == Some(u64_at(tail, 40));
-        if !fits || !ends_here || u64_at(tail, 24) != table_off {
+        let ends_here = off.checked_add(u64_of(bytes.len())) == Some(u64_at(tail, 40));
+        if !fits || !ends_here || u64_at(tail, 24) != off {
             return Err(FormatError::Field);
         }
         let entries = table.chunks_exact(TABLE_ENTRY).take(count).map(table_entry);
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { run: u128_at(tail, 8), table_off, entries })
+        Ok(Self { run: u128_at(tail, 8), off, entries })
     }
 }
 
@@ -287,7 +289,7 @@ impl Trailer {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut block = new_block(b"BOWLSEC1");
+        let mut block = new_block(*b"BOWLSEC1");
         put_u128(&mut block, 8, self.section);
         put_u16(&mut block, 24, self.kind);
         put_u16(&mut block, 26, FMT);
@@ -311,7 +313,7 @@ impl Trailer {
     }
 
     pub(crate) fn decode(block: &[u8]) -> Result<Self, FormatError> {
-        let block = open(block, b"BOWLSEC1")?;
+        let block = open(block, *b"BOWLSEC1")?;
         if u16_at(block, 26) != FMT {
             return Err(FormatError::Version);
         }
@@ -361,7 +363,12 @@ impl Trailer {
         let body_fits = self.body_len <= self.areas[INDEX].off;
         let pages_fit = u64::from(self.data_pages) * PAGE_U64 <= self.areas[INDEX].off;
         let ends_here = at.checked_add(PAGE_U64) == Some(self.len);
-        ends_here && chunks_match && known && body_fits && pages_fit && self.min_index <= self.max_index
+        ends_here
+            && chunks_match
+            && known
+            && body_fits
+            && pages_fit
+            && self.min_index <= self.max_index
     }
 }
 
@@ -383,7 +390,7 @@ mod tests {
             min_index: 4,
             max_index: 19,
         };
-        Table { run: 1 << 100, table_off: 86_016, entries: vec![entry] }
+        Table { run: 1 << 100, off: 86_016, entries: vec![entry] }
     }
 
     fn trailer() -> Trailer {

@@ -99,7 +99,8 @@ fn check_expiry(bytes: &[u8], blocks: u32) -> Result<(), Area> {
 /// last chunk of a section ends at `covered`.
 pub(crate) fn check_chunks(bytes: &[u8], crcs: &[u32]) -> bool {
     let chunks = bytes.chunks(CHUNK);
-    chunks.len() == crcs.len() && chunks.zip(crcs).all(|(chunk, crc)| crc32fast::hash(chunk) == *crc)
+    chunks.len() == crcs.len()
+        && chunks.zip(crcs).all(|(chunk, crc)| crc32fast::hash(chunk) == *crc)
 }
 
 /// Checks those of `pages` that lie in `bytes`, which start at page `first` of the section.
@@ -142,6 +143,6 @@ pub(crate) fn is_sound_place(at: &SectionRef) -> bool {
     let aligned = at.off.is_multiple_of(PAGE_U64) && at.len.is_multiple_of(PAGE_U64);
     aligned
         && at.off >= PAGE_U64
-        && at.len >= 2 * PAGE_U64
+        && at.len >= PAGE_U64
         && at.off.checked_add(at.len).is_some_and(|end| end <= u64::MAX - u64_of(ENDS_LEN))
 }

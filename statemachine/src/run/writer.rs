@@ -49,8 +49,7 @@ impl Areas {
     }
 
     pub(crate) fn encode(&self) -> EncodedAreas {
-        let index =
-            if self.index.count() == 0 { AlignedVec::new() } else { self.index.encode() };
+        let index = if self.index.count() == 0 { AlignedVec::new() } else { self.index.encode() };
         EncodedAreas { index, due: encode_due(&mut self.due.clone()) }
     }
 }
@@ -196,8 +195,7 @@ impl SectionWriter {
         self.trailer.tombstones += u64_of(ranges.len());
         self.area(INDEX, &areas.index);
         self.area(EXPIRY, &areas.due);
-        let ranges =
-            if ranges.is_empty() { AlignedVec::new() } else { encode_ranges(ranges) };
+        let ranges = if ranges.is_empty() { AlignedVec::new() } else { encode_ranges(ranges) };
         self.area(RANGES, &ranges);
         self.area(FILTER, &[]);
         let crcs = self.extents.chunk_crcs();

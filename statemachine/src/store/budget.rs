@@ -70,7 +70,8 @@ impl Budget {
     /// The shard with the largest active delta, and its bytes.
     pub(crate) fn largest(&self) -> Option<(u64, usize)> {
         let slots = self.slots.borrow();
-        let largest = slots.iter().max_by_key(|slot| (slot.active, core::cmp::Reverse(slot.shard)))?;
+        let largest =
+            slots.iter().max_by_key(|slot| (slot.active, core::cmp::Reverse(slot.shard)))?;
         (largest.active > 0).then_some((largest.shard, largest.active))
     }
 

@@ -112,11 +112,13 @@ impl<E: Env> Files<E> {
                     Ok(value) => return Ok(value),
                     Err(area) => ReadFailure::Bad(area),
                 },
-                Err(error) => match error.kind {
-                    Kind::NotFound => return Err(ReadFailure::Bad(Area::File)),
-                    Kind::Io | Kind::Short => ReadFailure::Bad(what),
-                    _ => ReadFailure::Env(error),
+                Err(error) if error.kind == Kind::NotFound => {
+                    return Err(ReadFailure::Bad(Area::File));
                 },
+                Err(error) if matches!(error.kind, Kind::Io | Kind::Short) => {
+                    ReadFailure::Bad(what)
+                },
+                Err(error) => ReadFailure::Env(error),
             };
             if second {
                 return Err(failure);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bowline_env::{Class, Dir as _, Env, EnvError, Kind, Nanos};
 
 use super::{Section, Store};
-use crate::run::{run_name, run_of, runs_dir};
+use crate::run::{is_temporary, run_name, run_of, runs_dir};
 
 /// How often a dying run is looked at again while a reader holds it.
 const LOOK_AGAIN: Nanos = Nanos::from_millis(100);
@@ -84,7 +84,7 @@ impl<E: Env> Store<E> {
             if run_of(file).is_some_and(|run| live.contains(&run)) {
                 continue;
             }
-            let is_ours = run_of(file).is_some() || file.starts_with("run-") && file.ends_with(".tmp");
+            let is_ours = run_of(file).is_some() || is_temporary(file);
             if !is_ours || !undamaged {
                 found.kept += 1;
                 continue;

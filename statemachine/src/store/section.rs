@@ -290,7 +290,9 @@ impl<E: Env> Section<E> {
     pub(crate) fn value(&self, page: &Bytes, body: &Body, pins: &Pins) -> Fetched {
         match body {
             Body::Deleted => Fetched::Ready(None),
-            Body::Inline(range) => Fetched::Ready(Some(Bytes::copy_from_slice(&page[range.clone()]))),
+            Body::Inline(range) => {
+                Fetched::Ready(Some(Bytes::copy_from_slice(&page[range.clone()])))
+            },
             Body::Far(far) => {
                 if !is_in_extents(&self.trailer, far.off, far.len) {
                     self.set_damaged();
@@ -338,7 +340,7 @@ const fn version(record: &Record, value: Option<Bytes>) -> RunVer {
 impl<E: Env> Drop for Section<E> {
     fn drop(&mut self) {
         self.set_cold();
-        self.store.forget(self.at.section);
+        self.store.forget(self.at.section, self.at.run);
     }
 }
 
