@@ -13,6 +13,8 @@
 pub(crate) mod extent;
 pub(crate) mod file;
 pub(crate) mod format;
+#[cfg(test)]
+mod golden;
 pub(crate) mod index;
 pub(crate) mod page;
 pub(crate) mod reader;

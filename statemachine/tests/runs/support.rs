@@ -63,13 +63,13 @@ pub(crate) fn key(n: usize) -> Vec<u8> {
 }
 
 pub(crate) fn value(dice: &mut Dice) -> Vec<u8> {
-    let len = match dice.below(20) {
+    let len = match dice.below(40) {
         0 => 0,
         1 => 1_024,
         2 => 1_025,
         3 => 4_096 + dice.below(12_000),
         4 => 16_384 + dice.below(60_000),
-        5 => 200_000,
+        5 => 150_000,
         _ => dice.below(300),
     };
     dice.bytes(len)
