@@ -323,3 +323,86 @@ async fn settle_alone<E: Env>(env: &E, store: &Rc<Store<E>>, work: Settle) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bowline_env::Nanos;
+    use bowline_env::sim::{Profile, World};
+    use bowline_raft::ShardId;
+    use bowline_statemachine::kv::Kv;
+    use bowline_statemachine::kv::command::KIND_PUT;
+    use bowline_statemachine::kv::encode::{Ttl, put};
+    use bowline_statemachine::{Answer, Query};
+    use bowline_wal::{Geometry, WalLogs, WalOptions};
+    use bytes::{Bytes, BytesMut};
+
+    use super::*;
+    use crate::op::Op;
+    use crate::request::{Call, Consistency, Request};
+    use crate::ticket::Reply;
+
+    const LIMIT: Nanos = Nanos(60_000_000_000);
+
+    fn config() -> Arc<Config> {
+        let mut config = Config::default();
+        config.set("cluster.shards", "4").unwrap();
+        config.set("cores.count", "2").unwrap();
+        Arc::new(config)
+    }
+
+    fn logs() -> WalLogs {
+        WalLogs { geometry: Geometry::small(), options: WalOptions::small() }
+    }
+
+    async fn call(started: &Started, shard: u64, call: Call) -> Result<Reply, Error> {
+        let hub = usize::try_from(shard).unwrap() % started.hubs.len();
+        Op::submit(
+            &started.hubs[hub],
+            |ticket| Request { shard: ShardId(shard), timeout_ms: 5_000, call, ticket },
+            Ok,
+        )
+        .await
+    }
+
+    async fn start(factory: bowline_env::sim::SimFactory) -> Result<Started, Error> {
+        let (tell, told) = oneshot::channel();
+        let job = async move {
+            let _: Result<(), _> = tell
+                .send(boot::<_, _, Kv<bowline_env::sim::SimEnv>>(factory, logs(), config()).await);
+        };
+        factory.drive("start", job).unwrap();
+        told.await.unwrap()
+    }
+
+    async fn stop(started: Started) {
+        for hub in 0..started.hubs.len() {
+            let shard = u64::try_from(hub).unwrap();
+            call(&started, shard, Call::Stop).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn a_node_starts_writes_stops_and_reads_again() {
+        let world = World::new(1, Profile::calm());
+        for round in 0..3_u8 {
+            let factory = world.node(1);
+            let done = async move {
+                let started = start(factory).await.unwrap();
+                for shard in 0..4 {
+                    let query = Query::Get(Bytes::from_static(b"key"));
+                    let read = Call::Read { query, consistency: Consistency::Linearizable };
+                    let reply = call(&started, shard, read).await.unwrap();
+                    let Reply::Answer(Answer::Value(value)) = reply else { panic!("{reply:?}") };
+                    let value = value.map(|item| item.value.to_vec());
+                    assert_eq!(value, (round > 0).then(|| vec![round - 1]));
+                    let mut body = BytesMut::new();
+                    put(&mut body, b"key", &[round], Ttl::None, false);
+                    let write = Call::Propose { kind: KIND_PUT, body: body.freeze() };
+                    call(&started, shard, write).await.unwrap();
+                }
+                stop(started).await;
+            };
+            world.block_on(LIMIT, done).unwrap();
+        }
+    }
+}

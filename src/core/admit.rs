@@ -13,10 +13,22 @@ use bowline_wal::LogStorage;
 use super::logs::place;
 use super::queue::Pending;
 use super::replica::Question;
-use super::run::{Core, Parked};
+use super::run::{Core, Parked, Waits};
 use crate::request::{Call, Request};
 use crate::ticket::{Reply, Ticket};
 use crate::{Budget, Error, RequestError, ShardFailure};
+
+/// What a parked read counts against the budget.
+const READ_BYTES: usize = 256;
+
+impl Waits {
+    pub(crate) fn into_ticket(self) -> Ticket {
+        match self {
+            Self::Write(write) => write.ticket,
+            Self::Read(_, question) => question.ticket,
+        }
+    }
+}
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Takes one request. What cannot be done is answered at once, and nothing is appended.
@@ -89,7 +101,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.list_tickets(slot, write.deadline);
                 self.logs.queue_mut(slot).push(write);
             },
-            Err(ProposeError::NoLeader) => self.park(slot, write),
+            Err(ProposeError::NoLeader) => self.park(slot, Waits::Write(write)),
             Err(why) => {
                 let error = self.propose_error(slot, why);
                 write.ticket.complete(Err(error), &mut self.wakes);
@@ -112,35 +124,42 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         Ok(())
     }
 
-    /// Keeps a write until a leader is known, within the budget of parked bytes.
-    fn park(&mut self, slot: Slot, write: Pending) {
-        let bytes = write.body.len();
+    /// Keeps a call until a leader is known, within the budget of parked bytes.
+    pub(crate) fn park(&mut self, slot: Slot, call: Waits) {
+        let (bytes, deadline) = match &call {
+            Waits::Write(write) => (write.body.len(), write.deadline),
+            Waits::Read(_, question) => (READ_BYTES, question.deadline),
+        };
         if self.parked_bytes + bytes > self.options.parked && self.parked_bytes > 0 {
-            write.ticket.complete(Err(busy(Budget::Parked)), &mut self.wakes);
+            call.into_ticket().complete(Err(busy(Budget::Parked)), &mut self.wakes);
             return;
         }
         self.parked_bytes += bytes;
-        let until = write.deadline.min(self.logs.now.after(self.options.park));
-        self.parked.push_back(Parked { slot, write, until });
+        let until = deadline.min(self.logs.now.after(self.options.park));
+        self.parked.push_back(Parked { slot, call, bytes, until });
     }
 
-    /// Proposes what was parked and has a leader now; answers what waited too long.
+    /// Submits what was parked and has a leader now; answers what waited too long.
     pub(crate) fn retry_parked(&mut self) {
         for _ in 0..self.parked.len() {
             let Some(parked) = self.parked.pop_front() else { break };
-            self.parked_bytes -= parked.write.body.len();
-            let Parked { slot, write, until } = parked;
-            if self.logs.now >= until {
-                let shard = self.logs.shard(slot);
-                write.ticket.complete(Err(Error::NoLeader { shard }), &mut self.wakes);
-            } else if let Some(why) = &self.replicas[place(slot)].closed {
-                let error = Error::Shard { shard: self.logs.shard(slot), why: why.clone() };
-                write.ticket.complete(Err(error), &mut self.wakes);
+            let Parked { slot, call, bytes, until } = parked;
+            self.parked_bytes -= bytes;
+            let shard = self.logs.shard(slot);
+            if let Some(why) = &self.replicas[place(slot)].closed {
+                let error = Error::Shard { shard, why: why.clone() };
+                call.into_ticket().complete(Err(error), &mut self.wakes);
             } else if self.raft.view(slot).role == Role::Leader {
-                self.admit_write(slot, write);
+                match call {
+                    Waits::Write(write) => self.admit_write(slot, write),
+                    Waits::Read(mode, question) => self.queue_read(slot, mode, question),
+                }
+            } else if self.logs.now >= until {
+                let error = Error::NoLeader { shard };
+                call.into_ticket().complete(Err(error), &mut self.wakes);
             } else {
-                self.parked_bytes += write.body.len();
-                self.parked.push_back(Parked { slot, write, until });
+                self.parked_bytes += bytes;
+                self.parked.push_back(Parked { slot, call, bytes, until });
             }
         }
     }

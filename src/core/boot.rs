@@ -257,6 +257,7 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         ticketed: Vec::new(),
         parked: VecDeque::new(),
         parked_bytes: 0,
+        elected: false,
         publishing: VecDeque::new(),
         unstaged: Vec::new(),
         flush_waits: Vec::new(),

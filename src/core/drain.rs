@@ -58,7 +58,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
         }
         for parked in self.parked.drain(..) {
-            parked.write.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+            parked.call.into_ticket().complete(Err(Error::stopped()), &mut self.wakes);
         }
         for wait in self.flush_waits.drain(..) {
             wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);

@@ -32,6 +32,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let now = BootTime(self.logs.now.0);
         self.raft.begin_pass(now, &mut self.out);
         self.take_durable();
+        if std::mem::take(&mut self.elected) {
+            self.retry_parked();
+        }
         self.take_mail();
         let more_requests = self.take_requests();
         if self.mail.take_tick() {
@@ -184,6 +187,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let clock = replica.machine.clock_ms();
             self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut [wall], now);
             self.counters.leader_changes.add(1);
+            self.elected = true;
         } else if led {
             replica.leads = None;
             replica.announced = false;

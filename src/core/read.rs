@@ -14,7 +14,7 @@ use bowline_wal::LogStorage;
 use super::logs::place;
 use super::mail::Event;
 use super::replica::{Question, ReadWait};
-use super::run::Core;
+use super::run::{Core, Waits};
 use crate::request::Consistency;
 use crate::ticket::{Reply, Ticket};
 use crate::{Error, RequestError, ShardFailure};
@@ -63,7 +63,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
-    fn queue_read(&mut self, slot: Slot, mode: ReadMode, question: Question) {
+    pub(crate) fn queue_read(&mut self, slot: Slot, mode: ReadMode, question: Question) {
         self.read_token += 1;
         let token = self.read_token;
         match self.raft.read(slot, mode, token) {
@@ -71,6 +71,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.list_tickets(slot, question.deadline);
                 let wait = ReadWait { index: None, token, question };
                 self.replicas[place(slot)].reads.push_back(wait);
+            },
+            Err(bowline_raft::ReadError::NoLeader) => {
+                self.park(slot, Waits::Read(mode, question));
             },
             Err(why) => {
                 let error = self.read_error(slot, why);

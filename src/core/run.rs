@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Class, Env, Nanos};
-use bowline_raft::{NodeId, Outbox, RaftCore, ShardId, Slot};
+use bowline_raft::{NodeId, Outbox, RaftCore, ReadMode, ShardId, Slot};
 use bowline_statemachine::{Limits, Machine, Output};
 use bowline_wal::{BatchRef, GcWork, LogStorage};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
 use super::queue::Pending;
-use super::replica::{Replica, SharedStore};
+use super::replica::{Question, Replica, SharedStore};
 use crate::ShardFailure;
 use crate::board::{Board, LeaderChange};
 use crate::metrics::CoreCounters;
@@ -48,10 +48,17 @@ pub(crate) struct Options {
     pub(crate) timeout_ms: u32,
 }
 
-/// A write that waits for a leader.
+/// A call that waits for a leader.
+pub(crate) enum Waits {
+    Write(Pending),
+    Read(ReadMode, Question),
+}
+
+/// A call that waits for a leader, and how long.
 pub(crate) struct Parked {
     pub(crate) slot: Slot,
-    pub(crate) write: Pending,
+    pub(crate) call: Waits,
+    pub(crate) bytes: usize,
     pub(crate) until: Nanos,
 }
 
@@ -86,6 +93,8 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) ticketed: Vec<Slot>,
     pub(crate) parked: VecDeque<Parked>,
     pub(crate) parked_bytes: usize,
+    /// A shard got a leader: what is parked may go on.
+    pub(crate) elected: bool,
     pub(crate) publishing: VecDeque<Publishing<E>>,
     pub(crate) unstaged: Vec<super::jobs::Unstaged<E>>,
     pub(crate) flush_waits: Vec<super::jobs::FlushWait>,
