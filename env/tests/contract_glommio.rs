@@ -17,7 +17,7 @@ fn the_production_machine_keeps_the_contract() {
     assert_eq!(io_uring, UringState::Ready, "BOWLINE_NO_URING=1 skips what needs io_uring");
     contract::check_all(&factory, |name, cores| {
         for core in cores {
-            core.join().unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
+            assert_eq!(core.join(), Ok(()), "{name}");
         }
     });
 }

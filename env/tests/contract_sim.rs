@@ -11,9 +11,9 @@ fn keeps_the_contract(seed: u64, profile: Profile) {
     world.tolerate_dropped_writes(true);
     contract::check_all(&world.node(1), |name, cores| {
         let ended = world.run_until(|| !world.alive(1), Nanos(100_000_000_000));
-        ended.unwrap_or_else(|stalled| panic!("{name}: {stalled}"));
+        assert_eq!(ended, Ok(()), "{name}");
         for core in cores {
-            core.join().unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
+            assert_eq!(core.join(), Ok(()), "{name}");
         }
     });
 }
@@ -27,22 +27,21 @@ fn a_calm_simulated_machine_keeps_the_contract() {
 
 /// What may happen to a machine without breaking the contract: everything but failing operations.
 fn patient() -> Profile {
-    use Fault::*;
     [
-        WriteError,
-        ReadError,
-        SyncError,
-        NoSpace,
-        ShortWrite,
-        LostWrite,
-        Misdirected,
-        StaleRead,
-        Rot,
-        NoBuffer,
-        NoOffload,
-        NetReset,
-        Stuck,
-        Slow,
+        Fault::WriteError,
+        Fault::ReadError,
+        Fault::SyncError,
+        Fault::NoSpace,
+        Fault::ShortWrite,
+        Fault::LostWrite,
+        Fault::Misdirected,
+        Fault::StaleRead,
+        Fault::Rot,
+        Fault::NoBuffer,
+        Fault::NoOffload,
+        Fault::NetReset,
+        Fault::Stuck,
+        Fault::Slow,
     ]
     .into_iter()
     .fold(Profile::swarm(), Profile::without)
