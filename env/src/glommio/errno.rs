@@ -47,16 +47,13 @@ pub(super) fn io(op: Op, error: &std::io::Error) -> EnvError {
 
 /// The failure of `op` as glommio tells it.
 pub(super) fn glommio<T>(op: Op, error: &::glommio::GlommioError<T>) -> EnvError {
-    use ::glommio::{BuilderErrorKind, GlommioError, ReactorErrorKind};
+    use ::glommio::{BuilderErrorKind, GlommioError};
     if let Some(errno) = error.raw_os_error() {
         return os(op, errno);
     }
     match error {
         GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => {
             io(op, source)
-        },
-        GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(..)) => {
-            EnvError::new(op, Kind::NoMemory)
         },
         GlommioError::BuilderError(BuilderErrorKind::NonExistentCpus { .. }) => {
             EnvError::new(op, Kind::NotFound)

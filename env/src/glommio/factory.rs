@@ -39,6 +39,8 @@ const PROBE: &str = ".probe";
 const PREEMPT: Duration = Duration::from_millis(1);
 /// A wake that is lost all the same is found at the next tick.
 const TICK: Duration = Duration::from_millis(5);
+/// Bytes that must be lockable for any core to start.
+const MEMLOCK_MIN: u64 = 512 << 10;
 /// Memory that each of a core's three rings may pin.
 const RING_MEMORY_MAX: u64 = 4 << 20;
 
@@ -89,10 +91,16 @@ impl EnvFactory for GlommioFactory {
         // glommio panics without io_uring and exits the process when an operation is missing.
         match probe::uring() {
             UringState::Ready => {},
-            UringState::Denied { os, .. } => return Err(errno::os(Op::Spawn, os)),
+            UringState::Denied { os, .. } => {
+                return Err(EnvError::new(Op::Spawn, Kind::Unsupported).os(os));
+            },
             UringState::Missing | UringState::Old { .. } => {
                 return Err(EnvError::new(Op::Spawn, Kind::Unsupported));
             },
+        }
+        // glommio checks this too, and tells it as an error of no kind.
+        if getrlimit(Resource::Memlock).current.is_some_and(|limit| limit < MEMLOCK_MIN) {
+            return Err(EnvError::new(Op::Spawn, Kind::NoMemory));
         }
         raise_open_files();
         let failed = |errno: Errno| errno::os(Op::Open, errno.raw_os_error());
