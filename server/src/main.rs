@@ -1,2 +1,57 @@
-//! Placeholder.
-fn main() {}
+//! The `bowline` binary: what an operator asks a machine, a configuration and a data directory,
+//! and how fast it is.
+//!
+//! It uses the public API of `bowline` alone: whatever it can do, an application can do too.
+//!
+//! Exit status: 0 it is as it should be, 1 it is not, 2 the call was wrong. `wal verify` has its
+//! own: 0 clean, 1 a torn tail, 2 damage.
+
+mod bench;
+mod cli;
+mod config_cmd;
+mod doctor;
+mod explain;
+mod out;
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Bench, Cli, Command, Config};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match run(&cli.command) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::complain(&error);
+            ExitCode::FAILURE
+        },
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Doctor(ask) => doctor::run(ask),
+        Command::Config(Config::Check(ask)) => config_cmd::check(ask),
+        Command::Config(Config::Print(ask)) => config_cmd::print(ask),
+        Command::Explain(ask) => explain::run(ask),
+        Command::Bench(Bench::Disk(ask)) => bench::disk::run(ask),
+        Command::Bench(Bench::Kv(ask)) => bench::kv::run(ask),
+    }
+}
+
+/// Whoever read the output has seen enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+fn log_to_stderr(verbose: bool) {
+    let level = if verbose { "info" } else { "warn" };
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+}

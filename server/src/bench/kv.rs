@@ -1,0 +1,154 @@
+//! `bowline bench kv`: a node in this process, clients on it, and the raw disk in the same run.
+
+use core::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use bowline::config::CoreCount;
+use bowline::probe::{self, DiskProbe, ProbeOptions};
+use bowline::{Config, EmbeddedEngine, Error};
+
+use super::json::Lines;
+use super::load::Load;
+use super::report::{self, Line, Round, Setting};
+use super::work::{Keys, Mix, Values};
+use crate::cli::{BenchKv, Fresh};
+use crate::out;
+
+/// How long a fresh node may take until every shard is led.
+const READY: Duration = Duration::from_secs(30);
+
+/// Measures and prints. Failure: an operation failed.
+pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
+    let scratch = Scratch::below(ask.dir.as_deref())?;
+    let config = configuration(ask, &scratch.0)?;
+    let disk = Disk::of(&config, ask, &scratch.0);
+    // The directory of the probe is there before the node's is founded.
+    let mut before = disk.probe()?;
+    let mut lines = Lines::to(ask.json.as_deref())?;
+    let engine = EmbeddedEngine::builder().configure(move |used| *used = config).start().wait()?;
+    engine.wait_ready(READY).wait()?;
+    let load = load(ask, &engine);
+    let setting = setting(ask, load.mix);
+    if load.mix.reads_percent > 0 {
+        load.fill(&engine.client())?;
+    }
+    let tables = !lines.take_stdout();
+    if tables {
+        out::line(report::heading(&setting))?;
+    }
+    let mut rounds = Vec::new();
+    for number in 0..ask.rounds {
+        let outcomes =
+            if ask.on_core { load.on_cores(&engine)? } else { load.on_threads(&engine.client()) };
+        let after = disk.probe()?;
+        let round = Round {
+            tally: outcomes.tally,
+            used: outcomes.used,
+            seconds: outcomes.seconds,
+            probes: [before, after],
+        };
+        let line = Line::of(&setting, number, &round);
+        if tables {
+            out::line(report::row(&number.to_string(), &line))?;
+        }
+        lines.put(&line)?;
+        rounds.push(line);
+        before = after;
+    }
+    engine.stop().wait()?;
+    if tables && rounds.len() > 1
+        && let Some(median) = report::median(&rounds)
+    {
+        out::line(report::row("median", median))?;
+    }
+    let failed = rounds.iter().any(|line| line.errors > 0);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn configuration(ask: &BenchKv, dir: &Path) -> Result<Config, Error> {
+    let mut config = Config::load(ask.config.as_deref())?;
+    config.node.data_dir = dir.join("node");
+    config.cluster.shards = ask.shards;
+    config.cores.count = CoreCount::Is(ask.cores);
+    config.raft.lease_reads |= ask.consistency == Fresh::Lease;
+    for (key, value) in &ask.set {
+        config.set(key, value)?;
+    }
+    config.check()?;
+    Ok(config)
+}
+
+/// The disk under the node, as its first core sees it.
+struct Disk {
+    dir: PathBuf,
+    options: ProbeOptions,
+}
+
+impl Disk {
+    fn of(config: &Config, ask: &BenchKv, dir: &Path) -> Self {
+        let facts = probe::facts(dir);
+        let cpu = config.cores.cpus.0.first().or_else(|| facts.cpus.first());
+        // A short run gets a short probe.
+        let short = ask.seconds < 2.0;
+        let (writes, pipe) = if short { (200, 8 << 20) } else { (1_000, 32 << 20) };
+        let options = ProbeOptions::default()
+            .on_cpu(cpu.copied().unwrap_or(0))
+            .with_direct_io(facts.dir.direct_io)
+            .with_writes(writes)
+            .with_pipe_bytes(pipe);
+        Self { dir: dir.to_owned(), options }
+    }
+
+    fn probe(&self) -> Result<DiskProbe, Error> {
+        probe::disk(&self.dir, self.options).wait()
+    }
+}
+
+fn load(ask: &BenchKv, engine: &EmbeddedEngine) -> Load {
+    Load {
+        mix: Mix::of(ask),
+        keys: Arc::new(Keys::new(ask.keys, ask.shards, |key| engine.shard_of(key))),
+        values: Values::new(ask.value),
+        clients: ask.clients,
+        threads: ask.threads,
+        warmup: Duration::from_secs_f64(ask.warmup),
+        measured: Duration::from_secs_f64(ask.seconds),
+        rate: ask.rate,
+    }
+}
+
+fn setting(ask: &BenchKv, mix: Mix) -> Setting {
+    Setting {
+        workload: mix.to_string(),
+        clients: ask.clients,
+        threads: if ask.on_core { 0 } else { ask.threads.min(ask.clients) },
+        shards: ask.shards,
+        cores: ask.cores,
+        on_core: ask.on_core,
+        keys: ask.keys,
+        value_bytes: ask.value,
+        rate: ask.rate,
+    }
+}
+
+/// A directory of this run alone; removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn below(dir: Option<&Path>) -> anyhow::Result<Self> {
+        let base = dir.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let path = base.join(format!("bowline-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
