@@ -30,6 +30,8 @@ pub(crate) struct Link {
     pub(crate) lost: bool,
     /// Head of its first frame.
     pub(crate) head: Option<Head>,
+    /// It begins a life: the life's first frame, and the last one that it kept.
+    pub(crate) birth: Option<(u64, u64)>,
 }
 
 /// What is to be walked.
@@ -77,12 +79,16 @@ pub(crate) async fn plan<R: SlotRead>(
             last_lsn: None,
             lost: false,
             head: None,
+            birth: None,
         });
     }
     for link in &mut links {
         if !link.lost {
             link.head = scanner.first_head(link.slot_no, link.epoch).await;
         }
+    }
+    for at in 0..links.len() {
+        links[at].birth = birth(scanner, &links, at, &states).await;
     }
     let after = base.as_ref().map_or(0, |base| base.epoch);
     drop_unfinished(scanner, &mut links, after, clean_lsn).await?;
@@ -91,6 +97,32 @@ pub(crate) async fn plan<R: SlotRead>(
         .zip(&states)
         .any(|(slot_no, state)| *state == SlotState::Lost && !is_listed(slot_no));
     Ok(Plan { states, base, links, newest_lost })
+}
+
+/// Where the life begins whose first slot this is. Its BOOT frame says it; if that is lost, the
+/// slot's header does.
+async fn birth<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    links: &[Link],
+    at: usize,
+    states: &[SlotState],
+) -> Option<(u64, u64)> {
+    let link = &links[at];
+    if let Some(head) = link.head {
+        return (head.flags & BOOT != 0).then_some((head.lsn, head.prev_lsn));
+    }
+    let nth = usize::try_from(link.slot_no).expect("usize holds a u32");
+    let Some(SlotState::Good(head)) = states.get(nth) else { return None };
+    if link.lost || head.life_lsn == 0 {
+        return None;
+    }
+    let is_first = match link.first_lsn {
+        Some(first) => first == head.life_lsn,
+        None => links[..at].iter().all(|before| before.boot != link.boot),
+    };
+    let hits = scanner.hits(link.slot_no).await;
+    let used = hits.iter().any(|hit| hit.epoch == link.epoch);
+    (is_first && used).then_some((head.life_lsn, head.life_cut))
 }
 
 /// The slots that a checkpoint calls live, with its own, by first frame.
@@ -113,6 +145,7 @@ fn listed(base: &Base, states: &[SlotState]) -> Vec<Link> {
             last_lsn: (!own).then_some(row.last_lsn),
             lost: epoch != Some(row.epoch),
             head: None,
+            birth: None,
         };
         links.push(link);
     }
@@ -178,15 +211,16 @@ async fn drop_unfinished<R: SlotRead>(
     let boots: Vec<u64> = links
         .iter()
         .filter(|link| link.epoch > after)
-        .filter(|link| link.head.is_some_and(|head| head.flags & BOOT != 0))
+        .filter(|link| link.birth.is_some())
         .map(|link| link.boot)
         .collect();
     for boot in boots {
         let own: Vec<Link> = links.iter().filter(|link| link.boot == boot).cloned().collect();
         let used = own.iter().filter(|link| link.head.is_some()).count();
-        let first = own.iter().filter_map(|link| link.head).map(|head| head.lsn).min();
-        let known_later = links.iter().filter_map(|link| link.head).any(|head| {
-            head.flags & BOOT != 0 && head.boot > boot && first.is_some_and(|lsn| head.prev_lsn >= lsn)
+        let first = own.iter().filter_map(|link| link.birth).map(|birth| birth.0).min();
+        let known_later = links.iter().any(|link| {
+            let cut = link.birth.filter(|_| link.boot > boot).map(|birth| birth.1);
+            cut.is_some_and(|cut| first.is_some_and(|lsn| cut >= lsn))
         });
         let closed = clean_lsn > 0 && first.is_some_and(|lsn| clean_lsn >= lsn);
         let mut went_on = used > 1 || known_later || closed;

@@ -6,9 +6,10 @@
 //!  12 compat u32  16 ro_compat u32  20 incompat u32           12 slot_no u32  16 stream_uuid u128
 //!  24 cluster_id u128  40 stream_uuid u128  56 node_id u64    32 epoch u64  40 boot u64  48 block u32
 //!  64 stream_no u32  68 stream_count u32  72 block u32        52 incompat u32  56 slot_bytes u64
-//!  76 frame_cap u32  80 slot_bytes u64  88 sequence u64       64 wall_ms u64  72.. zero
-//!  96 boot u64  104 max_epoch u64  112 clean_lsn u64          block - 4 crc32
-//! 120 slot_count u32  124 sync_mode u8  128 probe_ns u64  4092 crc32
+//!  76 frame_cap u32  80 slot_bytes u64  88 sequence u64       64 wall_ms u64  72 life_lsn u64
+//!  96 boot u64  104 max_epoch u64  112 clean_lsn u64          80 life_cut u64  88.. zero
+//! 120 slot_count u32  124 sync_mode u8  128 probe_ns u64     block - 4 crc32
+//! 4092 crc32
 //! ```
 
 use crate::error::{Foreign, OpenError};
@@ -230,6 +231,10 @@ pub(crate) struct SlotHead {
     pub(crate) block: u32,
     pub(crate) slot_bytes: u64,
     pub(crate) wall_ms: u64,
+    /// First frame of the life that prepared it, and the last one that life kept: what its BOOT
+    /// frame says, should that be lost.
+    pub(crate) life_lsn: u64,
+    pub(crate) life_cut: u64,
 }
 
 impl SlotHead {
@@ -246,6 +251,8 @@ impl SlotHead {
         put(out, 48, self.block.to_le_bytes());
         put(out, 56, self.slot_bytes.to_le_bytes());
         put(out, 64, self.wall_ms.to_le_bytes());
+        put(out, 72, self.life_lsn.to_le_bytes());
+        put(out, 80, self.life_cut.to_le_bytes());
         let end = out.len() - 4;
         let crc = crc32fast::hash(&out[..end]);
         put(out, end, crc.to_le_bytes());
@@ -254,7 +261,7 @@ impl SlotHead {
     /// Reads a header block; none if it is not whole.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.len().checked_sub(4)?;
-        if end < 72 || bytes[..8] != SLOT_MAGIC || crc32fast::hash(&bytes[..end]) != u32_at(bytes, end)
+        if end < 88 || bytes[..8] != SLOT_MAGIC || crc32fast::hash(&bytes[..end]) != u32_at(bytes, end)
         {
             return None;
         }
@@ -267,6 +274,8 @@ impl SlotHead {
             block: u32_at(bytes, 48),
             slot_bytes: u64_at(bytes, 56),
             wall_ms: u64_at(bytes, 64),
+            life_lsn: u64_at(bytes, 72),
+            life_cut: u64_at(bytes, 80),
         })
     }
 }
@@ -347,6 +356,8 @@ mod tests {
             block: 4096,
             slot_bytes: 65_536,
             wall_ms: 11,
+            life_lsn: 12,
+            life_cut: 13,
         };
         let mut good = [0xff; 4096];
         head.write(&mut good);

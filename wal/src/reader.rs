@@ -345,7 +345,7 @@ impl<S: Source> WalReader<S> {
             let views = Views { replay: Replay::new(plan.base.as_ref()), ..Views::default() };
             let views = RefCell::new(views);
             let mut sink = Watch { views: &views, block: self.geometry.block };
-            let outcome = now(walk(&mut scanner, &plan, clean, &mut sink))?;
+            let outcome = now(walk(&mut scanner, &plan, &self.superblock, &mut sink))?;
             let mut again = Scanner::new(&slots, &self.superblock, self.geometry);
             let moved = plan.links.iter().any(|link| {
                 let state = now(again.slot_state(link.slot_no));

@@ -37,7 +37,7 @@ pub(crate) async fn recover<R: SlotRead>(
     let mut scanner = Scanner::new(reader, superblock, geometry);
     let plan = plan(&mut scanner, superblock.slot_count, superblock.clean_lsn).await?;
     let mut replay = Replay::new(plan.base.as_ref());
-    let outcome = walk(&mut scanner, &plan, superblock.clean_lsn, &mut replay).await?;
+    let outcome = walk(&mut scanner, &plan, superblock, &mut replay).await?;
     replay.finish();
     let corrupt = outcome.bad.iter().filter(|bad| bad.verdict == Verdict::Corrupt).count();
     let report = RecoveryReport {

@@ -84,6 +84,8 @@ impl<E: Env> Shared<E> {
             block: self.geometry.block,
             slot_bytes: self.geometry.slot_bytes,
             wall_ms: self.env.wall().0,
+            life_lsn: self.stream.borrow().start.lsn,
+            life_cut: self.stream.borrow().start.cut,
         };
         let head = self.stream.borrow().slots.header(slot_no, like);
         let len = self.geometry.block_len();

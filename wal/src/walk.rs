@@ -1,7 +1,7 @@
 //! Walking frames in order, and the verdict on the first bad one: torn or corrupt.
 //!
 //! ```text
-//! P = max(synced of later frames, prev_lsn of later BOOT frames, clean_lsn of the superblock)
+//! P = max(synced of later frames of this life, prev_lsn of later lives, clean_lsn)
 //! n > prev_lsn of the next BOOT frame                -> cut by an earlier boot: ignored
 //! P >= n, or a valid frame >= n+2 of the same boot   -> CORRUPT(n): it had been durable (I13)
 //! otherwise                                          -> TORN(n): keep up to n-1
@@ -12,6 +12,7 @@
 use crate::base::{Link, Plan};
 use crate::error::OpenError;
 use crate::frame::{BOOT, Row};
+use crate::head::Super;
 use crate::scan::{Expect, Found, Scanner, SlotRead};
 
 /// What the walk met, in order.
@@ -124,14 +125,14 @@ struct Walk<'w, 's, R, S> {
 pub(crate) async fn walk<R: SlotRead, S: Sink>(
     scanner: &mut Scanner<'_, R>,
     plan: &Plan,
-    clean_lsn: u64,
+    superblock: &Super,
     sink: &mut S,
 ) -> Result<Outcome, OpenError> {
     let mut walk = Walk {
         scanner,
         links: &plan.links,
         sink,
-        clean_lsn,
+        clean_lsn: superblock.clean_lsn,
         out: Outcome::default(),
         link: 0,
         block_no: 1,
@@ -145,7 +146,8 @@ pub(crate) async fn walk<R: SlotRead, S: Sink>(
         while walk.step().await? {}
     }
     walk.tell_lost(None)?;
-    if plan.newest_lost && clean_lsn != walk.out.cut {
+    let closed = superblock.clean_lsn == walk.out.cut && superblock.boot == walk.boot;
+    if plan.newest_lost && !closed {
         let from = walk.out.cut + 1;
         walk.sink.event(Event::Lost { from, to: from })?;
     }
@@ -156,10 +158,8 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
     /// Sets the expectations at the head of a slot.
     fn enter(&mut self) -> Result<(), OpenError> {
         let link = &self.links[self.link];
-        if let Some(head) = link.head
-            && head.flags & BOOT != 0
-        {
-            self.lsn = Some(head.lsn);
+        if let Some((first, _)) = link.birth {
+            self.lsn = Some(first);
             self.prev_crc = None;
         } else if let Some(first) = link.first_lsn {
             if self.lsn != Some(first) {
@@ -227,9 +227,8 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
     /// The next life: its slot, and where it cut this one.
     fn next_boot(&self) -> Option<(usize, u64)> {
         let after = self.link + 1;
-        let is_boot = |link: &Link| link.head.filter(|head| head.flags & BOOT != 0);
-        let at = self.links[after..].iter().position(|link| is_boot(link).is_some())?;
-        is_boot(&self.links[after + at]).map(|head| (after + at, head.prev_lsn))
+        let at = self.links[after..].iter().position(|link| link.birth.is_some())?;
+        self.links[after + at].birth.map(|(_, cut)| (after + at, cut))
     }
 
     /// Takes a frame with a directory.
@@ -330,15 +329,15 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
             if link.lost {
                 continue;
             }
+            if let Some((_, cut)) = link.birth.filter(|_| at > self.link) {
+                evidence.cut = evidence.cut.max(cut);
+            }
             for hit in self.scanner.hits(link.slot_no).await {
                 if hit.epoch != link.epoch || hit.lsn <= lsn {
                     continue;
                 }
-                evidence.synced = evidence.synced.max(hit.synced);
-                if hit.flags & BOOT != 0 {
-                    evidence.cut = evidence.cut.max(hit.prev_lsn);
-                }
                 if hit.boot == self.boot {
+                    evidence.synced = evidence.synced.max(hit.synced);
                     evidence.later = evidence.later.max(hit.lsn);
                 }
                 if next.is_none_or(|next| hit.lsn < next.lsn) {

@@ -6,7 +6,11 @@ mod basics;
 mod conform;
 #[path = "wal/crash.rs"]
 mod crash;
+#[path = "wal/image.rs"]
+mod image;
 #[path = "wal/kit.rs"]
 mod kit;
 #[path = "wal/model.rs"]
 mod model;
+#[path = "wal/rot.rs"]
+mod rot;
