@@ -159,7 +159,7 @@ impl MsgsWriter {
             assert!(index(head.len).is_multiple_of(ALIGN), "bodies end aligned");
             // The offset counts from the first body until the frame is finished.
             let off = word(self.bodies);
-            self.meta.batches.push(WireBatch { header: head.to_bytes(), off, zero: 0 });
+            self.meta.batches.push(WireBatch::new(head, off));
             self.bodies += index(head.len);
         }
         Ok(())
@@ -286,7 +286,7 @@ impl<'a> Msgs<'a> {
         let bytes = self.frame.bytes();
         let own = self.meta.batches.get(first..first + count).unwrap_or_default();
         own.iter().map(move |batch| {
-            let head = BatchHeader::from_bytes(&batch.header);
+            let head = BatchHeader::from(batch);
             let body = bytes.get(index(batch.off.to_native())..).unwrap_or_default();
             Batch { head, body: body.get(..index(head.len)).unwrap_or_default() }
         })
@@ -309,7 +309,7 @@ impl<'a> Msgs<'a> {
         let bytes = self.frame.bytes();
         let mut next = self.frame.bodies_at();
         for batch in self.meta.batches.iter() {
-            let len = index(BatchHeader::from_bytes(&batch.header).len);
+            let len = index(batch.len.to_native());
             let end = next.checked_add(len).filter(|end| *end <= bytes.len());
             let Some(end) = end.filter(|_| index(batch.off.to_native()) == next) else {
                 return Err(MsgsError::Body);

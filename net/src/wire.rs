@@ -13,8 +13,8 @@
 //! sees these types: [`Message`] goes in and comes out.
 
 use bowline_raft::{
-    Ballot, BatchRange, Hint, LogIndex, Message, Mismatch, ReplicaId, ShardId, Slot, Term,
-    VoteReason, What,
+    Ballot, BatchHeader, BatchRange, Hint, LogIndex, Message, Mismatch, ReplicaId, ShardId, Slot,
+    Term, VoteReason, What,
 };
 use rkyv::{Archive, Serialize};
 
@@ -58,11 +58,18 @@ pub(crate) struct WireMsg {
     pub(crate) support: u32,
 }
 
-/// A batch of a frame.
+/// A batch of a frame: the bytes of its header as on disk, and where its body lies.
 #[derive(Archive, Serialize, Clone, Copy, Debug)]
 #[rkyv(derive(Debug))]
 pub(crate) struct WireBatch {
-    pub(crate) header: [u8; 40],
+    pub(crate) shard: u64,
+    pub(crate) first: u64,
+    pub(crate) term: u64,
+    pub(crate) count: u32,
+    pub(crate) len: u32,
+    pub(crate) fmt: u16,
+    pub(crate) flags: u16,
+    pub(crate) crc: u32,
     pub(crate) off: u32,
     pub(crate) zero: u32,
 }
@@ -78,7 +85,8 @@ pub(crate) const ROOT_LEN: usize = 16;
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<ArchivedWireMsg>() == MSG_LEN && align_of::<ArchivedWireMsg>() == 8);
-    assert!(size_of::<ArchivedWireBatch>() == BATCH_LEN && align_of::<ArchivedWireBatch>() == 4);
+    assert!(size_of::<ArchivedWireBatch>() == BATCH_LEN && align_of::<ArchivedWireBatch>() == 8);
+    assert!(offset_of!(ArchivedWireBatch, count) == 24 && offset_of!(ArchivedWireBatch, crc) == 36);
     assert!(size_of::<ArchivedFrameMeta>() == ROOT_LEN && align_of::<ArchivedFrameMeta>() == 4);
     assert!(offset_of!(ArchivedWireMsg, term) == 24 && offset_of!(ArchivedWireMsg, d) == 56);
     assert!(offset_of!(ArchivedWireMsg, to_slot) == 64 && offset_of!(ArchivedWireMsg, batch) == 80);
@@ -135,6 +143,38 @@ impl From<&ArchivedWireMsg> for WireMsg {
             my_core: m.my_core.to_native(),
             seq: m.seq.to_native(),
             support: m.support.to_native(),
+        }
+    }
+}
+
+impl WireBatch {
+    pub(crate) fn new(head: &BatchHeader, off: u32) -> Self {
+        Self {
+            shard: head.shard.0,
+            first: head.first.0,
+            term: head.term.0,
+            count: head.count,
+            len: head.len,
+            fmt: head.fmt,
+            flags: head.flags,
+            crc: head.crc,
+            off,
+            zero: 0,
+        }
+    }
+}
+
+impl From<&ArchivedWireBatch> for BatchHeader {
+    fn from(batch: &ArchivedWireBatch) -> Self {
+        Self {
+            shard: ShardId(batch.shard.to_native()),
+            first: LogIndex(batch.first.to_native()),
+            term: Term(batch.term.to_native()),
+            count: batch.count.to_native(),
+            len: batch.len.to_native(),
+            fmt: batch.fmt.to_native(),
+            flags: batch.flags.to_native(),
+            crc: batch.crc.to_native(),
         }
     }
 }
@@ -214,7 +254,11 @@ impl TryFrom<&WireMsg> for Message {
     type Error = MessageError;
 
     fn try_from(m: &WireMsg) -> Result<Self, MessageError> {
-        let message = Self {
+        let (what, unused) = what(m)?;
+        if unused != 0 {
+            return Err(MessageError::Field);
+        }
+        Ok(Self {
             shard: ShardId(m.shard),
             to: ReplicaId(m.to_replica),
             from: ReplicaId(m.from_replica),
@@ -228,53 +272,67 @@ impl TryFrom<&WireMsg> for Message {
             },
             support: m.support,
             seq: m.seq,
-            what: what(m)?,
-        };
-        // Every field that its kind does not use is zero: a message has one encoding.
-        if WireMsg::from(&message) == *m { Ok(message) } else { Err(MessageError::Field) }
+            what,
+        })
     }
 }
 
-fn what(m: &WireMsg) -> Result<What, MessageError> {
-    let no_quorum = m.flags & NO_QUORUM != 0;
-    let rejected = m.flags & REJECT != 0;
+/// What a message says, and every bit set that its kind does not use: zero, so that a message has
+/// one encoding.
+fn what(m: &WireMsg) -> Result<(What, u64), MessageError> {
+    let (rejected, no_quorum) = (m.flags & REJECT != 0, m.flags & NO_QUORUM != 0);
+    let WireMsg { a, b, c, d, .. } = *m;
+    let no_batch = u64::from(m.batch) | u64::from(m.batches);
+    let plain = no_batch | u64::from(m.flags);
+    let flagged = |known: u8| no_batch | u64::from(m.flags & !known);
     Ok(match m.kind {
-        1 => What::Append {
-            prev: LogIndex(m.a),
-            prev_term: Term(m.b),
-            commit: LogIndex(m.c),
-            read_seq: m.d,
-            batches: BatchRange { first: m.batch, count: m.batches },
+        1 => append(m),
+        2 => {
+            let reject = rejected.then_some(Mismatch { index: LogIndex(b), term: Term(c) });
+            let unused = if rejected { d } else { b | c | d };
+            let what = What::AppendResp { matched: LogIndex(a), reject, no_quorum };
+            (what, unused | flagged(REJECT | NO_QUORUM))
         },
-        2 => What::AppendResp {
-            matched: LogIndex(m.a),
-            reject: rejected.then_some(Mismatch { index: LogIndex(m.b), term: Term(m.c) }),
-            no_quorum,
+        3 => (What::PreVote { last: LogIndex(a), last_term: Term(b) }, c | d | plain),
+        4 => (What::PreVoteResp(ballot(m)), (a & !1) | d | plain),
+        5 => vote(m, plain),
+        6 => (What::VoteResp(ballot(m)), (a & !1) | d | plain),
+        7 => (What::CommitHint { commit: LogIndex(a) }, b | c | d | plain),
+        8 => (What::ReadProbe { commit: LogIndex(a), read_seq: b }, c | d | plain),
+        9 => (What::ReadProbeResp { read_seq: b, no_quorum }, a | c | d | flagged(NO_QUORUM)),
+        10 => (What::ReadIndex { request: a, count: c }, b | d | plain),
+        11 => {
+            let index = if rejected { Err(ReplicaId(b)) } else { Ok(LogIndex(b)) };
+            (What::ReadIndexResp { request: a, index }, c | d | flagged(REJECT))
         },
-        3 => What::PreVote { last: LogIndex(m.a), last_term: Term(m.b) },
-        4 => What::PreVoteResp(ballot(m)),
-        5 => What::Vote {
-            last: LogIndex(m.a),
-            last_term: Term(m.b),
-            reason: match m.c {
-                TRANSFER => VoteReason::Transfer { promised: Term(m.d) },
-                _ => VoteReason::NoLeader,
-            },
-        },
-        6 => What::VoteResp(ballot(m)),
-        7 => What::CommitHint { commit: LogIndex(m.a) },
-        8 => What::ReadProbe { commit: LogIndex(m.a), read_seq: m.b },
-        9 => What::ReadProbeResp { read_seq: m.b, no_quorum },
-        10 => What::ReadIndex { request: m.a, count: m.c },
-        11 if rejected => What::ReadIndexResp { request: m.a, index: Err(ReplicaId(m.b)) },
-        11 => What::ReadIndexResp { request: m.a, index: Ok(LogIndex(m.b)) },
-        12 => What::TimeoutNow,
-        13 => What::SnapshotNeeded { floor: LogIndex(m.a) },
-        14 => What::Gone { generation: m.c },
-        15 => What::FetchEntries { from: LogIndex(m.a), to: LogIndex(m.b) },
-        16 => What::Release,
+        12 => (What::TimeoutNow, a | b | c | d | plain),
+        13 => (What::SnapshotNeeded { floor: LogIndex(a) }, b | c | d | plain),
+        14 => (What::Gone { generation: c }, a | b | d | plain),
+        15 => (What::FetchEntries { from: LogIndex(a), to: LogIndex(b) }, c | d | plain),
+        16 => (What::Release, a | b | c | d | plain),
         byte => return Err(MessageError::Kind { byte }),
     })
+}
+
+fn append(m: &WireMsg) -> (What, u64) {
+    let what = What::Append {
+        prev: LogIndex(m.a),
+        prev_term: Term(m.b),
+        commit: LogIndex(m.c),
+        read_seq: m.d,
+        batches: BatchRange { first: m.batch, count: m.batches },
+    };
+    let nowhere = if m.batches == 0 { u64::from(m.batch) } else { 0 };
+    (what, nowhere | u64::from(m.flags))
+}
+
+fn vote(m: &WireMsg, plain: u64) -> (What, u64) {
+    let (reason, unused) = if m.c == TRANSFER {
+        (VoteReason::Transfer { promised: Term(m.d) }, 0)
+    } else {
+        (VoteReason::NoLeader, m.c | m.d)
+    };
+    (What::Vote { last: LogIndex(m.a), last_term: Term(m.b), reason }, unused | plain)
 }
 
 fn ballot(m: &WireMsg) -> Ballot {
@@ -289,34 +347,42 @@ fn flag(set: bool, flag: u8) -> u8 {
 mod tests {
     use super::*;
 
+    /// A message of `kind` with the fields of `mask` filled.
+    fn filled(kind: u8, mask: u32) -> WireMsg {
+        let bit = |nth: u32| u64::from(mask >> nth & 1);
+        WireMsg {
+            kind,
+            a: bit(0),
+            b: bit(1),
+            c: bit(2),
+            d: bit(3),
+            flags: u8::try_from(bit(4) + 2 * bit(5) + 4 * bit(6)).unwrap(),
+            batch: u32::try_from(bit(7)).unwrap(),
+            batches: u16::try_from(bit(8)).unwrap(),
+            ..WireMsg::default()
+        }
+    }
+
     #[test]
-    fn a_field_that_a_kind_does_not_use_has_to_be_zero() {
+    fn a_message_has_one_encoding() {
         for kind in 1..=16 {
-            let plain = WireMsg { kind, ..WireMsg::default() };
-            let message = Message::try_from(&plain).unwrap();
-            assert_eq!(WireMsg::from(&message), plain);
-            let mut used = 0;
-            for field in 0..7 {
-                let mut m = plain;
-                match field {
-                    0 => m.a = 1,
-                    1 => m.b = 1,
-                    2 => m.c = 1,
-                    3 => m.d = 1,
-                    4 => m.flags = 1,
-                    5 => m.flags = 4,
-                    _ => m.batches = 1,
-                }
-                match Message::try_from(&m) {
-                    Ok(other) => {
-                        assert_ne!(other, message, "kind {kind} field {field} says something");
-                        used += 1;
+            let mut meanings = 0;
+            for mask in 0..1 << 9 {
+                let wire = filled(kind, mask);
+                match Message::try_from(&wire) {
+                    Ok(message) => {
+                        assert_eq!(WireMsg::from(&message), wire, "kind {kind} mask {mask}");
+                        meanings += 1;
                     },
                     Err(why) => assert_eq!(why, MessageError::Field),
                 }
             }
-            assert!(used <= 5);
+            assert!((1..512).contains(&meanings), "kind {kind}: {meanings}");
         }
+        let large = WireMsg { kind: 4, a: 2, ..WireMsg::default() };
+        assert_eq!(Message::try_from(&large), Err(MessageError::Field));
+        let large = WireMsg { kind: 5, c: 2, ..WireMsg::default() };
+        assert_eq!(Message::try_from(&large), Err(MessageError::Field));
     }
 
     #[test]
@@ -325,5 +391,24 @@ mod tests {
             let wire = WireMsg { kind: byte, ..WireMsg::default() };
             assert_eq!(Message::try_from(&wire), Err(MessageError::Kind { byte }));
         }
+    }
+
+    #[test]
+    fn a_batch_has_the_bytes_of_its_header() {
+        let head = BatchHeader {
+            shard: ShardId(1 << 60),
+            first: LogIndex(2 << 50),
+            term: Term(3),
+            count: 4,
+            len: 5 << 20,
+            fmt: 6,
+            flags: 7,
+            crc: 0xdead_beef,
+        };
+        let meta = FrameMeta { msgs: Vec::new(), batches: vec![WireBatch::new(&head, 9)] };
+        let bytes = rkyv::to_bytes::<rkyv::rancor::Failure>(&meta).unwrap();
+        assert_eq!(bytes[..40], head.to_bytes());
+        let archived = rkyv::access::<ArchivedFrameMeta, rkyv::rancor::Failure>(&bytes).unwrap();
+        assert_eq!(BatchHeader::from(&archived.batches[0]), head);
     }
 }
