@@ -4,7 +4,7 @@
 //! verified here (I8). Blocks that cannot be read come as zeros: zeros are never valid.
 
 use core::future::Future;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_env::{Buf, Kind, SharedBuf};
 
@@ -108,8 +108,8 @@ pub(crate) struct Scanner<'a, R> {
     pub(crate) lsn_seen: u64,
     pub(crate) epoch_seen: u64,
     pub(crate) boot_seen: u64,
-    /// Blocks that could not be read.
-    pub(crate) unreadable: u64,
+    /// Slots of which a block could not be read.
+    unreadable: BTreeSet<u32>,
 }
 
 impl<R> core::fmt::Debug for Scanner<'_, R> {
@@ -131,7 +131,7 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
             lsn_seen: 0,
             epoch_seen: superblock.max_epoch,
             boot_seen: superblock.boot,
-            unreadable: 0,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -272,7 +272,7 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
                 _ => return false,
             }
         }
-        self.unreadable == 0
+        !self.unreadable.contains(&slot_no)
     }
 
     /// `len` bytes of a slot; none if the file ends before.
@@ -313,7 +313,7 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
             {
                 whole.rest_mut()[nth * block..][..block].copy_from_slice(&bytes);
             } else {
-                self.unreadable += 1;
+                self.unreadable.insert(slot_no);
             }
         }
         whole.fill(len);

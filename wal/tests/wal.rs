@@ -6,6 +6,8 @@ mod basics;
 mod conform;
 #[path = "wal/crash.rs"]
 mod crash;
+#[path = "wal/faults.rs"]
+mod faults;
 #[path = "wal/image.rs"]
 mod image;
 #[path = "wal/kit.rs"]
@@ -14,3 +16,5 @@ mod kit;
 mod model;
 #[path = "wal/rot.rs"]
 mod rot;
+#[path = "wal/stories.rs"]
+mod stories;

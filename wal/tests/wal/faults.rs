@@ -1,0 +1,218 @@
+//! A device that fails, hangs or is full.
+
+use bowline_env::sim::WriteFault;
+use bowline_env::{Env, Kind, Nanos};
+use bowline_raft::{LogIndex, ShardId};
+use bowline_wal::{
+    Geometry, HealthState, LogError, LogStorage, ReadError, StageError, SyncChoice, Wal, WalOptions,
+};
+
+use crate::kit::*;
+
+#[test]
+fn a_failed_or_short_write_poisons_the_log_and_is_not_tried_again() {
+    for (seed, fault) in [(51, WriteFault::Error), (52, WriteFault::Short)] {
+        let world = calm(seed);
+        let handle = world.clone();
+        live(&world, move |env| async move {
+            format(&env).await;
+            let mut log = open(&env).await;
+            log.open_shard(1);
+            let first = log.put(1, 1, &body(1, 1, 64));
+            log.sync(first.lsn).await;
+            env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
+            handle.disk(NODE).fail_write(1, fault);
+            let staged = log.put(1, 1, &body(1, 2, 64));
+            assert!(!log.try_sync(staged.lsn).await);
+            let state = log.wal.health().state;
+            let HealthState::Poisoned { cause } = state else { panic!("{state:?}") };
+            assert!(matches!(cause, LogError::Write { .. }));
+            let frames = log.wal.counters().frames;
+            let refused = log.try_put(1, 1, &body(1, 3, 64)).map(|_| ());
+            assert_eq!(refused, Err(StageError::Poisoned(cause)));
+            env.sleep_until(env.now().after(Nanos(3 * Nanos::SECOND.0))).await;
+            assert_eq!(log.wal.counters().frames, frames, "nothing more was written");
+            assert!(log.wal.durable() < staged.lsn, "nothing more was acknowledged");
+            assert_eq!(log.all(1).await.len(), 2, "reads go on");
+            assert_eq!(log.wal.close().await, Err(cause));
+            let log = open(&env).await;
+            assert!(log.shard(1).unwrap().bounds.last >= LogIndex(1));
+            log.wal.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_after_a_failed_sync_though_later_ones_succeed() {
+    let world = calm(53);
+    let handle = world.clone();
+    live(&world, move |env| async move {
+        let options = WalOptions { sync: SyncChoice::Fdatasync, ..WalOptions::small() };
+        Wal::format(&env, &dir(), ID, Geometry::small(), options).await.unwrap();
+        let mut log = try_open(&env, options).await.unwrap();
+        log.open_shard(1);
+        let first = log.put(1, 1, &body(1, 1, 64));
+        log.sync(first.lsn).await;
+        env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
+        handle.disk(NODE).fail_sync(1);
+        let staged = log.put(1, 1, &body(1, 2, 64));
+        assert!(!log.try_sync(staged.lsn).await);
+        assert_eq!(
+            log.wal.health().state,
+            HealthState::Poisoned { cause: LogError::Sync { kind: Kind::Io } }
+        );
+        env.sleep_until(env.now().after(Nanos(3 * Nanos::SECOND.0))).await;
+        assert!(log.wal.durable() < staged.lsn);
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    live(&world, |env| async move {
+        let log = open(&env).await;
+        assert_eq!(log.shard(1).unwrap().bounds.last, LogIndex(1));
+        std::mem::forget(log);
+    });
+}
+
+#[test]
+fn a_device_that_hangs_stalls_the_log_and_its_answer_ends_the_stall() {
+    let world = calm(54);
+    let handle = world.clone();
+    live(&world, move |env| async move {
+        format(&env).await;
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        handle.disk(NODE).stuck(Nanos(5 * Nanos::SECOND.0));
+        let staged = log.put(1, 1, &body(1, 1, 64));
+        log.wal.submit();
+        env.sleep_until(env.now().after(Nanos::from_millis(400))).await;
+        assert!(log.wal.health().write_age > 300_000_000);
+        assert_eq!(log.wal.health().state, HealthState::Ok);
+        // The bell is rung when the state moves: a core that sleeps is told.
+        let wal = &log.wal;
+        log.bell.park(|| wal.health().state == HealthState::Ok).await;
+        assert_eq!(log.wal.health().state, HealthState::Stalled);
+        log.sync(staged.lsn).await;
+        assert_eq!(log.wal.health().state, HealthState::Ok);
+        log.wal.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_full_disk_lets_the_log_go_on_with_the_slots_it_has() {
+    let world = calm(55);
+    let handle = world.clone();
+    live(&world, move |env| async move {
+        format(&env).await;
+        let disk = handle.disk(NODE);
+        let used: u64 = disk.files().iter().map(|name| disk.seen(name).unwrap().len() as u64).sum();
+        disk.capacity(Some(used));
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        let mut index = 0;
+        let error = loop {
+            match log.try_put(1, 1, &body(1, index + 1, 3000)) {
+                Ok(staged) => {
+                    index += 1;
+                    log.sync(staged.lsn).await;
+                },
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, StageError::Full);
+        assert_eq!(log.wal.counters().slots, 4);
+        assert_eq!(log.wal.health().state, HealthState::Ok);
+        assert_eq!(log.all(1).await.len() as u64, index);
+        // Space returns: the log grows again by itself.
+        disk.capacity(None);
+        env.sleep_until(env.now().after(Nanos(25 * Nanos::SECOND.0))).await;
+        let staged = log.put(1, 1, &body(1, index + 1, 3000));
+        log.sync(staged.lsn).await;
+        assert!(log.wal.counters().slots > 4);
+        log.wal.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_block_that_cannot_be_read_damages_its_shard_alone_and_stays_on_record() {
+    let world = calm(56);
+    let handle = world.clone();
+    live(&world, move |env| async move {
+        format(&env).await;
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        log.open_shard(2);
+        for index in 1..=40 {
+            let staged = log.put(1, 1, &body(1, index, 2000));
+            log.sync(staged.lsn).await;
+        }
+        let staged = log.put(2, 1, &body(2, 1, 100));
+        log.sync(staged.lsn).await;
+        let manifest = log.wal.counters();
+        assert!(manifest.batches == 41);
+        // The first batches left the cache: their block fails.
+        let name = dir().join("000.slot");
+        assert!(handle.disk(NODE).unreadable(&name, 8192..12_288));
+        let range = LogIndex(1)..LogIndex(41);
+        let got = log.wal.read(ShardId(1), range, 1 << 20).await.map(|_| ());
+        assert!(matches!(got, Err(ReadError::Damaged { shard: ShardId(1), .. })), "{got:?}");
+        assert_eq!(log.wal.bounds(ShardId(1)).unwrap().damage as u8, 1);
+        assert_eq!(log.wal.bounds(ShardId(2)).unwrap().damage as u8, 0);
+        env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    world.disk(NODE).heal();
+    live(&world, |env| async move {
+        let mut log = open(&env).await;
+        let shard = log.shard(1).unwrap().clone();
+        assert_eq!(shard.bounds.damage as u8, 1);
+        let hole = shard.holes[0];
+        assert!(hole.crc.is_some());
+        // The same batch from a peer fills the hole; another one does not.
+        let whole = body(1, hole.from.0, 2000);
+        let head = bowline_raft::BatchHeader {
+            shard: ShardId(1),
+            first: hole.from,
+            term: bowline_raft::Term(1),
+            count: 1,
+            len: 2000,
+            ..Default::default()
+        };
+        let wrong = bowline_raft::BatchHeader { crc: head.checksum(&whole) ^ 1, ..head };
+        assert_eq!(log.wal.heal(&wrong, &whole).map(|_| ()), Err(StageError::NoHole));
+        let right = bowline_raft::BatchHeader { crc: head.checksum(&whole), ..head };
+        let staged = log.wal.heal(&right, &whole).unwrap();
+        log.sync(staged.lsn).await;
+        assert_eq!(log.wal.bounds(ShardId(1)).unwrap().damage as u8, 0);
+        log.wal.close().await.unwrap();
+        let log = open(&env).await;
+        assert_eq!(log.shard(1).unwrap().bounds.damage as u8, 0);
+        assert_eq!(log.all(1).await.len(), 40);
+        log.wal.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_failed_boot_is_tried_again_and_finds_the_same() {
+    for nth in 1..12 {
+        let world = calm(60 + nth);
+        let handle = world.clone();
+        live(&world, move |env| async move {
+            format(&env).await;
+            let mut log = open(&env).await;
+            log.open_shard(1);
+            let staged = log.put(1, 1, &body(1, 1, 64));
+            log.sync(staged.lsn).await;
+            log.wal.close().await.unwrap();
+            handle.disk(NODE).fail_write(nth, WriteFault::Error);
+            match try_open(&env, WalOptions::small()).await {
+                Ok(log) => drop(log.wal.close().await),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+            handle.disk(NODE).heal();
+            let log = open(&env).await;
+            assert_eq!(log.shard(1).unwrap().bounds.last, LogIndex(1));
+            log.wal.close().await.unwrap();
+        });
+    }
+}

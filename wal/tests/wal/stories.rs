@@ -1,0 +1,400 @@
+//! Single stories: torn and stale frames, late writes, votes, recycling, many shards, many boots.
+
+use bowline_env::{Env, Nanos};
+use bowline_raft::{LogIndex, Lsn, ReplicaId, ShardId, Term};
+use bowline_wal::{
+    Geometry, HealthState, LogStorage, Record, StageError, Verified, Wal, WalOptions,
+};
+
+use crate::image::*;
+use crate::kit::*;
+use crate::rot::stream;
+
+#[test]
+fn each_frame_says_what_was_durable_when_it_was_built() {
+    let frames = stream(31).frames();
+    for pair in frames.windows(2).filter(|pair| !pair[1].boots) {
+        assert!(pair[1].synced >= pair[0].synced, "it does not fall");
+        assert_eq!(pair[1].synced, pair[0].lsn, "one write at a time: all before was durable");
+    }
+    assert!(frames.iter().all(|frame| frame.synced.0 > 0));
+}
+
+#[test]
+fn an_old_valid_frame_in_the_right_place_is_not_taken_for_a_new_one() {
+    let good = stream(32);
+    let before = good.lines();
+    let frames = good.frames();
+    let old = frames.iter().find(|frame| frame.slot != frames[frames.len() - 1].slot).unwrap();
+    let mut bad = good.clone();
+    let bytes = bad.frame(old);
+    let newest = frames[frames.len() - 1];
+    // Behind the tail, where a frame of an earlier lap would lie, at the offset it names.
+    let mut tail = good.clone();
+    let end = usize::try_from(newest.offset + newest.bytes).unwrap();
+    tail.slot(newest.slot)[end..end + bytes.len()].copy_from_slice(&bytes);
+    assert_eq!(tail.lines(), before);
+    assert_eq!(tail.verified(), Verified::Clean);
+    // In place of a frame that was durable: that frame is lost, and known to be.
+    let same = frames.iter().find(|f| f.slot == newest.slot && f.offset == old.offset).unwrap();
+    let at = usize::try_from(same.offset).unwrap();
+    bad.slot(same.slot)[at..at + bytes.len()].copy_from_slice(&bytes);
+    assert_eq!(bad.verified(), Verified::Damage);
+    assert!(bad.lines().iter().all(|line| line.damage < 2));
+}
+
+#[test]
+fn a_write_of_an_earlier_life_that_lands_after_the_restart_is_ignored() {
+    let mut image = stream(33);
+    let frames = image.frames();
+    let (cover, late) = (frames[frames.len() - 1], frames[frames.len() - 2]);
+    let bytes = image.frame(&late);
+    image.destroy(&cover);
+    image.destroy(&late);
+    let cut = image.lines();
+    let world = calm(33);
+    image.place(&world);
+    live(&world, |env| async move {
+        let mut log = open(&env).await;
+        assert!(!log.found.report.torn);
+        let staged = log.put(1, 3, &body(1, 5, 64));
+        log.sync(staged.lsn).await;
+        env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    let mut after = Image::of(&world);
+    let lines = after.lines();
+    assert_ne!(lines, cut);
+    let at = usize::try_from(late.offset).unwrap();
+    after.slot(late.slot)[at..at + bytes.len()].copy_from_slice(&bytes);
+    assert_eq!(after.lines(), lines);
+    assert_eq!(after.verified(), Verified::Clean);
+}
+
+/// A stream with two frames that were in flight together.
+fn deep(seed: u64) -> Image {
+    let world = calm(seed);
+    live(&world, |env| async move {
+        format(&env).await;
+        let mut log = open(&env).await;
+        let lsn = log.open_shard(1);
+        log.sync(lsn).await;
+        env.sleep_until(env.now().after(Nanos::from_millis(10))).await;
+        let mut last = Lsn(0);
+        for index in 1..=5 {
+            last = log.put(1, 1, &body(1, index, 6000)).lsn;
+        }
+        log.sync(last).await;
+        env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    Image::of(&world)
+}
+
+#[test]
+fn a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
+    let good = deep(34);
+    let frames = good.frames();
+    let at = frames.windows(2).position(|pair| pair[1].synced < pair[0].lsn);
+    let at = at.expect("two frames were in flight together");
+    let last = |image: &Image| image.lines()[0].numbers[5];
+    // Frame n is missing, n+1 is there and says nothing of n: nobody was told of n.
+    let mut torn = good.clone();
+    frames[at + 2..].iter().for_each(|frame| torn.destroy(frame));
+    let whole = last(&torn);
+    torn.destroy(&frames[at]);
+    assert_eq!(torn.verified(), Verified::TornTail);
+    assert!(torn.report().torn);
+    assert!(last(&torn) < whole);
+    assert_eq!(torn.lines()[0].damage, 0);
+    // With n+2 there, n had been durable before that one was issued.
+    let mut corrupt = good.clone();
+    frames[at + 3..].iter().for_each(|frame| corrupt.destroy(frame));
+    let whole = last(&corrupt);
+    corrupt.destroy(&frames[at]);
+    assert_eq!(corrupt.verified(), Verified::Damage);
+    assert_eq!(corrupt.report().corrupt_frames, 1);
+    assert_eq!(last(&corrupt), whole);
+    assert_eq!(corrupt.lines()[0].damage, 1);
+}
+
+#[test]
+fn a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
+    let world = calm(35);
+    live(&world, |env| async move {
+        format(&env).await;
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        for index in 1..=5 {
+            log.put(1, 1, &body(1, index, 64));
+        }
+        log.hard(1, 2, 0, 2);
+        log.wal.truncate(ShardId(1), LogIndex(3)).unwrap();
+        let rewritten = log.put(1, 2, &body(9, 3, 64));
+        log.sync(rewritten.lsn).await;
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    live(&world, |env| async move {
+        let log = open(&env).await;
+        let bounds = log.shard(1).unwrap().bounds;
+        assert_eq!((bounds.last, bounds.last_term), (LogIndex(3), Term(2)));
+        let batches = log.all(1).await;
+        assert_eq!(&*batches[2].body, &body(9, 3, 64)[..]);
+        std::mem::forget(log);
+    });
+}
+
+/// Works as an engine does under pressure: flushes what `gc` names.
+async fn relieve(log: &mut Log) {
+    let mut work = Vec::new();
+    log.wal.gc(&mut work);
+    for work in work {
+        let bounds = log.wal.bounds(work.shard).unwrap();
+        let upto = work.upto.0.max(bounds.first.0 - 1);
+        if upto > 0 {
+            log.compact(work.shard.0, upto).unwrap();
+        }
+    }
+    log.wal.submit();
+    log.env.sleep_until(log.env.now().after(Nanos::from_millis(5))).await;
+}
+
+#[test]
+fn a_middle_slot_is_recycled_and_the_older_one_still_counts() {
+    let world = calm(36);
+    live(&world, |env| async move {
+        format(&env).await;
+        let mut log = open(&env).await;
+        for shard in 1..=2 {
+            log.open_shard(shard);
+        }
+        let pinned = log.put(2, 1, &body(2, 1, 200));
+        log.sync(pinned.lsn).await;
+        for index in 1..=400 {
+            let staged = log.put(1, 1, &body(1, index, 3000));
+            log.sync(staged.lsn).await;
+            if index % 10 == 0 {
+                // The busy shard lets go of everything; the other holds the oldest slot.
+                log.compact(1, index).unwrap();
+            }
+        }
+        assert_eq!(log.wal.health().state, HealthState::Ok);
+        assert!(log.wal.counters().slots_used <= 5, "{:?}", log.wal.counters());
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    live(&world, |env| async move {
+        let log = open(&env).await;
+        assert_eq!(log.found.report.corrupt_frames, 0);
+        let batches = log.all(2).await;
+        assert_eq!(&*batches[0].body, &body(2, 1, 200)[..]);
+        assert_eq!(log.shard(1).unwrap().bounds.last, LogIndex(400));
+        std::mem::forget(log);
+    });
+}
+
+#[test]
+fn ten_thousand_idle_shards_pin_nothing_and_open_fast() {
+    let geometry = Geometry {
+        block: 4096,
+        frame_cap: 256 << 10,
+        slot_bytes: 8 << 20,
+        log_bytes: 128 << 20,
+    };
+    let options = WalOptions { log_bytes: geometry.log_bytes, ..WalOptions::small() };
+    let world = calm(37);
+    live(&world, move |env| async move {
+        Wal::format(&env, &dir(), ID, geometry, options).await.unwrap();
+        let mut log = try_open(&env, options).await.unwrap();
+        for shard in 1..=10_000 {
+            log.open_shard(shard);
+            let manifest = Record::Manifest { index: LogIndex(0), term: Term(0), body: b"born" };
+            let lsn = log.wal.stage(ShardId(shard), &[manifest]).unwrap();
+            if shard % 500 == 0 {
+                log.sync(lsn).await;
+            }
+        }
+        let big = vec![7; 200_000];
+        let (mut puts, mut refused) = (0, 0);
+        while puts < 400 {
+            let result = log.try_put(1, 1, &big).map(|staged| staged.lsn);
+            match result {
+                Ok(lsn) => {
+                    puts += 1;
+                    log.sync(lsn).await;
+                },
+                Err(error) => {
+                    assert!(matches!(error, StageError::Busy | StageError::Full));
+                    refused += 1;
+                    assert!(refused < 2_000, "{puts} puts, {:?}", log.wal.counters());
+                },
+            }
+            if puts % 10 == 0 || result.is_err() {
+                let last = log.wal.bounds(ShardId(1)).unwrap().last.0;
+                log.compact(1, last).unwrap();
+                restage(&mut log).await;
+            }
+        }
+        let counters = log.wal.counters();
+        assert!(counters.bytes > 80 << 20, "{counters:?}");
+        assert!(counters.slots <= 16, "{counters:?}");
+        assert!(counters.slots_used <= 12, "{counters:?}");
+        std::mem::forget(log);
+    });
+    power_cut(&world);
+    live(&world, move |env| async move {
+        let before = env.now();
+        let log = try_open(&env, options).await.unwrap();
+        assert_eq!(log.found.shards.len(), 10_000);
+        assert!(log.found.shards.iter().all(|shard| shard.manifest.is_some()));
+        assert!(log.found.report.bytes < 160 << 20, "{:?}", log.found.report);
+        assert!(env.now().since(before) < Nanos(10 * Nanos::SECOND.0));
+        std::mem::forget(log);
+    });
+}
+
+/// Stages the manifests again that hold the oldest slot.
+async fn restage(log: &mut Log) {
+    let mut work = Vec::new();
+    log.wal.gc(&mut work);
+    for work in work {
+        if work.manifest {
+            let first = log.wal.bounds(work.shard).unwrap().first;
+            let prev = log.wal.bounds(work.shard).unwrap().prev_term;
+            let manifest = Record::Manifest { index: first.prev(), term: prev, body: b"born" };
+            if log.wal.stage(work.shard, &[manifest]).is_err() {
+                break;
+            }
+        }
+    }
+    log.wal.submit();
+    log.env.sleep_until(log.env.now().after(Nanos::from_millis(5))).await;
+}
+
+#[test]
+fn a_hundred_boots_use_no_more_slots_than_one() {
+    let world = calm(38);
+    live(&world, |env| async move { format(&env).await });
+    for boot in 1..=100_u64 {
+        let slots = live(&world, move |env| async move {
+            let mut log = open(&env).await;
+            assert_eq!(log.found.boot, boot);
+            if boot == 1 {
+                log.open_shard(1);
+            }
+            let last = log.wal.bounds(ShardId(1)).unwrap().last.0;
+            assert_eq!(last, boot - 1);
+            let staged = log.put(1, 1, &body(1, boot, 64));
+            log.sync(staged.lsn).await;
+            log.compact(1, boot).unwrap();
+            let lsn = log.hard(1, 1, 0, boot);
+            log.sync(lsn).await;
+            let slots = log.wal.counters().slots;
+            std::mem::forget(log);
+            slots
+        });
+        assert!(slots <= 6, "boot {boot}: {slots} slots");
+        power_cut(&world);
+    }
+}
+
+#[test]
+fn the_log_refuses_proposals_at_its_mark_and_comes_back() {
+    let world = calm(39);
+    live(&world, |env| async move {
+        format(&env).await;
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        let mut index = 0;
+        let full = loop {
+            match log.try_put(1, 1, &body(1, index + 1, 3000)) {
+                Ok(staged) => {
+                    index += 1;
+                    log.sync(staged.lsn).await;
+                },
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, StageError::Full);
+        assert!(log.wal.used_permille() >= 750);
+        // A vote still finds room.
+        let lsn = log.hard(1, 2, 1, 0);
+        log.sync(lsn).await;
+        for _ in 0..40 {
+            relieve(&mut log).await;
+        }
+        assert!(log.wal.used_permille() < 750, "{:?}", log.wal.counters());
+        let staged = log.put(1, 2, &body(1, index + 1, 3000));
+        log.sync(staged.lsn).await;
+        log.wal.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
+    let world = calm(40);
+    let mut images = Vec::new();
+    live(&world, |env| async move { format(&env).await });
+    for round in 0..6_u64 {
+        let handle = world.clone();
+        let more = live(&world, move |env| async move {
+            let mut log = open(&env).await;
+            if log.shard(1).is_none() {
+                log.open_shard(1);
+            }
+            let mut images = Vec::new();
+            for step in 0..60 {
+                let index = log.wal.bounds(ShardId(1)).unwrap().last.0 + 1;
+                let staged = log.put(1, 1, &body(1, index, 2000));
+                log.sync(staged.lsn).await;
+                if step % 8 == 0 {
+                    log.compact(1, index).unwrap();
+                    images.push(Image::of(&handle));
+                }
+            }
+            std::mem::forget(log);
+            images
+        });
+        images.extend(more);
+        power_cut(&world);
+        assert!(round < 6);
+    }
+    for image in &images {
+        assert!(image.verified() <= Verified::TornTail);
+    }
+    for pair in images.windows(2) {
+        // The node goes on while the reader is half through.
+        for reads_each in [3, 10, 30] {
+            let moving = Moving {
+                images: pair.to_vec().into(),
+                reads_each,
+                reads: 0.into(),
+            };
+            let reader = bowline_wal::WalReader::open(moving).unwrap();
+            assert_eq!(reader.shards().unwrap().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused() {
+    let world = calm(41);
+    live(&world, |env| async move {
+        format(&env).await;
+        for id in [
+            bowline_wal::StreamId { cluster: 1, ..ID },
+            bowline_wal::StreamId { node: 9, ..ID },
+            bowline_wal::StreamId { stream: 3, ..ID },
+        ] {
+            let opened = Wal::open(&env, &dir(), id, WalOptions::small(), env.bell()).await;
+            assert!(matches!(opened, Err(bowline_wal::OpenError::Foreign(_))));
+        }
+        let mut log = open(&env).await;
+        let open = Record::OpenShard { replica: ReplicaId(1) };
+        log.wal.stage(ShardId(1), &[open]).unwrap();
+        log.wal.close().await.unwrap();
+    });
+}
