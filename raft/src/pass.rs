@@ -22,8 +22,10 @@ impl RaftCore {
             let slot = self.walk[nth];
             let flags = &mut self.hot[at(slot)].flags;
             *flags &= !DIRTY;
-            if *flags & (OPEN | BROKEN) == OPEN {
-                self.flush_slot(slot, log, out);
+            match *flags & (OPEN | BROKEN | CLOSING) {
+                flags if flags & (OPEN | BROKEN) == OPEN => self.flush_slot(slot, log, out),
+                flags if flags & CLOSING != 0 => self.release(slot, Reason::Closed, out),
+                _ => {},
             }
         }
         self.walk.clear();

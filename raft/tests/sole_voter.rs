@@ -87,6 +87,28 @@ fn a_restart_raises_the_term_and_keeps_what_was_applied() {
     }
 }
 
+/// Bug: entries of an older term that count as committed before one of the own term (figure 8).
+#[test]
+fn entries_of_an_older_term_commit_with_the_no_op() {
+    let mut node = node();
+    let slot = node.lead(1, 0);
+    node.propose(slot, 4, 96).unwrap();
+    node.flush();
+    node.sync(0);
+    node.log.crash();
+    node.core = RaftCore::new(CoreConfig::default(), 2);
+    node.out.clear();
+    let slot = node.open(1, 0).unwrap();
+    node.sync(0);
+    node.flush();
+    let view = node.core.view(slot);
+    assert_eq!((view.role, view.durable, view.last), (Role::Leader, LogIndex(5), LogIndex(6)));
+    assert_eq!(view.commit, LogIndex(0), "the no-op of term 2 is not durable");
+    node.sync(0);
+    node.flush();
+    assert_eq!(node.core.view(slot).commit, LogIndex(6));
+}
+
 #[test]
 fn a_late_durable_number_of_an_earlier_write_counts_no_later_entry() {
     let mut node = node();
