@@ -107,6 +107,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Applies batches in order; false if the rest waits for pages, a flush, or for ever.
     fn apply_batches(&mut self, slot: Slot, batches: &[BatchRef]) -> bool {
         for (nth, batch) in batches.iter().enumerate() {
+            // The log's memory holds what is not committed yet, too.
+            if batch.head.first > self.replicas[place(slot)].committed {
+                break;
+            }
             match self.apply_batch(slot, batch) {
                 Progress::Done => {},
                 Progress::Blocked => {
