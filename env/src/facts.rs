@@ -60,7 +60,8 @@ pub struct DirFacts {
     pub path: String,
     /// It exists.
     pub exists: bool,
-    /// It is empty, or does not exist yet.
+    /// It holds nothing but what an unfinished founding leaves ([`DirFacts::is_of_founding`]), or
+    /// does not exist yet.
     pub empty: bool,
     /// It holds a `NODE` file.
     pub founded: bool,
@@ -77,6 +78,18 @@ pub struct DirFacts {
     pub align: u32,
     /// Free bytes.
     pub free: u64,
+}
+
+impl DirFacts {
+    /// Whether a directory is founded with a file of this name in it: a node that was killed while
+    /// it was made has left it.
+    pub fn is_of_founding(name: &str) -> bool {
+        name == "LOCK"
+            || name == "runs"
+            || name.starts_with("stream-")
+            || name.starts_with('.')
+            || name.ends_with(".tmp")
+    }
 }
 
 /// What this process may use.

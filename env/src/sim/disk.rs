@@ -29,7 +29,7 @@ pub(super) use image::{Image, Inode, Page, SECTOR, Tearing};
 
 use super::slab::{Key, Slab};
 use super::u64_of;
-use crate::{BLOCK, EnvError, Kind, Name};
+use crate::{BLOCK, DirFacts, EnvError, Kind, Name};
 
 /// An operation between its start and the moment its answer is taken.
 #[derive(Debug)]
@@ -147,8 +147,11 @@ impl Disk {
         }
     }
 
+    /// Whether nothing is there but what an unfinished founding leaves.
     pub(super) fn is_empty(&self) -> bool {
-        self.folders.len() == 1 && self.folders.values().all(|folder| folder.seen.is_empty())
+        let files = self.folders[&None].seen.keys();
+        let mut names = files.chain(self.folders.keys().flatten());
+        names.all(|name| DirFacts::is_of_founding(name.as_str()))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

@@ -17,8 +17,7 @@ pub(super) fn dir_facts(data_dir: &Path) -> DirFacts {
     if exists {
         for entry in fs::read_dir(data_dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let ours = name == "LOCK" || name.as_encoded_bytes().starts_with(b".");
-            empty &= ours;
+            empty &= name.to_str().is_some_and(DirFacts::is_of_founding);
             founded |= name == "NODE";
         }
     }
