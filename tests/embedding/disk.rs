@@ -1,0 +1,121 @@
+//! The engine on a real directory, from plain threads.
+
+use std::time::Duration;
+
+use bowline::config::{ByteCount, CoreCount};
+use bowline::{Code, EmbeddedEngine, Op, WriteBatch};
+use bowline_env::glommio::GlommioFactory;
+use bowline_env::{EnvFactory, UringState};
+use tempfile::TempDir;
+
+const READY: Duration = Duration::from_secs(30);
+
+/// A directory on which an engine can run; none: the tests were told that io_uring is missing.
+#[expect(clippy::disallowed_methods, reason = "whether to skip is said by the environment")]
+fn directory() -> Option<TempDir> {
+    let dir = TempDir::new().unwrap();
+    let uring = GlommioFactory::new(dir.path()).facts().io_uring;
+    if uring == UringState::Ready {
+        return Some(dir);
+    }
+    let skip = std::env::var("BOWLINE_NO_URING").is_ok_and(|value| value == "1");
+    assert!(skip, "io_uring cannot be used here ({uring:?}); BOWLINE_NO_URING=1 skips these tests");
+    None
+}
+
+fn start(dir: &TempDir) -> Op<EmbeddedEngine> {
+    let path = dir.path().join("data");
+    EmbeddedEngine::builder()
+        .data_dir(path)
+        .shards(4)
+        .configure(|config| {
+            config.cores.count = CoreCount::Is(1);
+            config.wal.allow_cow = true;
+            config.wal.slot_bytes = ByteCount::mib(1);
+            config.wal.frame_cap = ByteCount::kib(64);
+            config.wal.log_bytes = ByteCount::mib(16);
+        })
+        .start()
+}
+
+#[test]
+fn what_was_written_is_read_after_a_restart() {
+    let Some(dir) = directory() else { return };
+    for round in 0..3 {
+        let engine = start(&dir).wait().unwrap();
+        engine.wait_ready(READY).wait().unwrap();
+        let kv = engine.client();
+        for n in 0..round * 100 {
+            let value = kv.get(format!("key-{n}")).wait().unwrap().unwrap();
+            assert_eq!(value, format!("value-{n}").as_bytes());
+        }
+        let keys = round * 100..(round + 1) * 100;
+        let pairs = keys.map(|n| (format!("key-{n}"), format!("value-{n}")));
+        let results = kv.put_many(pairs).wait().unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        engine.stop().wait().unwrap();
+        assert!(engine.is_stopped());
+    }
+}
+
+#[test]
+fn many_threads_write_through_clones() {
+    let Some(dir) = directory() else { return };
+    let engine = start(&dir).wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    let kv = engine.client();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let kv = kv.clone();
+            scope.spawn(move || {
+                for n in 0..50 {
+                    kv.put(format!("{thread}-{n}"), format!("{n}")).wait().unwrap();
+                    kv.increment("{sum}", 1).wait().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(kv.get("{sum}").wait().unwrap().as_deref(), Some(&b"400"[..]));
+    kv.write(WriteBatch::new().expect("{sum}", Some(b"400")).put("{sum}", "0")).wait().unwrap();
+    engine.stop().wait().unwrap();
+    assert_eq!(kv.put("late", "x").wait().unwrap_err().code(), Code::STOPPED);
+}
+
+#[test]
+fn a_second_engine_is_told_who_holds_the_directory() {
+    let Some(dir) = directory() else { return };
+    let engine = start(&dir).wait().unwrap();
+    let error = start(&dir).wait().unwrap_err();
+    assert_eq!(error.code(), Code::DIR_IN_USE);
+    let pid = std::process::id().to_string();
+    assert!(error.to_string().contains(&pid), "{error}");
+    engine.stop().wait().unwrap();
+    start(&dir).wait().unwrap().stop().wait().unwrap();
+}
+
+#[test]
+fn a_foreign_directory_is_refused_and_left_alone() {
+    let Some(dir) = directory() else { return };
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("precious.txt"), "mine").unwrap();
+    let error = start(&dir).wait().unwrap_err();
+    assert_eq!(error.code(), Code::DIR_UNUSABLE, "{error:#}");
+    let names: Vec<_> =
+        std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["precious.txt"]);
+}
+
+#[test]
+fn a_wrong_configuration_comes_out_of_start() {
+    let Some(dir) = directory() else { return };
+    let file = dir.path().join("bowline.toml");
+    std::fs::write(&file, "[cluster]\nshard = 4\n").unwrap();
+    let error = EmbeddedEngine::start_with(&file).wait().unwrap_err();
+    assert_eq!(error.code(), Code::CONFIG_KEY);
+    assert!(format!("{error:#}").contains("2 | shard = 4\n  | ^^^^^"), "{error:#}");
+    let error = EmbeddedEngine::builder().set("cluster.shards", "0").start().wait().unwrap_err();
+    assert_eq!(error.code(), Code::CONFIG_VALUE);
+    let error = EmbeddedEngine::builder().shards(0).start().wait().unwrap_err();
+    assert_eq!(error.code(), Code::CONFIG_VALUE);
+}
