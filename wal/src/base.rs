@@ -54,10 +54,8 @@ pub(crate) async fn plan<R: SlotRead>(
     for slot_no in 0..slot_count {
         states.push(scanner.slot_state(slot_no).await);
     }
-    let mut newest: Vec<(u64, u32)> = (0..)
-        .zip(&states)
-        .filter_map(|(slot_no, state)| Some((state.epoch()?, slot_no)))
-        .collect();
+    let mut newest: Vec<(u64, u32)> =
+        (0..).zip(&states).filter_map(|(slot_no, state)| Some((state.epoch()?, slot_no))).collect();
     newest.sort_unstable_by(|a, b| b.cmp(a));
     let mut base = None;
     let mut newer = Vec::new();
@@ -93,9 +91,8 @@ pub(crate) async fn plan<R: SlotRead>(
     let after = base.as_ref().map_or(0, |base| base.epoch);
     drop_unfinished(scanner, &mut links, after, clean_lsn).await?;
     let is_listed = |slot_no: u32| links.iter().any(|link| link.slot_no == slot_no);
-    let newest_lost = (0..)
-        .zip(&states)
-        .any(|(slot_no, state)| *state == SlotState::Lost && !is_listed(slot_no));
+    let newest_lost =
+        (0..).zip(&states).any(|(slot_no, state)| *state == SlotState::Lost && !is_listed(slot_no));
     Ok(Plan { states, base, links, newest_lost })
 }
 

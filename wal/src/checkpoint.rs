@@ -44,6 +44,7 @@ pub(crate) struct Cursor {
 }
 
 /// A shard as a checkpoint states it.
+#[expect(clippy::struct_field_names, reason = "hard state is the word of the format")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) shard: u64,
@@ -284,7 +285,8 @@ mod tests {
 
     #[test]
     fn the_end_lists_slots_and_a_cut_row_is_refused() {
-        let slot = Slot { life: Life::Closed, epoch: 4, first_lsn: 9, last_lsn: 12, ..Slot::default() };
+        let slot =
+            Slot { life: Life::Closed, epoch: 4, first_lsn: 9, last_lsn: 12, ..Slot::default() };
         let state = SlotState::of(3, &slot, 4);
         assert!(state.live);
         assert!(!SlotState::of(3, &slot, 5).live);

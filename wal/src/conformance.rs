@@ -178,7 +178,10 @@ fn manifest<L: LogStorage>(log: &mut L) -> Result<Lsn, Broken> {
     let staged = log.stage(SHARD, &[manifest, compact, hard(3, 2, 5)]);
     let Ok(lsn) = staged else { return Err(Broken { promise: "a manifest is taken" }) };
     let bounds = log.bounds(SHARD).unwrap_or_default();
-    holds("a compacted log begins where it begins", (bounds.first.0, bounds.prev_term.0) == (5, 3))?;
+    holds(
+        "a compacted log begins where it begins",
+        (bounds.first.0, bounds.prev_term.0) == (5, 3),
+    )?;
     let below = log.term_at(SHARD, LogIndex(3));
     holds("terms below the entry before the first are gone", below.is_none())?;
     Ok(lsn)

@@ -140,7 +140,7 @@ impl Head {
         let len = u64::from(head.blocks) * u64::from(block);
         let head_len = u64::try_from(HEAD_LEN).expect("a head is 128 bytes");
         let ends_right = u64::from(head.dir_off) + dir + head_len == len;
-        let bounded = head.blocks > 0 && len <= u64::from(u32::MAX) && head.block_no > 0;
+        let bounded = head.blocks > 0 && u32::try_from(len).is_ok() && head.block_no > 0;
         (bounded && ends_right && u64::from(head.dir_off) >= head_len).then_some(head)
     }
 

@@ -7,6 +7,8 @@
 
 use core::fmt;
 
+use crate::field::len_u64;
+
 /// Bytes of a directory record.
 pub(crate) const RECORD_LEN: usize = 64;
 /// Bytes of a frame's header, and of its trailer.
@@ -95,7 +97,7 @@ impl Geometry {
             return Err(GeometryError::FrameCap(self.frame_cap));
         }
         let slots = self.log_bytes / self.slot_bytes;
-        let listed = cap / 4 / u64::try_from(SLOT_ROW_LEN).expect("a row is 32 bytes");
+        let listed = cap / 4 / len_u64(SLOT_ROW_LEN);
         if slots < 8 || slots > listed || slots > u64::from(u16::MAX) {
             return Err(GeometryError::LogBytes(self.log_bytes));
         }
@@ -104,15 +106,14 @@ impl Geometry {
 
     /// Slot files that the log may have.
     pub fn slots_max(&self) -> u32 {
-        u32::try_from(self.log_bytes / self.slot_bytes).expect("checked to be below 65,536")
+        u32::try_from(self.log_bytes / self.slot_bytes).unwrap_or(u32::MAX)
     }
 
     /// Shards whose checkpoint fits a slot with room to spare.
     pub fn shards_max(&self) -> u32 {
         let cap = u64::from(self.frame_cap);
-        let state = u64::try_from(STATE_LEN).expect("a state is 96 bytes");
         let room = self.slot_bytes.saturating_sub(4 * cap) / 2;
-        u32::try_from(room / 2 / state).expect("a slot is below 4 GiB")
+        u32::try_from(room / 2 / len_u64(STATE_LEN)).unwrap_or(u32::MAX)
     }
 
     /// Blocks of a slot.

@@ -136,10 +136,7 @@ impl Super {
     /// # Errors
     ///
     /// [`OpenError::Unreadable`]: none is valid.
-    pub(crate) fn choose(
-        a: Option<Self>,
-        b: Option<Self>,
-    ) -> Result<(Self, SuperCopy), OpenError> {
+    pub(crate) fn choose(a: Option<Self>, b: Option<Self>) -> Result<(Self, SuperCopy), OpenError> {
         match (a, b) {
             (Some(a), Some(b)) if b.sequence > a.sequence => Ok((b, SuperCopy::B)),
             (Some(a), _) => Ok((a, SuperCopy::A)),
@@ -261,7 +258,9 @@ impl SlotHead {
     /// Reads a header block; none if it is not whole.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.len().checked_sub(4)?;
-        if end < 88 || bytes[..8] != SLOT_MAGIC || crc32fast::hash(&bytes[..end]) != u32_at(bytes, end)
+        if end < 88
+            || bytes[..8] != SLOT_MAGIC
+            || crc32fast::hash(&bytes[..end]) != u32_at(bytes, end)
         {
             return None;
         }

@@ -37,8 +37,6 @@ pub use geometry::{Geometry, GeometryError};
 pub use log::*;
 pub use memory::{MemoryLog, MemoryLogs};
 pub use options::{SyncChoice, WalOptions};
-pub use reader::{
-    Finding, FrameView, RecordView, SlotView, Source, Stat, Verified, WalReader,
-};
+pub use reader::{Finding, FrameView, RecordView, SlotView, Source, Stat, Verified, WalReader};
 pub use wal::{Wal, WalCounters, WalLogs};
 pub use walk::{BadFrame, Evidence, Verdict};

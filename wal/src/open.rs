@@ -219,10 +219,14 @@ async fn record_boot<E: Env>(shared: &Shared<E>) -> Result<(), OpenError> {
     shared.prepare(slot_no).await?;
     shared.stream.borrow_mut().slots.handle_prepared(slot_no, true);
     let staged = shared.stream.borrow_mut().stage_boot();
-    let end = staged.map_err(|error| match error {
-        StageError::Poisoned(cause) => OpenError::Log(cause),
-        StageError::Full => OpenError::Full,
-        _ => OpenError::Env(EnvError::new(Op::Buffer, Kind::NoMemory)),
+    let end = staged.map_err(|error| {
+        if let StageError::Poisoned(cause) = error {
+            OpenError::Log(cause)
+        } else if error == StageError::Full {
+            OpenError::Full
+        } else {
+            OpenError::Env(EnvError::new(Op::Buffer, Kind::NoMemory))
+        }
     })?;
     while shared.stream.borrow().durable() < end {
         write_next(shared).await?;

@@ -263,7 +263,8 @@ impl<S: Source> WalReader<S> {
             read.outcome.bad.iter().map(|bad| Finding::Frame(*bad)).collect();
         findings.extend(views.records.iter().filter(|row| !row.good).copied().map(Finding::Body));
         findings.append(&mut views.lost);
-        let linked = |slot: u32| read.plan.links.iter().any(|link| link.slot_no == slot && link.lost);
+        let linked =
+            |slot: u32| read.plan.links.iter().any(|link| link.slot_no == slot && link.lost);
         for (slot, state) in (0..).zip(&read.plan.states) {
             if linked(slot) || *state == SlotState::Lost {
                 findings.push(Finding::Slot { slot });
@@ -276,9 +277,7 @@ impl<S: Source> WalReader<S> {
                 findings.push(Finding::Shard { shard, damage, holes });
             }
         }
-        let is_torn = |finding: &Finding| {
-            matches!(finding, Finding::Frame(bad) if bad.verdict == Verdict::Torn)
-        };
+        let is_torn = |finding: &Finding| matches!(finding, Finding::Frame(bad) if bad.verdict == Verdict::Torn);
         let verified = match findings.iter().find(|finding| !is_torn(finding)) {
             Some(_) => Verified::Damage,
             None if findings.is_empty() => Verified::Clean,

@@ -94,10 +94,8 @@ impl Replay {
     fn row(&mut self, row: &Row, at: At<'_>) {
         match row.kind {
             kind::CHECKPOINT => self.chunk(row, at),
-            kind::CHECKPOINT_END => {
-                if self.base.is_some_and(|(_, end)| end == at.lsn) {
-                    self.drop_collected();
-                }
+            kind::CHECKPOINT_END if self.base.is_some_and(|(_, end)| end == at.lsn) => {
+                self.drop_collected();
             },
             kind::OPEN_SHARD => {
                 if let Some(place) = self.index.find(ShardId(row.shard)) {
@@ -356,7 +354,8 @@ fn restore_hole(log: &mut ShardLog, from: u64, to: u64, (term, crc): (u64, u32))
     let count = u32::try_from(to - from + 1).unwrap_or(0);
     if free && count > 0 {
         let lost = true;
-        let extent = Extent { first: from, term, count, keep: count, crc, lost, ..Extent::default() };
+        let extent =
+            Extent { first: from, term, count, keep: count, crc, lost, ..Extent::default() };
         log.extents.insert(at, extent);
     }
 }
@@ -387,7 +386,7 @@ fn pass_covered_holes(log: &mut ShardLog, manifest_term: u64) {
         return;
     }
     let term = log.term_at(last.to.0);
-    let term = term.or((last.to.0 == log.manifest_index).then_some(manifest_term));
+    let term = term.or_else(|| (last.to.0 == log.manifest_index).then_some(manifest_term));
     if let Some(term) = term {
         log.compact(last.to.0 + 1, term, &mut Vec::new());
     }

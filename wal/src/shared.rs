@@ -116,7 +116,10 @@ impl<E: Env> Shared<E> {
     }
 
     /// Writes the superblock with a change.
-    pub(crate) async fn write_super(&self, change: impl FnOnce(&mut Super)) -> Result<(), EnvError> {
+    pub(crate) async fn write_super(
+        &self,
+        change: impl FnOnce(&mut Super),
+    ) -> Result<(), EnvError> {
         let (next, copy, file) = {
             let held = self.superblock.borrow();
             let mut next = held.current;

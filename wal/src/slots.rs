@@ -54,7 +54,7 @@ impl Live {
         }
     }
 
-    pub(crate) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(self) -> bool {
         self.batches == 0 && self.manifests == 0
     }
 }

@@ -209,7 +209,11 @@ impl Stream {
             let (len, max) = match record {
                 Record::Manifest { body, .. } => (body.len(), self.geometry.manifest_max()),
                 Record::Damage { .. } => (self.geometry.chunk_max(), self.geometry.chunk_max()),
-                _ => (0, 0),
+                Record::HardState(_)
+                | Record::Truncate { .. }
+                | Record::Compact { .. }
+                | Record::OpenShard { .. }
+                | Record::Tombstone { .. } => (0, 0),
             };
             if len > max {
                 return Err(StageError::TooLarge { max: len_u64(max) });

@@ -282,8 +282,7 @@ impl Stream {
         let filled = buf.filled();
         buf.head_mut()[..HEAD_LEN].copy_from_slice(&head.to_bytes(Copy2::Header));
         let trailer = len - HEAD_LEN - filled;
-        buf.rest_mut()[trailer..trailer + HEAD_LEN]
-            .copy_from_slice(&head.to_bytes(Copy2::Trailer));
+        buf.rest_mut()[trailer..trailer + HEAD_LEN].copy_from_slice(&head.to_bytes(Copy2::Trailer));
         let buf = buf.freeze(len);
         self.cache.push(lsn, (bodies > 0).then(|| buf.clone()), capacity);
         self.cache.trim(self.durable);

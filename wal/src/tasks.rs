@@ -143,7 +143,7 @@ async fn keeper<E: Env>(shared: Ref<E>) {
             shared.writer.call();
         }
         let step = now.after(Nanos::from_millis(20));
-        match cover.filter(|at| *at > now).or(oldest.map(|_| step)) {
+        match cover.filter(|at| *at > now).or_else(|| oldest.map(|_| step)) {
             Some(at) => shared.env.sleep_until(at.min(step)).await,
             None => shared.keeper.wait().await,
         }

@@ -194,7 +194,7 @@ impl<E: Env> LogStorage for Wal<E> {
 
     fn close(self) -> impl Future<Output = Result<(), LogError>> + 'static {
         let shared = Ref::clone(&self.shared);
-        async move {
+        Box::pin(async move {
             shared.stream.borrow_mut().drain();
             shared.writer.call();
             let ended = poll_fn(|cx| {
@@ -225,7 +225,7 @@ impl<E: Env> LogStorage for Wal<E> {
                 }
             }
             result
-        }
+        })
     }
 }
 

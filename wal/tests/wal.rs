@@ -1,5 +1,12 @@
 //! The log on a simulated machine: crashes, faults, rot, and what is found again.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::excessive_nesting,
+    reason = "a test fails by panicking, and tells its story in one piece"
+)]
+
 #[path = "wal/basics.rs"]
 mod basics;
 #[path = "wal/conform.rs"]

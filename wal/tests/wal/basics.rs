@@ -9,7 +9,7 @@ use crate::kit::*;
 #[test]
 fn a_batch_that_was_durable_is_found_after_a_power_cut() {
     let world = calm(1);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         assert_eq!(log.found.boot, 1);
@@ -18,10 +18,10 @@ fn a_batch_that_was_durable_is_found_after_a_power_cut() {
         let staged = log.put(7, 1, &body(7, 1, 100));
         assert_eq!(staged.batch.head.first, LogIndex(1));
         log.sync(staged.lsn).await;
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         let log = open(&env).await;
         assert_eq!(log.found.boot, 2);
         let shard = log.shard(7).unwrap();
@@ -35,7 +35,7 @@ fn a_batch_that_was_durable_is_found_after_a_power_cut() {
 #[test]
 fn a_clean_close_is_seen_and_leaves_nothing_uncovered() {
     let world = calm(2);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -57,7 +57,7 @@ fn a_clean_close_is_seen_and_leaves_nothing_uncovered() {
 #[test]
 fn a_commit_alone_needs_no_write_and_rides_with_the_next_frame() {
     let world = calm(3);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -83,7 +83,7 @@ fn a_commit_alone_needs_no_write_and_rides_with_the_next_frame() {
 #[test]
 fn the_log_rolls_recycles_and_stays_in_its_bound() {
     let world = calm(4);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -127,7 +127,7 @@ fn the_log_rolls_recycles_and_stays_in_its_bound() {
 #[test]
 fn what_left_the_cache_is_read_from_disk_and_verified() {
     let world = calm(5);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);

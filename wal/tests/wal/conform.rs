@@ -8,7 +8,7 @@ use crate::kit::*;
 #[test]
 fn the_log_on_a_disk_conforms() {
     let world = calm(11);
-    let result = live(&world, |env| async move {
+    let result = live(&world, async move |env| {
         format(&env).await;
         conformance::check(|| {
             let env = env.clone();
@@ -25,7 +25,7 @@ fn the_log_on_a_disk_conforms() {
 #[test]
 fn the_log_in_memory_conforms() {
     let world = calm(12);
-    let result = live(&world, |env| async move {
+    let result = live(&world, async move |env| {
         conformance::check(|| {
             let bell: Bell = env.bell();
             async move {

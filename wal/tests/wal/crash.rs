@@ -45,7 +45,7 @@ async fn work(env: SimEnv, story: Shared, seed: u64, steps: u64) {
             return;
         }
     }
-    std::mem::forget(log);
+    log.abandon();
 }
 
 /// Notes the state after what was staged last. `u64::MAX`: in the frame that is open now.
@@ -78,7 +78,11 @@ async fn agree(log: &Log, story: &Shared) -> Models {
     }
     let found = candidates.iter().find(|models| outline(log) == outline_of(models));
     let Some(found) = found else {
-        panic!("durable {durable}: found {:?}, possible {:?}", outline(log), candidates.iter().map(|m| outline_of(m)).collect::<Vec<_>>());
+        panic!(
+            "durable {durable}: found {:?}, possible {:?}",
+            outline(log),
+            candidates.iter().map(|m| outline_of(m)).collect::<Vec<_>>()
+        );
     };
     let models = (*found).clone();
     compare(log, &models).await;
@@ -93,9 +97,9 @@ fn outline(log: &Log) -> Outline {
     let line = |shard: &bowline_wal::RecoveredShard| {
         let (state, bounds) = (shard.hard_state, shard.bounds);
         let last_term = bounds.last_term.0;
-        let numbers = [state.term.0, state.vote.0, state.commit.0, bounds.first.0, bounds.last.0];
-        let [a, b, c, d, e] = numbers;
-        (shard.shard.0, [shard.replica.0, a, b, c, d, e, last_term])
+        let (term, vote, commit) = (state.term.0, state.vote.0, state.commit.0);
+        let (first, last) = (bounds.first.0, bounds.last.0);
+        (shard.shard.0, [shard.replica.0, term, vote, commit, first, last, last_term])
     };
     log.found.shards.iter().map(line).collect()
 }
@@ -103,9 +107,9 @@ fn outline(log: &Log) -> Outline {
 fn outline_of(models: &Models) -> Outline {
     let line = |(shard, model): (&u64, &crate::model::Model)| {
         let last_term = model.term_at(model.last());
-        let numbers = [model.term, model.vote, model.commit, model.first, model.last()];
-        let [a, b, c, d, e] = numbers;
-        (*shard, [model.replica, a, b, c, d, e, last_term])
+        let (vote, commit) = (model.vote, model.commit);
+        let (first, last) = (model.first, model.last());
+        (*shard, [model.replica, model.term, vote, commit, first, last, last_term])
     };
     models.iter().map(line).collect()
 }
@@ -113,7 +117,7 @@ fn outline_of(models: &Models) -> Outline {
 /// Lives of one node, each ended by a crash at the nth change of its disk.
 fn lives(seed: u64, how: Crash, first: u64) {
     let world: World = calm(seed);
-    live(&world, |env| async move { format(&env).await });
+    live(&world, async move |env| format(&env).await);
     let story = Shared::default();
     let mut nth = first;
     for life in 0..4 {
@@ -127,10 +131,10 @@ fn lives(seed: u64, how: Crash, first: u64) {
         nth = nth * 2 + 1;
     }
     let own = Rc::clone(&story);
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         let log = open(&env).await;
         agree(&log, &own).await;
-        std::mem::forget(log);
+        log.abandon();
     });
 }
 

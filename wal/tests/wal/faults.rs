@@ -14,7 +14,7 @@ fn a_failed_or_short_write_poisons_the_log_and_is_not_tried_again() {
     for (seed, fault) in [(51, WriteFault::Error), (52, WriteFault::Short)] {
         let world = calm(seed);
         let handle = world.clone();
-        live(&world, move |env| async move {
+        live(&world, async move |env| {
             format(&env).await;
             let mut log = open(&env).await;
             log.open_shard(1);
@@ -46,7 +46,7 @@ fn a_failed_or_short_write_poisons_the_log_and_is_not_tried_again() {
 fn nothing_is_acknowledged_after_a_failed_sync_though_later_ones_succeed() {
     let world = calm(53);
     let handle = world.clone();
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         let options = WalOptions { sync: SyncChoice::Fdatasync, ..WalOptions::small() };
         Wal::format(&env, &dir(), ID, Geometry::small(), options).await.unwrap();
         let mut log = try_open(&env, options).await.unwrap();
@@ -63,13 +63,13 @@ fn nothing_is_acknowledged_after_a_failed_sync_though_later_ones_succeed() {
         );
         env.sleep_until(env.now().after(Nanos(3 * Nanos::SECOND.0))).await;
         assert!(log.wal.durable() < staged.lsn);
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         let log = open(&env).await;
         assert_eq!(log.shard(1).unwrap().bounds.last, LogIndex(1));
-        std::mem::forget(log);
+        log.abandon();
     });
 }
 
@@ -77,7 +77,7 @@ fn nothing_is_acknowledged_after_a_failed_sync_though_later_ones_succeed() {
 fn a_device_that_hangs_stalls_the_log_and_its_answer_ends_the_stall() {
     let world = calm(54);
     let handle = world.clone();
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -101,7 +101,7 @@ fn a_device_that_hangs_stalls_the_log_and_its_answer_ends_the_stall() {
 fn a_full_disk_lets_the_log_go_on_with_the_slots_it_has() {
     let world = calm(55);
     let handle = world.clone();
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let disk = handle.disk(NODE);
         let used: u64 = disk.files().iter().map(|name| disk.seen(name).unwrap().len() as u64).sum();
@@ -136,7 +136,7 @@ fn a_full_disk_lets_the_log_go_on_with_the_slots_it_has() {
 fn a_block_that_cannot_be_read_damages_its_shard_alone_and_stays_on_record() {
     let world = calm(56);
     let handle = world.clone();
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -158,11 +158,11 @@ fn a_block_that_cannot_be_read_damages_its_shard_alone_and_stays_on_record() {
         assert_eq!(log.wal.bounds(ShardId(1)).unwrap().damage as u8, 1);
         assert_eq!(log.wal.bounds(ShardId(2)).unwrap().damage as u8, 0);
         env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
     world.disk(NODE).heal();
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         let mut log = open(&env).await;
         let shard = log.shard(1).unwrap().clone();
         assert_eq!(shard.bounds.damage as u8, 1);
@@ -197,7 +197,7 @@ fn a_failed_boot_is_tried_again_and_finds_the_same() {
     for nth in 1..12 {
         let world = calm(60 + nth);
         let handle = world.clone();
-        live(&world, move |env| async move {
+        live(&world, async move |env| {
             format(&env).await;
             let mut log = open(&env).await;
             log.open_shard(1);

@@ -45,7 +45,7 @@ where
 {
     let slot = Rc::new(RefCell::new(None));
     let result = Rc::clone(&slot);
-    let task = world.spawn_on(NODE, CoreNo(0), move |env| async move {
+    let task = world.spawn_on(NODE, CoreNo(0), async move |env| {
         let value = main(env).await;
         *result.borrow_mut() = Some(value);
         pending::<()>().await;
@@ -84,6 +84,11 @@ pub(crate) async fn open(env: &SimEnv) -> Log {
 }
 
 impl Log {
+    /// Leaves the log as a crash finds it: nothing of it is dropped.
+    pub(crate) fn abandon(self) {
+        let _: &mut Self = Box::leak(Box::new(self));
+    }
+
     pub(crate) fn shard(&self, shard: u64) -> Option<&RecoveredShard> {
         self.found.shards.iter().find(|found| found.shard == ShardId(shard))
     }
@@ -105,9 +110,7 @@ impl Log {
                 return true;
             }
             let wal = &self.wal;
-            let is_bad = || {
-                matches!(wal.health().state, bowline_wal::HealthState::Poisoned { .. })
-            };
+            let is_bad = || matches!(wal.health().state, bowline_wal::HealthState::Poisoned { .. });
             if is_bad() {
                 return false;
             }

@@ -49,9 +49,10 @@ pub(crate) async fn compare(log: &Log, models: &Models) {
         let bounds = (got.bounds.first.0, got.bounds.prev_term.0, got.bounds.last.0);
         assert_eq!(bounds, (model.first, model.prev_term, model.last()), "shard {shard}");
         assert_eq!(got.holes, []);
-        let manifest = got.manifest.as_ref().map(|(index, _, body)| {
-            (index.0, u64::from_le_bytes(body[..8].try_into().unwrap()))
-        });
+        let manifest = got
+            .manifest
+            .as_ref()
+            .map(|(index, _, body)| (index.0, u64::from_le_bytes(body[..8].try_into().unwrap())));
         assert_eq!(manifest, model.manifest, "shard {shard}");
         for index in model.first..=model.last() {
             let term = log.wal.term_at(ShardId(*shard), LogIndex(index));
@@ -89,27 +90,7 @@ pub(crate) fn act(
     let mut next = model.clone();
     let uncommitted = model.commit.max(model.first - 1) + 1;
     let result = match rng.below(20) {
-        0..=8 => {
-            let replace = rng.ratio(1, 5) && uncommitted <= model.last();
-            let first =
-                if replace { rng.between(uncommitted, model.last()) } else { model.last() + 1 };
-            let count = u32::try_from(rng.between(1, 4)).unwrap();
-            let prev_term = model.term_at(first - 1);
-            let new = NewBatch {
-                shard: id,
-                first: LogIndex(first),
-                term: Term(model.term),
-                prev_term: Term(prev_term),
-                count,
-                flags: 0,
-            };
-            let bytes = body(shard, mark, usize::try_from(rng.between(16, 1200)).unwrap());
-            next.entries.split_off(&first);
-            for index in first..first + u64::from(count) {
-                next.entries.insert(index, (model.term, mark));
-            }
-            log.wal.append(new, bytes.len(), |out| out.copy_from_slice(&bytes)).map(|s| s.lsn)
-        },
+        0..=8 => append(log, &mut next, (shard, mark), rng),
         9..=10 => {
             next.term += 1;
             next.vote = rng.below(3);
@@ -143,22 +124,58 @@ pub(crate) fn act(
             models.remove(&shard);
             return Ok(lsn);
         },
-        19 => {
-            let upto = model.last() + rng.between(1, 9);
-            next.entries.clear();
-            (next.first, next.prev_term, next.commit) = (upto + 1, model.term, upto);
-            next.manifest = Some((upto, mark));
-            let (index, term) = (LogIndex(upto), Term(model.term));
-            let body = mark.to_le_bytes();
-            let manifest = Record::Manifest { index, term, body: &body };
-            let compact = Record::Compact { first: index.next(), prev_term: term };
-            log.wal.stage(id, &[manifest, compact, hard(next.term, next.vote, upto)])
-        },
+        19 => install(log, &mut next, (shard, mark), rng),
         _ => return Ok(Lsn(0)),
     };
     let lsn = result?;
     models.insert(shard, next);
     Ok(lsn)
+}
+
+/// Appends a batch behind the end, or over a tail that is not committed.
+fn append(
+    log: &mut Log,
+    next: &mut Model,
+    (shard, mark): (u64, u64),
+    rng: &Rng,
+) -> Result<Lsn, StageError> {
+    let uncommitted = next.commit.max(next.first - 1) + 1;
+    let replace = rng.ratio(1, 5) && uncommitted <= next.last();
+    let first = if replace { rng.between(uncommitted, next.last()) } else { next.last() + 1 };
+    let count = u32::try_from(rng.between(1, 4)).unwrap();
+    let new = NewBatch {
+        shard: ShardId(shard),
+        first: LogIndex(first),
+        term: Term(next.term),
+        prev_term: Term(next.term_at(first - 1)),
+        count,
+        flags: 0,
+    };
+    let bytes = body(shard, mark, usize::try_from(rng.between(16, 1200)).unwrap());
+    next.entries.split_off(&first);
+    for index in first..first + u64::from(count) {
+        next.entries.insert(index, (next.term, mark));
+    }
+    let staged = log.wal.append(new, bytes.len(), |out| out.copy_from_slice(&bytes));
+    staged.map(|staged| staged.lsn)
+}
+
+/// Installs a snapshot beyond the end, in one call.
+fn install(
+    log: &mut Log,
+    next: &mut Model,
+    (shard, mark): (u64, u64),
+    rng: &Rng,
+) -> Result<Lsn, StageError> {
+    let upto = next.last() + rng.between(1, 9);
+    next.entries.clear();
+    (next.first, next.prev_term, next.commit) = (upto + 1, next.term, upto);
+    next.manifest = Some((upto, mark));
+    let (index, term) = (LogIndex(upto), Term(next.term));
+    let body = mark.to_le_bytes();
+    let manifest = Record::Manifest { index, term, body: &body };
+    let compact = Record::Compact { first: index.next(), prev_term: term };
+    log.wal.stage(ShardId(shard), &[manifest, compact, hard(next.term, next.vote, upto)])
 }
 
 /// Frees what `gc` names, as an engine would, in log and model.
@@ -189,7 +206,7 @@ pub(crate) fn collect(log: &mut Log, models: &mut Models, mark: u64) {
 fn what_is_found_after_a_close_is_what_a_plain_model_says() {
     for seed in 0..6 {
         let world = calm(seed);
-        live(&world, move |env| async move {
+        live(&world, async move |env| {
             format(&env).await;
             let rng = Rng::new(seed);
             let mut models = Models::new();

@@ -16,7 +16,7 @@ const RETIRED: u8 = 2;
 /// Two lives; in the second: three shards, frames of each alone and of all together.
 pub(crate) fn stream(seed: u64) -> Image {
     let world = calm(seed);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         for shard in 1..=3 {
@@ -46,7 +46,7 @@ pub(crate) fn stream(seed: u64) -> Image {
         let staged = log.put(1, 3, &body(1, 5, 100));
         log.sync(staged.lsn).await;
         env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
     Image::of(&world)
@@ -101,7 +101,8 @@ fn rot_of_each_byte_of_a_frame_changes_only_the_shards_in_its_radius() {
             if is_head {
                 assert_eq!(moved, BTreeSet::new(), "one of two heads: {label}");
             } else if let Some(row) = row {
-                let radius = if row.kind < 8 { BTreeSet::from([row.shard]) } else { BTreeSet::new() };
+                let radius =
+                    if row.kind < 8 { BTreeSet::from([row.shard]) } else { BTreeSet::new() };
                 assert!(moved.is_subset(&radius), "body: {label}: {moved:?}");
                 body_verdict(row, &before, &after, &label);
             } else if (dir..bytes.len() - 128).contains(&at) {
@@ -162,7 +163,7 @@ fn rot_of_a_slot_header_or_of_one_superblock_changes_nothing() {
         bad.files.get_mut(&name).unwrap()[..4096].fill(0);
         assert_eq!(bad.lines(), before, "{name} without its first block");
     }
-    let mut bad = good.clone();
+    let mut bad = good;
     for name in ["super.a", "super.b"] {
         bad.files.get_mut(name).unwrap()[7] ^= 1;
     }
@@ -212,7 +213,7 @@ fn two_neighbouring_lost_frames_retire_what_no_later_checkpoint_settles() {
     let after = bad.lines();
     assert!(after.iter().all(|line| line.damage == RETIRED), "{after:?}");
     // The same below the checkpoint: its states settle who votes, and the holes are known.
-    let mut bad = good.clone();
+    let mut bad = good;
     let below: Vec<_> = frames[..second_boot].iter().collect();
     assert!(below.len() >= 2, "the slot of the first life still counts");
     bad.destroy(below[below.len() - 2]);
@@ -252,7 +253,7 @@ fn a_lost_slot_file_costs_the_shards_in_it_and_no_vote_is_given_twice() {
     let after = bad.lines();
     assert_eq!(votes(&before), votes(&after), "the checkpoint knows votes and bounds");
     assert_eq!(changed(&before, &after), BTreeSet::from([2]), "its one batch is a hole");
-    let mut bad = good.clone();
+    let mut bad = good;
     bad.files.remove(&format!("{newest:03}.slot"));
     assert!(bad.lines().iter().all(|line| line.damage == RETIRED), "it was the newest");
 }
@@ -272,7 +273,7 @@ fn a_misdirected_or_lost_write_is_found() {
     assert_eq!(bad.verified(), Verified::Damage);
     assert!(bad.lines().iter().all(|line| line.damage != RETIRED));
     // It was acknowledged and never done: what was there before is still there.
-    let mut bad = good.clone();
+    let mut bad = good;
     bad.slot(to.slot)[at..at + bytes.len()].fill(0);
     assert_eq!(bad.verified(), Verified::Damage);
     assert_eq!(before.len(), bad.lines().len());

@@ -30,7 +30,7 @@ fn an_old_valid_frame_in_the_right_place_is_not_taken_for_a_new_one() {
     let bytes = bad.frame(old);
     let newest = frames[frames.len() - 1];
     // Behind the tail, where a frame of an earlier lap would lie, at the offset it names.
-    let mut tail = good.clone();
+    let mut tail = good;
     let end = usize::try_from(newest.offset + newest.bytes).unwrap();
     tail.slot(newest.slot)[end..end + bytes.len()].copy_from_slice(&bytes);
     assert_eq!(tail.lines(), before);
@@ -54,13 +54,13 @@ fn a_write_of_an_earlier_life_that_lands_after_the_restart_is_ignored() {
     let cut = image.lines();
     let world = calm(33);
     image.place(&world);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         let mut log = open(&env).await;
         assert!(!log.found.report.torn);
         let staged = log.put(1, 3, &body(1, 5, 64));
         log.sync(staged.lsn).await;
         env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
     let mut after = Image::of(&world);
@@ -75,7 +75,7 @@ fn a_write_of_an_earlier_life_that_lands_after_the_restart_is_ignored() {
 /// A stream with two frames that were in flight together.
 fn deep(seed: u64) -> Image {
     let world = calm(seed);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         let lsn = log.open_shard(1);
@@ -87,7 +87,7 @@ fn deep(seed: u64) -> Image {
         }
         log.sync(last).await;
         env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
     Image::of(&world)
@@ -110,7 +110,7 @@ fn a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
     assert!(last(&torn) < whole);
     assert_eq!(torn.lines()[0].damage, 0);
     // With n+2 there, n had been durable before that one was issued.
-    let mut corrupt = good.clone();
+    let mut corrupt = good;
     frames[at + 3..].iter().for_each(|frame| corrupt.destroy(frame));
     let whole = last(&corrupt);
     corrupt.destroy(&frames[at]);
@@ -123,7 +123,7 @@ fn a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
 #[test]
 fn a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
     let world = calm(35);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -134,16 +134,16 @@ fn a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
         log.wal.truncate(ShardId(1), LogIndex(3)).unwrap();
         let rewritten = log.put(1, 2, &body(9, 3, 64));
         log.sync(rewritten.lsn).await;
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         let log = open(&env).await;
         let bounds = log.shard(1).unwrap().bounds;
         assert_eq!((bounds.last, bounds.last_term), (LogIndex(3), Term(2)));
         let batches = log.all(1).await;
         assert_eq!(&*batches[2].body, &body(9, 3, 64)[..]);
-        std::mem::forget(log);
+        log.abandon();
     });
 }
 
@@ -165,7 +165,7 @@ async fn relieve(log: &mut Log) {
 #[test]
 fn a_middle_slot_is_recycled_and_the_older_one_still_counts() {
     let world = calm(36);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         for shard in 1..=2 {
@@ -183,30 +183,26 @@ fn a_middle_slot_is_recycled_and_the_older_one_still_counts() {
         }
         assert_eq!(log.wal.health().state, HealthState::Ok);
         assert!(log.wal.counters().slots_used <= 5, "{:?}", log.wal.counters());
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         let log = open(&env).await;
         assert_eq!(log.found.report.corrupt_frames, 0);
         let batches = log.all(2).await;
         assert_eq!(&*batches[0].body, &body(2, 1, 200)[..]);
         assert_eq!(log.shard(1).unwrap().bounds.last, LogIndex(400));
-        std::mem::forget(log);
+        log.abandon();
     });
 }
 
 #[test]
 fn ten_thousand_idle_shards_pin_nothing_and_open_fast() {
-    let geometry = Geometry {
-        block: 4096,
-        frame_cap: 256 << 10,
-        slot_bytes: 8 << 20,
-        log_bytes: 128 << 20,
-    };
+    let geometry =
+        Geometry { block: 4096, frame_cap: 256 << 10, slot_bytes: 8 << 20, log_bytes: 128 << 20 };
     let options = WalOptions { log_bytes: geometry.log_bytes, ..WalOptions::small() };
     let world = calm(37);
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         Wal::format(&env, &dir(), ID, geometry, options).await.unwrap();
         let mut log = try_open(&env, options).await.unwrap();
         for shard in 1..=10_000 {
@@ -242,17 +238,17 @@ fn ten_thousand_idle_shards_pin_nothing_and_open_fast() {
         assert!(counters.bytes > 80 << 20, "{counters:?}");
         assert!(counters.slots <= 16, "{counters:?}");
         assert!(counters.slots_used <= 12, "{counters:?}");
-        std::mem::forget(log);
+        log.abandon();
     });
     power_cut(&world);
-    live(&world, move |env| async move {
+    live(&world, async move |env| {
         let before = env.now();
         let log = try_open(&env, options).await.unwrap();
         assert_eq!(log.found.shards.len(), 10_000);
         assert!(log.found.shards.iter().all(|shard| shard.manifest.is_some()));
         assert!(log.found.report.bytes < 160 << 20, "{:?}", log.found.report);
         assert!(env.now().since(before) < Nanos(10 * Nanos::SECOND.0));
-        std::mem::forget(log);
+        log.abandon();
     });
 }
 
@@ -277,9 +273,9 @@ async fn restage(log: &mut Log) {
 #[test]
 fn a_hundred_boots_use_no_more_slots_than_one() {
     let world = calm(38);
-    live(&world, |env| async move { format(&env).await });
+    live(&world, async move |env| format(&env).await);
     for boot in 1..=100_u64 {
-        let slots = live(&world, move |env| async move {
+        let slots = live(&world, async move |env| {
             let mut log = open(&env).await;
             assert_eq!(log.found.boot, boot);
             if boot == 1 {
@@ -293,7 +289,7 @@ fn a_hundred_boots_use_no_more_slots_than_one() {
             let lsn = log.hard(1, 1, 0, boot);
             log.sync(lsn).await;
             let slots = log.wal.counters().slots;
-            std::mem::forget(log);
+            log.abandon();
             slots
         });
         assert!(slots <= 6, "boot {boot}: {slots} slots");
@@ -304,7 +300,7 @@ fn a_hundred_boots_use_no_more_slots_than_one() {
 #[test]
 fn the_log_refuses_proposals_at_its_mark_and_comes_back() {
     let world = calm(39);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         let mut log = open(&env).await;
         log.open_shard(1);
@@ -337,10 +333,10 @@ fn the_log_refuses_proposals_at_its_mark_and_comes_back() {
 fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
     let world = calm(40);
     let mut images = Vec::new();
-    live(&world, |env| async move { format(&env).await });
+    live(&world, async move |env| format(&env).await);
     for round in 0..6_u64 {
         let handle = world.clone();
-        let more = live(&world, move |env| async move {
+        let more = live(&world, async move |env| {
             let mut log = open(&env).await;
             if log.shard(1).is_none() {
                 log.open_shard(1);
@@ -355,7 +351,7 @@ fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
                     images.push(Image::of(&handle));
                 }
             }
-            std::mem::forget(log);
+            log.abandon();
             images
         });
         images.extend(more);
@@ -368,11 +364,7 @@ fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
     for pair in images.windows(2) {
         // The node goes on while the reader is half through.
         for reads_each in [3, 10, 30] {
-            let moving = Moving {
-                images: pair.to_vec().into(),
-                reads_each,
-                reads: 0.into(),
-            };
+            let moving = Moving { images: pair.to_vec().into(), reads_each, reads: 0.into() };
             let reader = bowline_wal::WalReader::open(moving).unwrap();
             assert_eq!(reader.shards().unwrap().len(), 1);
         }
@@ -382,7 +374,7 @@ fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
 #[test]
 fn a_directory_of_somebody_else_is_refused() {
     let world = calm(41);
-    live(&world, |env| async move {
+    live(&world, async move |env| {
         format(&env).await;
         for id in [
             bowline_wal::StreamId { cluster: 1, ..ID },
