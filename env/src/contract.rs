@@ -102,7 +102,7 @@ pub fn check_all<F: EnvFactory>(factory: &F, mut finish: impl FnMut(&str, Vec<Co
     let claim = factory.claim().expect("the directory is free");
     assert!(factory.claim().is_err(), "a directory is claimed once");
     for check in checks::<F::Env>() {
-        let core = factory.spawn_core(options(0), move |env| (check.run)(env));
+        let core = factory.spawn_core(options(factory, 0), move |env| (check.run)(env));
         finish(check.name, vec![core.expect("a core starts")]);
     }
     tasks::a_bell_wakes_another_core(factory, &mut finish);
@@ -111,9 +111,11 @@ pub fn check_all<F: EnvFactory>(factory: &F, mut finish: impl FnMut(&str, Vec<Co
     drop(factory.claim().expect("a claim that was dropped is free again"));
 }
 
-/// Options of core `no`, on the first CPU that may be used.
-fn options(no: u16) -> CoreOptions {
-    CoreOptions { core: CoreNo(no), cpu: 0, cores: 2, direct_io: true }
+/// Options of core `no`, on a CPU that may be used.
+fn options<F: EnvFactory>(factory: &F, no: u16) -> CoreOptions {
+    let cpus = factory.facts().cpus;
+    let cpu = cpus[usize::from(no) % cpus.len()];
+    CoreOptions { core: CoreNo(no), cpu, cores: 2, direct_io: true }
 }
 
 /// A whole buffer of `blocks` blocks of `byte`.

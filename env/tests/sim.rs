@@ -302,6 +302,43 @@ fn dropping_a_world_drops_its_tasks() {
 }
 
 #[test]
+fn nothing_of_a_world_outlives_it() {
+    let world = World::new(1, Profile::swarm());
+    let node = world.node(1);
+    let (disk, handle) = (world.disk(1), world.clone());
+    drop(world.spawn_on(1, CoreNo(0), |env| work(env, Name::of("log-0"))));
+    let driving = std::future::pending::<()>();
+    node.drive("test", driving).unwrap();
+    drop(world.spawn_client(async move {
+        handle.sleep(MINUTE).await;
+        drop(disk);
+    }));
+    world.run_for(Nanos::from_millis(3));
+    assert!(node.claim().is_ok());
+    drop(world);
+    // The factory finds the world as long as anything holds it.
+    let claimed = node.claim().unwrap_err();
+    assert_eq!(claimed, ClaimError::NotADirectory);
+    let started = node.spawn_core(options(), async |_env| {}).unwrap_err();
+    assert_eq!(started.kind, Kind::Closed);
+}
+
+#[test]
+fn a_world_may_be_dropped_by_its_own_client() {
+    let alive = Rc::new(());
+    let world = World::new(1, Profile::calm());
+    let (handle, its) = (world.clone(), Rc::clone(&alive));
+    drop(world.spawn_on(1, CoreNo(0), async move |env: SimEnv| {
+        env.sleep_until(MINUTE).await;
+        drop(its);
+    }));
+    let client = handle.spawn_client(async move { drop(world) });
+    handle.run_for(Nanos::SECOND);
+    assert_eq!((Rc::strong_count(&alive), handle.alive(1)), (1, false));
+    assert!(client.is_done());
+}
+
+#[test]
 fn a_loop_that_waits_for_the_clock_ends() {
     let world = World::new(1, Profile::calm());
     let spin = async |env: SimEnv| {

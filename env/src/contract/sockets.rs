@@ -56,7 +56,10 @@ async fn read_all<S: Stream>(stream: &mut S) -> Result<Vec<u8>, EnvError> {
 
 /// Bytes that show where they belong.
 fn counted(len: usize) -> Vec<u8> {
-    (0..=250).cycle().take(len).collect()
+    let turn: Vec<u8> = (0..=250).collect();
+    let mut bytes = turn.repeat(len / turn.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 pub(super) async fn bytes_arrive_in_order<E: Env>(env: E) {
@@ -178,7 +181,7 @@ pub(super) fn a_stream_moves_to_another_core<F: EnvFactory>(
     finish: &mut impl FnMut(&str, Vec<CoreThread>),
 ) {
     let (give, take) = mpsc::channel::<Moved>();
-    let acceptor = factory.spawn_core(options(0), async move |env: F::Env| {
+    let acceptor = factory.spawn_core(options(factory, 0), async move |env: F::Env| {
         let (mut caller, accepted) = pair(&env).await;
         write_all(&mut caller, b"to the other core").await.expect("the peer lives");
         give.send(accepted.detach()).expect("the other core waits for it");
@@ -186,7 +189,7 @@ pub(super) fn a_stream_moves_to_another_core<F: EnvFactory>(
         let back = read_all(&mut caller).await;
         assert_eq!(back, Ok(b"to the other core".to_vec()));
     });
-    let server = factory.spawn_core(options(1), async move |env: F::Env| {
+    let server = factory.spawn_core(options(factory, 1), async move |env: F::Env| {
         let end = env.now().after(PATIENCE);
         let moved = loop {
             if let Ok(moved) = take.try_recv() {

@@ -223,7 +223,7 @@ pub(super) fn a_bell_wakes_another_core<F: EnvFactory>(
     const TURNS: u32 = 2_000;
     let (given, bell) = (Arc::new(AtomicU32::new(0)), Arc::new(OnceLock::<Bell>::new()));
     let (takes, its) = (Arc::clone(&given), Arc::clone(&bell));
-    let taker = factory.spawn_core(options(0), async move |env: F::Env| {
+    let taker = factory.spawn_core(options(factory, 0), async move |env: F::Env| {
         let bell = env.bell();
         assert!(its.set(bell.clone()).is_ok(), "one core has the bell");
         let mut taken = 0;
@@ -232,7 +232,7 @@ pub(super) fn a_bell_wakes_another_core<F: EnvFactory>(
             taken = takes.load(Ordering::SeqCst);
         }
     });
-    let giver = factory.spawn_core(options(1), async move |env: F::Env| {
+    let giver = factory.spawn_core(options(factory, 1), async move |env: F::Env| {
         until(&env, || bell.get().is_some()).await;
         let bell = bell.get().expect("it was just seen");
         for turn in 0..TURNS {

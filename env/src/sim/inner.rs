@@ -19,7 +19,7 @@ use super::net::Net;
 use super::node::{Node, live};
 use super::profile::{Fault, Mix, Profile};
 use super::rng::{Rng, Streams};
-use super::sched::{Body, Core, Event, Life, Next, Sched};
+use super::sched::{Body, Core, DRIVERS, Event, Life, Next, Sched};
 use super::slab::{Key, Slab};
 use super::task::Timer;
 use super::time::Job;
@@ -261,7 +261,9 @@ impl Inner {
             self.end_cores(&life);
         }
         self.doomed.borrow_mut().push(self.clients);
-        self.bury();
+        if !self.is_running() {
+            self.bury();
+        }
     }
 
     /// No core of the node runs before `until`.
@@ -426,14 +428,12 @@ impl Inner {
         self.running.get().is_some()
     }
 
+    /// Whether a core of the node runs; driven futures do not count.
     pub(super) fn alive(&self, node: u64) -> bool {
         let life = self.node(node).life();
-        live(&life)
-            && self
-                .sched
-                .borrow()
-                .cores
-                .iter()
-                .any(|(_, core)| core.life.as_ref().is_some_and(|its| Rc::ptr_eq(its, &life)))
+        let runs = |core: &Core| {
+            core.no != DRIVERS && core.life.as_ref().is_some_and(|its| Rc::ptr_eq(its, &life))
+        };
+        live(&life) && self.sched.borrow().cores.iter().any(|(_, core)| runs(core))
     }
 }

@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::disk::Disk;
 use super::env::{Place, SimEnv};
 use super::inner::Inner;
-use super::sched::Life;
+use super::sched::{DRIVERS, Life};
 use super::slab::Key;
 use crate::{
     Claim, ClaimError, CoreFailure, CoreNo, CoreOptions, CoreThread, DirFacts, EnvError,
@@ -238,7 +238,7 @@ impl EnvFactory for SimFactory {
         inner.power_on(&node);
         inner.say(|| format!("node {} drives {name}", node.id));
         let core = node.drivers.get().unwrap_or_else(|| {
-            let core = inner.add_core(Some(node.life()), CoreNo(u16::MAX)).0;
+            let core = inner.add_core(Some(node.life()), DRIVERS).0;
             node.drivers.set(Some(core));
             core
         });

@@ -25,6 +25,8 @@ use super::rng::Rng;
 use super::slab::{Key, Slab};
 use crate::{Class, CoreFailure, CoreNo};
 
+/// The number of the place where a node's driven futures run.
+pub(super) const DRIVERS: CoreNo = CoreNo(u16::MAX);
 /// Tasks of one core that a description names.
 const DESCRIBED_MAX: usize = 16;
 
@@ -330,10 +332,13 @@ impl Sched {
                 self.tasks.iter().filter(|(_, task)| task.core == key).collect();
             waits.truncate(DESCRIBED_MAX);
             let waits: Vec<_> = waits.into_iter().map(|(_, task)| task.waits).collect();
-            let whose = core.life.as_ref().map_or_else(
-                || "clients".to_owned(),
-                |life| format!("node {} life {} core {}", life.node, life.number, core.no.0),
-            );
+            let whose = match &core.life {
+                None => "clients".to_owned(),
+                Some(life) if core.no == DRIVERS => format!("node {} drivers", life.node),
+                Some(life) => {
+                    format!("node {} life {} core {}", life.node, life.number, core.no.0)
+                },
+            };
             (!waits.is_empty()).then(|| format!("{whose} waits for {}", waits.join(", ")))
         };
         self.cores.iter().filter_map(line).collect()

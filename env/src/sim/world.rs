@@ -74,7 +74,7 @@ impl Clone for World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if self.owner && !self.inner.is_running() {
+        if self.owner {
             self.inner.end();
         }
     }
