@@ -88,7 +88,7 @@ impl DirFacts {
             || name == "runs"
             || name.starts_with("stream-")
             || name.starts_with('.')
-            || name.ends_with(".tmp")
+            || name.split_once('.').is_some_and(|(_, end)| end == "tmp")
     }
 }
 
