@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Config(Config),
     /// Says what an error code means, why it happens and what to do.
     Explain(Explain),
+    /// Reads the logs of a data directory; also beside a running node.
+    #[command(subcommand)]
+    Wal(Wal),
     /// Measures the disk, or the engine on it.
     #[command(subcommand)]
     Bench(Bench),
@@ -75,6 +78,46 @@ pub(crate) struct Explain {
 
 fn code(text: &str) -> Result<Code, String> {
     Code::parse(text).ok_or_else(|| format!("this build has no error code {text}"))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wal {
+    /// Prints frames and their records.
+    Dump(WalDump),
+    /// Says what is bad: exit status 0 clean, 1 a torn tail, 2 damage.
+    Verify(WalAsk),
+    /// Prints slots, live bytes, and the shards that hold most of them.
+    Stat(WalAsk),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WalAsk {
+    /// A data directory, or the directory of one stream.
+    pub(crate) dir: PathBuf,
+    /// One JSON object for each stream.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WalDump {
+    /// A data directory, or the directory of one stream.
+    pub(crate) dir: PathBuf,
+    /// Only records of this shard, and frames that have some.
+    #[arg(long)]
+    pub(crate) shard: Option<u64>,
+    /// The first frame, by LSN.
+    #[arg(long, value_name = "LSN", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// The last frame, by LSN.
+    #[arg(long, value_name = "LSN", default_value_t = u64::MAX, hide_default_value = true)]
+    pub(crate) to: u64,
+    /// The bytes of each frame.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) hex: bool,
+    /// One JSON object for each frame.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -47,7 +47,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn near(dir: &Path) -> anyhow::Result<Self> {
-        let standing = dir.ancestors().find(|part| part.is_dir()).unwrap_or(Path::new("."));
+        let standing = dir.ancestors().find(|part| part.is_dir()).unwrap_or_else(|| Path::new("."));
         let path = standing.join(format!(".bowline-doctor-{}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self(path))

@@ -12,13 +12,14 @@ mod config_cmd;
 mod doctor;
 mod explain;
 mod out;
+mod wal_cmd;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Bench, Cli, Command, Config};
+use crate::cli::{Bench, Cli, Command, Config, Wal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -39,6 +40,9 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Config(Config::Check(ask)) => config_cmd::check(ask),
         Command::Config(Config::Print(ask)) => config_cmd::print(ask),
         Command::Explain(ask) => explain::run(ask),
+        Command::Wal(Wal::Dump(ask)) => wal_cmd::dump::run(ask),
+        Command::Wal(Wal::Verify(ask)) => wal_cmd::verify::run(ask),
+        Command::Wal(Wal::Stat(ask)) => wal_cmd::stat::run(ask),
         Command::Bench(Bench::Disk(ask)) => bench::disk::run(ask),
         Command::Bench(Bench::Kv(ask)) => bench::kv::run(ask),
     }

@@ -59,7 +59,8 @@ pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
         before = after;
     }
     engine.stop().wait()?;
-    if tables && rounds.len() > 1
+    if tables
+        && rounds.len() > 1
         && let Some(median) = report::median(&rounds)
     {
         out::line(report::row("median", median))?;

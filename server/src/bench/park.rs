@@ -37,16 +37,15 @@ pub(crate) fn run<T: Target>(mut window: Window<T>) -> Tally {
             return tally;
         }
         while !parked.woken.swap(false, Ordering::AcqRel) {
-            match window.next_due() {
-                None => thread::park(),
-                Some(due) => {
-                    let now = clock();
-                    if due <= now {
-                        break;
-                    }
-                    thread::park_timeout(due - now);
-                },
+            let now = clock();
+            if now >= window.give_up_at() {
+                return window.give_up();
             }
+            let until = window.next_due().unwrap_or_else(|| window.give_up_at());
+            if until <= now {
+                break;
+            }
+            thread::park_timeout(until - now);
         }
     }
 }

@@ -121,7 +121,10 @@ pub(crate) fn heading(setting: &Setting) -> String {
         (false, 1) => "on 1 thread".to_owned(),
         (false, threads) => format!("on {threads} threads"),
     };
-    let pace = setting.rate.map_or("closed loop".to_owned(), |rate| format!("{rate} op/s due"));
+    let pace = match setting.rate {
+        Some(rate) => format!("{rate} op/s due"),
+        None => "closed loop".to_owned(),
+    };
     format!(
         "{}: {} clients {clients}, {pace}; {} shards, {} cores; {} B values, {} keys; synced\n\
          {:<5} {:>10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>8} {:>6} {:>9} {:>7} {:>9} {:>7}",

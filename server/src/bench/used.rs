@@ -45,7 +45,7 @@ mod tests {
         let before = Used::now();
         let dir = tempfile::tempdir_in(".").expect("a directory");
         let mut file = std::fs::File::create(dir.path().join("file")).expect("a file");
-        std::io::Write::write_all(&mut file, &[7; 65_536]).expect("room");
+        std::io::Write::write_all(&mut file, &vec![7; 65_536]).expect("room");
         file.sync_all().expect("a sync");
         let used = Used::now().since(before);
         assert!(used.written >= 65_536, "{used:?}");

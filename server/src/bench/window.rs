@@ -85,6 +85,9 @@ impl Tally {
 /// Calls that one poll of a window may finish before others have their turn.
 const TURNS_MAX: u32 = 1_024;
 
+/// How long answers are waited for after the end: longer than an operation may take.
+const GRACE: Duration = Duration::from_secs(15);
+
 /// Which slots have something to do.
 struct Ready {
     words: Box<[AtomicU64]>,
@@ -157,6 +160,18 @@ impl<T: Target> Window<T> {
         }
     }
 
+    /// When the window is given up: answers that are not there by then never come.
+    pub(crate) fn give_up_at(&self) -> Instant {
+        self.schedule.end + GRACE
+    }
+
+    /// Ends without the answers that are still open; they count as errors.
+    pub(crate) fn give_up(mut self) -> Tally {
+        let mut tally = self.finish();
+        tally.errors += u64::try_from(self.open).expect("a count of clients");
+        tally
+    }
+
     /// Finishes and submits calls of one client until it has to wait. Gives the turns it took.
     fn turn(&mut self, at: usize, turns_max: u32) -> u32 {
         let mut turns = 0;
@@ -184,7 +199,9 @@ impl<T: Target> Window<T> {
     }
 
     fn count(&mut self, outcome: Outcome, began: Instant, now: Instant) {
-        if now < self.schedule.count_from || now >= self.schedule.end {
+        // Open loop: a call belongs to the time at which it was due, however late its answer is.
+        let at = if self.schedule.interval.is_some() { began } else { now };
+        if at < self.schedule.count_from || at >= self.schedule.end {
             return;
         }
         match outcome {
@@ -226,11 +243,32 @@ impl<T: Target> Window<T> {
         }
     }
 
+    /// Gives every slot whose bit is set its turn. None: no bit was set; else the turns left.
+    fn sweep(&mut self, mut left: u32) -> Option<u32> {
+        let ready = Arc::clone(&self.ready);
+        let mut met = false;
+        for (place, word) in ready.words.iter().enumerate() {
+            let mut bits = word.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                met = true;
+                let at = place * 64 + usize::try_from(bit).expect("a bit of 64");
+                left -= self.turn(at, left);
+                if left == 0 {
+                    ready.words[place].fetch_or(bits, Ordering::Release);
+                    return Some(0);
+                }
+            }
+        }
+        met.then_some(left)
+    }
+
     /// The end: counts the calls that were due and not made.
     fn finish(&mut self) -> Tally {
         if let Some(interval) = self.schedule.interval {
             let late = self.schedule.end.saturating_duration_since(self.due);
-            let unsent = late.as_nanos() / interval.as_nanos().max(1);
+            let unsent = late.as_nanos().div_ceil(interval.as_nanos().max(1));
             self.tally.unsent = u64::try_from(unsent).unwrap_or(u64::MAX);
         }
         core::mem::replace(&mut self.tally, Tally::new())
@@ -244,31 +282,19 @@ impl<T: Target> Future for Window<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Tally> {
         let this = &mut *self;
-        let ready = Arc::clone(&this.ready);
-        ready.window.register(cx.waker());
+        this.ready.window.register(cx.waker());
         let mut left = TURNS_MAX;
         loop {
             if this.schedule.interval.is_some() {
                 this.wake_idle();
             }
-            let mut none = true;
-            for (place, word) in ready.words.iter().enumerate() {
-                let mut bits = word.swap(0, Ordering::Acquire);
-                while bits != 0 {
-                    let bit = bits.trailing_zeros();
-                    bits &= bits - 1;
-                    none = false;
-                    let at = place * 64 + usize::try_from(bit).expect("a bit of 64");
-                    left -= this.turn(at, left);
-                    if left == 0 {
-                        word.fetch_or(bits, Ordering::Release);
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-            }
-            if none {
-                break;
+            match this.sweep(left) {
+                None => break,
+                Some(0) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                },
+                Some(rest) => left = rest,
             }
         }
         if this.open == 0 && clock() >= this.schedule.end {
@@ -379,8 +405,7 @@ mod tests {
     fn an_open_loop_keeps_its_rate() {
         let interval = Some(Duration::from_millis(1));
         let tally = run(Window::new(AtOnce(u32::MAX), 4, schedule(50, interval)));
-        let made = tally.latency.len() + tally.unsent;
-        assert!((48..=51).contains(&made), "{made} calls in 50 ms, one a millisecond");
+        assert_eq!(tally.latency.len() + tally.unsent, 50, "50 ms, one a millisecond");
     }
 
     #[test]

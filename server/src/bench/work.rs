@@ -102,7 +102,7 @@ impl Values {
 /// Keys, by the shard they belong to.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
-    /// Key `n` is `n` as 8 bytes, big end first.
+    /// Key `n` is `n` as 8 bytes, little end first.
     by_shard: Vec<Vec<u64>>,
     all: u64,
 }
@@ -126,15 +126,16 @@ impl Keys {
 
     /// Shards that have a key, with their keys.
     pub(crate) fn shards(&self) -> impl Iterator<Item = (ShardId, &[u64])> {
-        (0..).map(ShardId).zip(self.by_shard.iter().map(Vec::as_slice)).filter(|(_, keys)| {
-            !keys.is_empty()
-        })
+        (0..)
+            .map(ShardId)
+            .zip(self.by_shard.iter().map(Vec::as_slice))
+            .filter(|(_, keys)| !keys.is_empty())
     }
 }
 
 /// The bytes of a key.
 pub(crate) const fn bytes_of(key: u64) -> [u8; KEY_LEN] {
-    key.to_be_bytes()
+    key.to_le_bytes()
 }
 
 #[cfg(test)]
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_key_is_in_the_list_of_its_shard() {
-        let shard_of = |key: &[u8]| ShardId(u64::from(key[7]) % 3);
+        let shard_of = |key: &[u8]| ShardId(u64::from(key[0]) % 3);
         let keys = Keys::new(10, 4, shard_of);
         let lists: Vec<_> = keys.shards().map(|(shard, keys)| (shard.0, keys.to_vec())).collect();
         assert_eq!(
