@@ -1,7 +1,7 @@
 //! Everything the engine asks of the machine: files, mappings, sockets, clocks, chance, tasks.
 //!
-//! Two implementations of one trait, [`Env`]: [`glommio`] (one pinned executor a core, one
-//! io_uring set) and [`sim`] (many nodes and cores in one thread, virtual time, faults, one seed).
+//! Two implementations of one trait, [`Env`]: `glommio` (one pinned executor a core, one
+//! io_uring set) and `sim` (many nodes and cores in one thread, virtual time, faults, one seed).
 //! The log, the state machine, the transport and the core loop are written once, over `E: Env`.
 //!
 //! The rule: what can block, fail, be reordered, be lost or differ between two runs is a call
