@@ -15,27 +15,38 @@ use bowline_env::glommio::{GlommioEnv, GlommioFactory};
 use bowline_env::{BLOCK, CoreOptions, Dir, Env, EnvFactory, File, Mode, Name};
 
 const FILE_LEN: u64 = 16 << 20;
-const WRITES: u64 = 2_000;
+const WRITES: u64 = 3_000;
 
 fn say(what: &str, value: u64, unit: &str) {
     writeln!(std::io::stdout(), "{what:48} {value:>10} {unit}").expect("stdout is open");
 }
 
-/// The median and 99th percentile of `count` runs, in nanoseconds.
-async fn timed<T: Future>(
-    env: &GlommioEnv,
-    count: u64,
-    mut run: impl FnMut(u64) -> T,
-) -> (u64, u64) {
-    let mut times = Vec::new();
-    for at in 0..count {
-        let run = pin!(run(at));
+/// The times of runs, in nanoseconds.
+#[derive(Default)]
+struct Times(Vec<u64>);
+
+impl Times {
+    async fn take(&mut self, env: &GlommioEnv, run: impl Future) {
+        let run = pin!(run);
         let begun = env.now();
         run.await;
-        times.push(env.now().since(begun).0);
+        self.0.push(env.now().since(begun).0);
     }
-    times.sort_unstable();
-    (times[times.len() / 2], times[times.len() * 99 / 100])
+
+    /// The given share of runs took at most this long.
+    fn percentile(&mut self, percent: usize) -> u64 {
+        self.0.sort_unstable();
+        self.0[(self.0.len() - 1) * percent / 100]
+    }
+}
+
+/// The median of `count` runs, in nanoseconds.
+async fn median<T: Future>(env: &GlommioEnv, count: u64, mut run: impl FnMut() -> T) -> u64 {
+    let mut times = Times::default();
+    for _ in 0..count {
+        times.take(env, run()).await;
+    }
+    times.percentile(50)
 }
 
 fn place(at: u64) -> u64 {
@@ -51,36 +62,32 @@ async fn files(env: &GlommioEnv, path: std::path::PathBuf) {
     let mut options = glommio::io::OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_DSYNC);
     let bare = Rc::new(options.dma_open(path.join("bench")).await.expect("it was made"));
-    for _round in 0..3 {
-        let direct = timed(env, WRITES, |at| {
-            let mut buffer = bare.alloc_dma_buffer(BLOCK);
-            buffer.as_bytes_mut().fill(7);
-            let bare = Rc::clone(&bare);
-            async move { bare.write_rc_at(Rc::new(buffer), place(at)).await.expect("written") }
-        })
-        .await;
-        let through = timed(env, WRITES, |at| {
-            let mut buffer = env.buffer(BLOCK).expect("the pool has room");
-            buffer.rest_mut().fill(7);
-            synced.write_at(buffer.freeze(BLOCK), place(at))
-        })
-        .await;
-        let both = timed(env, WRITES, |at| {
-            let mut buffer = env.buffer(BLOCK).expect("the pool has room");
-            buffer.rest_mut().fill(7);
-            let (write, file) = (plain.write_at(buffer.freeze(BLOCK), place(at)), plain.clone());
-            async move {
-                write.await.expect("written");
-                file.sync().await.expect("synced");
-            }
-        })
-        .await;
-        say("4 KiB O_DSYNC, glommio directly, p50", direct.0, "ns");
-        say("4 KiB O_DSYNC, through Env, p50", through.0, "ns");
-        say("  in percent of glommio directly", through.0 * 100 / direct.0, "%");
-        say("  p99: glommio directly", direct.1, "ns");
-        say("  p99: through Env", through.1, "ns");
-        say("4 KiB write and sync, through Env, p50", both.0, "ns");
+    let fill = || {
+        let mut buffer = env.buffer(BLOCK).expect("the pool has room");
+        buffer.rest_mut().fill(7);
+        buffer.freeze(BLOCK)
+    };
+    let [mut direct, mut through, mut both] = [(); 3].map(|()| Times::default());
+    // By turns: a busy machine is busy for all three.
+    for at in (0..WRITES).map(place) {
+        let mut buffer = bare.alloc_dma_buffer(BLOCK);
+        buffer.as_bytes_mut().fill(7);
+        direct.take(env, bare.write_rc_at(Rc::new(buffer), at)).await;
+        through.take(env, synced.write_at(fill(), at)).await;
+        let (write, file) = (plain.write_at(fill(), at), plain.clone());
+        let write_and_sync = async move {
+            write.await.expect("written");
+            file.sync().await.expect("synced");
+        };
+        both.take(env, write_and_sync).await;
+    }
+    for percent in [10, 50, 99] {
+        let bare = direct.percentile(percent);
+        let env = through.percentile(percent);
+        say(&format!("4 KiB O_DSYNC, glommio directly, p{percent}"), bare, "ns");
+        say(&format!("4 KiB O_DSYNC, through Env, p{percent}"), env, "ns");
+        say("  in percent of glommio directly", env * 100 / bare, "%");
+        say(&format!("4 KiB write, then sync, p{percent}"), both.percentile(percent), "ns");
     }
     synced.close().await.expect("closed");
     plain.close().await.expect("closed");
@@ -89,9 +96,9 @@ async fn files(env: &GlommioEnv, path: std::path::PathBuf) {
 
 async fn core(env: GlommioEnv, path: std::path::PathBuf, rung: Arc<AtomicU64>) {
     files(&env, path).await;
-    say("breathe with nothing to do, p50", timed(&env, 20_000, |_| env.breathe()).await.0, "ns");
-    say("yield, p50", timed(&env, 20_000, |_| env.yield_now()).await.0, "ns");
-    say("offload of nothing, p50", timed(&env, 5_000, |_| env.offload(|| ())).await.0, "ns");
+    say("breathe with nothing to do, p50", median(&env, 20_000, || env.breathe()).await, "ns");
+    say("yield, p50", median(&env, 20_000, || env.yield_now()).await, "ns");
+    say("offload of nothing, p50", median(&env, 5_000, || env.offload(|| ())).await, "ns");
     let count = 1_000_000;
     let begun = env.now();
     for _ in 0..count {

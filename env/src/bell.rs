@@ -90,5 +90,7 @@ impl<F: Fn() -> bool + Unpin> Future for Park<'_, F> {
 impl<F> Drop for Park<'_, F> {
     fn drop(&mut self) {
         self.bell.state.parked.store(AWAKE, Ordering::Relaxed);
+        // The waker goes where its core is: a bell may outlive it on another thread.
+        drop(self.bell.state.waker.take());
     }
 }

@@ -15,10 +15,19 @@ use std::sync::Arc;
 
 use bowline_env::glommio::GlommioFactory;
 use bowline_env::{
-    BLOCK, ClaimError, Class, Dir, Env, EnvError, EnvFactory, Kind, Listener, Mode, Name, Nanos,
-    Stream, UringState,
+    BLOCK, Bell, ClaimError, Class, Dir, Env, EnvError, EnvFactory, Kind, Listener, Mode, Name,
+    Nanos, Stream, UringState,
 };
 use node::{directory, kind, on_core, options};
+
+/// Rings for `wake`; every 500th time waits for the answer, so that the core parks at all depths.
+fn ring(bell: &Bell, wake: u64, rung: &AtomicU64, seen: &AtomicU64) {
+    rung.store(wake, Ordering::Release);
+    bell.ring();
+    while wake.is_multiple_of(500) && seen.load(Ordering::Acquire) < wake {
+        std::thread::yield_now();
+    }
+}
 
 /// Trap 2: glommio parks with a ready task when its preemption timer fires in the wrong moment.
 #[test]
@@ -27,21 +36,9 @@ fn of_sixty_thousand_wakes_none_is_lost() {
     on_core(|env| async move {
         let (rung, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let bell = env.bell();
-        let thread = {
-            let (bell, rung, seen) = (bell.clone(), Arc::clone(&rung), Arc::clone(&seen));
-            std::thread::Builder::new().spawn(move || {
-                for wake in 1..=WAKES {
-                    rung.store(wake, Ordering::Release);
-                    bell.ring();
-                    // Every 64th waits for its answer, so that the core parks at all depths.
-                    let answered = || {
-                        std::thread::yield_now();
-                        wake % 64 != 0 || seen.load(Ordering::Acquire) >= wake
-                    };
-                    core::iter::repeat_with(answered).position(|answered| answered);
-                }
-            })
-        };
+        let (ringer, rings, answers) = (bell.clone(), Arc::clone(&rung), Arc::clone(&seen));
+        let thread = std::thread::Builder::new()
+            .spawn(move || (1..=WAKES).for_each(|wake| ring(&ringer, wake, &rings, &answers)));
         let mut last = 0;
         while last < WAKES {
             bell.park(|| rung.load(Ordering::Acquire) == last).await;

@@ -34,15 +34,20 @@ use crate::{
 const LOCK: &str = "LOCK";
 /// A file that only exists where [`LOCK`] does not; no name of ours begins with a dot.
 const PROBE: &str = ".probe";
-/// How long a task may run before the executor looks at its rings. Below a millisecond glommio
-/// loses wakes: it parks with a task ready when the timer fires in the wrong moment.
-const PREEMPT: Duration = Duration::from_millis(1);
+/// How long a queue may run before the executor looks at its rings; work that runs longer
+/// breathes. Below a millisecond glommio loses wakes: it parks with a task ready when the timer
+/// fires in the wrong moment. Below the kernel's own tick (4 ms at 250 Hz) each turn of the
+/// executor programs the CPU's timer twice, 8 us a turn in a virtual machine.
+const PREEMPT: Duration = Duration::from_millis(5);
 /// A wake that is lost all the same is found at the next tick.
 const TICK: Duration = Duration::from_millis(5);
 /// Bytes that must be lockable for any core to start.
 const MEMLOCK_MIN: u64 = 512 << 10;
 /// Memory that each of a core's three rings may pin.
 const RING_MEMORY_MAX: u64 = 4 << 20;
+
+const _: () = assert!(PREEMPT.as_millis() >= 1, "a shorter timer loses wakes");
+const _: () = assert!(TICK.as_millis() <= 5, "a lost wake is found soon");
 
 /// Makes the cores of one node over one data directory.
 #[derive(Clone, Debug)]
