@@ -26,7 +26,8 @@ fn measure(name: &str, profile: Profile, main: impl AsyncFn(SimEnv) + Copy + 'st
     let took = begun.elapsed().as_secs_f64();
     let steps = u32::try_from(world.steps()).unwrap();
     let rate = f64::from(steps) / took;
-    writeln!(std::io::stdout(), "{name}: {rate:.0} steps/s ({steps} in {took:.2} s)").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "{name}: {rate:.0} steps/s ({steps} in {took:.2} s)").unwrap();
 }
 
 async fn turns(env: SimEnv) {

@@ -75,9 +75,10 @@ fn same_seed_same_hash() {
 
 #[test]
 fn the_hashes_of_twenty_seeds_are_told() {
+    let mut out = std::io::stdout();
     for seed in 0..20 {
         let hash = hash(seed, Profile::swarm());
-        writeln!(std::io::stdout(), "hash of seed {seed}: {hash:016x}").unwrap();
+        writeln!(out, "hash of seed {seed}: {hash:016x}").unwrap();
     }
 }
 
