@@ -328,8 +328,8 @@ fn lost_misdirected_and_stale_are_told_by_nobody() {
     assert_eq!(write(2), want);
     disk.fail_write(1, WriteFault::Misdirected);
     let found = write(3);
-    let astray: Vec<_> = (0..64).filter(|&sector| found[sector] == 3).collect();
-    assert_eq!(astray.len(), 8, "{found:?}");
+    let astray = (0..64).filter(|&sector| found[sector] == 3).count();
+    assert_eq!(astray, 8, "{found:?}");
     assert_eq!(write(4)[..8], [4; 8]);
     disk.stale_read(1);
     let read = async |env: SimEnv| open(&env, Mode::Read).await.read_at(0, BLOCK).await.unwrap()[0];
