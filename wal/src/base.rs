@@ -66,6 +66,9 @@ pub(crate) async fn plan<R: SlotRead>(
         }
         newer.push(slot_no);
     }
+    if let Some(base) = &base {
+        correct(scanner, base, &mut states).await;
+    }
     let mut links = base.as_ref().map_or_else(Vec::new, |base| listed(base, &states));
     for slot_no in newer.into_iter().rev() {
         let state = &states[usize::try_from(slot_no).expect("usize holds a u32")];
@@ -94,6 +97,20 @@ pub(crate) async fn plan<R: SlotRead>(
     let newest_lost =
         (0..).zip(&states).any(|(slot_no, state)| *state == SlotState::Lost && !is_listed(slot_no));
     Ok(Plan { states, base, links, newest_lost })
+}
+
+/// A live slot under an older header than listed, with frames of the listed epoch: they count.
+async fn correct<R: SlotRead>(scanner: &mut Scanner<'_, R>, base: &Base, states: &mut [SlotState]) {
+    for row in base.slots.iter().filter(|row| row.live) {
+        let at = usize::try_from(row.slot_no).expect("usize holds a u32");
+        let Some(state) = states.get_mut(at) else { continue };
+        if state.epoch().is_some_and(|epoch| epoch < row.epoch) {
+            let hits = scanner.hits(row.slot_no).await;
+            if let Some(hit) = hits.iter().find(|hit| hit.epoch == row.epoch) {
+                *state = SlotState::Frames { epoch: hit.epoch, boot: hit.boot };
+            }
+        }
+    }
 }
 
 /// Where the life begins whose first slot this is. Its BOOT frame says it; if that is lost, the

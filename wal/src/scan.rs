@@ -145,7 +145,13 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
         {
             self.epoch_seen = self.epoch_seen.max(head.epoch);
             self.boot_seen = self.boot_seen.max(head.boot);
-            return SlotState::Good(head);
+            // A header that an earlier life wrote may land late over a newer one.
+            let bytes = self.get(slot_no, u64::from(self.geometry.block), block).await;
+            let first = bytes.and_then(|bytes| self.parse(&bytes, Copy2::Header));
+            return match first.filter(|first| first.epoch > head.epoch) {
+                Some(first) => SlotState::Frames { epoch: first.epoch, boot: first.boot },
+                None => SlotState::Good(head),
+            };
         }
         let newest = self.hits(slot_no).await.iter().max_by_key(|head| head.epoch).copied();
         if let Some(head) = newest {

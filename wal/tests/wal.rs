@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::large_futures,
+    clippy::panic,
     clippy::excessive_nesting,
     reason = "a test fails by panicking, and tells its story in one piece"
 )]

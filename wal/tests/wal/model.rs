@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bowline_env::sim::Rng;
 use bowline_raft::{LogIndex, Lsn, ReplicaId, ShardId, Term};
-use bowline_wal::{LogStorage, NewBatch, Record, StageError};
+use bowline_wal::{DamageState, LogStorage, NewBatch, Record, StageError};
 
 use crate::kit::*;
 
@@ -48,7 +48,7 @@ pub(crate) async fn compare(log: &Log, models: &Models) {
         assert_eq!(state, (model.term, model.vote, model.commit), "shard {shard}");
         let bounds = (got.bounds.first.0, got.bounds.prev_term.0, got.bounds.last.0);
         assert_eq!(bounds, (model.first, model.prev_term, model.last()), "shard {shard}");
-        assert_eq!(got.holes, []);
+        assert_eq!((got.bounds.damage, &got.holes[..]), (DamageState::Normal, &[][..]));
         let manifest = got
             .manifest
             .as_ref()
