@@ -9,6 +9,8 @@ mod field;
 mod frame;
 mod gc;
 mod geometry;
+#[cfg(test)]
+mod golden;
 mod head;
 mod index;
 mod log;

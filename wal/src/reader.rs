@@ -56,7 +56,7 @@ impl<S: Source> SlotRead for Slots<'_, S> {
 }
 
 /// The value of a future that never waits: its reads are plain ones.
-fn now<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
