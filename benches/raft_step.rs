@@ -4,8 +4,6 @@
 //! proposals of one 24-byte entry each, they become one batch a shard, are durable, commit and are
 //! handed out to apply. Throughput is entries.
 
-#![expect(missing_docs, reason = "criterion's macro makes a public function")]
-
 use bowline_raft::{
     Apply, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
     NodeId, Outbox, Place, Proposal, RaftCore, Record, Recovered, Refused, ReplicaId, ShardId,

@@ -122,6 +122,7 @@ impl core::fmt::Display for MessageError {
 impl core::error::Error for MessageError {}
 
 impl From<&ArchivedWireMsg> for WireMsg {
+    #[inline]
     fn from(m: &ArchivedWireMsg) -> Self {
         Self {
             shard: m.shard.to_native(),
@@ -253,6 +254,7 @@ impl WireMsg {
 impl TryFrom<&WireMsg> for Message {
     type Error = MessageError;
 
+    #[inline]
     fn try_from(m: &WireMsg) -> Result<Self, MessageError> {
         let (what, unused) = what(m)?;
         if unused != 0 {
@@ -279,6 +281,7 @@ impl TryFrom<&WireMsg> for Message {
 
 /// What a message says, and every bit set that its kind does not use: zero, so that a message has
 /// one encoding.
+#[inline]
 fn what(m: &WireMsg) -> Result<(What, u64), MessageError> {
     let (rejected, no_quorum) = (m.flags & REJECT != 0, m.flags & NO_QUORUM != 0);
     let WireMsg { a, b, c, d, .. } = *m;
