@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bowline_env::sim::{Crash, Rng, SimEnv, World};
 use bowline_env::{CoreNo, Env, Nanos};
-use bowline_wal::{HealthState, LogStorage, StageError};
+use bowline_wal::{HealthState, LogStorage, StageError, SyncChoice};
 
 use crate::kit::*;
 use crate::model::{Models, act, collect, compare, settle};
@@ -147,7 +147,8 @@ fn lives_by_change(seed: u64, how: Crash, first: u64) {
 /// Lives of one node, each ended by a crash at some moment.
 fn lives_by_time(seed: u64, how: Crash) {
     let world: World = calm(seed);
-    live(&world, async move |env| format(&env).await);
+    let sync = if seed % 2 == 0 { SyncChoice::Dsync } else { SyncChoice::Fdatasync };
+    live(&world, async move |env| format_with(&env, sync).await);
     let (story, rng) = (Shared::default(), Rng::new(seed));
     for life in 0..4 {
         let own = Rc::clone(&story);

@@ -9,7 +9,7 @@ use bowline_env::{Bell, CoreNo, Env, Name, Nanos};
 use bowline_raft::{HardState, LogIndex, Lsn, ReplicaId, ShardId, Term};
 use bowline_wal::{
     BatchRef, Geometry, LogStorage, NewBatch, OpenError, Record, Recovered, RecoveredShard,
-    StageError, Staged, StreamId, Wal, WalOptions,
+    StageError, Staged, StreamId, SyncChoice, Wal, WalOptions,
 };
 
 pub(crate) const NODE: u64 = 1;
@@ -69,7 +69,11 @@ pub(crate) struct Log {
 }
 
 pub(crate) async fn format(env: &SimEnv) {
-    let options = WalOptions::small();
+    format_with(env, SyncChoice::Dsync).await;
+}
+
+pub(crate) async fn format_with(env: &SimEnv, sync: SyncChoice) {
+    let options = WalOptions { sync, ..WalOptions::small() };
     Wal::format(env, &dir(), ID, Geometry::small(), options).await.unwrap();
 }
 
