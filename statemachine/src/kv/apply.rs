@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use bowline_env::Env;
 use bytes::Bytes;
 
-use super::command::{self as wire};
-use super::parse::{Command, Deadline, op_reads};
+use super::encode::Expect;
+use super::parse::{Batch, Command, Deadline, Guard, Keys, Op, Put};
 use super::{Item, Kv};
 use crate::Damage;
 use crate::delta::record::Record;
@@ -32,16 +32,20 @@ impl<E: Env> Kv<E> {
     ) -> Result<Output, Box<Damage>> {
         match command {
             Command::Put(put) => self.do_put(put, at),
-            Command::Delete(delete) => self.do_delete(delete, at),
-            Command::DeleteRange(range) => {
-                self.delta.delete_range(&range.start, &range.end, at.index);
+            Command::Delete { key, wants_prev } => {
+                let before = if wants_prev { self.current(key, at.pins)? } else { None };
+                self.delta.delete(key, at.index);
+                Ok(Output::Written { rev: at.index, prev: before.map(|item| item.value) })
+            },
+            Command::DeleteRange { start, end } => {
+                self.delta.delete_range(start, end, at.index);
                 Ok(Output::Written { rev: at.index, prev: None })
             },
-            Command::Cas(cas) => self.do_cas(cas, at),
+            Command::Cas { guard, value, deadline } => self.do_cas(guard, value, deadline, at),
             Command::Batch(batch) => self.do_batch(batch, at),
-            Command::Increment(increment) => self.do_increment(increment, at),
-            Command::Touch(touch) => self.do_touch(touch, at),
-            Command::Expire(expire) => self.do_expire(expire, at),
+            Command::Increment { key, by, deadline } => self.do_increment(key, by, deadline, at),
+            Command::Touch { key, deadline } => self.do_touch(key, deadline, at),
+            Command::Expire(keys) => self.do_expire(keys, at),
         }
     }
 
@@ -55,91 +59,79 @@ impl<E: Env> Kv<E> {
     }
 
     #[inline]
-    fn do_put(&mut self, put: &wire::ArchivedPut<'_>, at: At<'_>) -> Result<Output, Box<Damage>> {
-        let deadline = Deadline::new(put.ttl, put.ttl_ms);
-        let wants_prev = put.flags & wire::FLAG_PREV != 0;
-        let before =
-            if wants_prev || deadline.keeps() { self.current(&put.key, at.pins)? } else { None };
+    fn do_put(&mut self, put: Put<'_>, at: At<'_>) -> Result<Output, Box<Damage>> {
+        let before = match put.reads() {
+            Some(key) => self.current(key, at.pins)?,
+            None => None,
+        };
         let before_ms = before.as_ref().map_or(0, |item| item.expires_ms);
-        let expiry_ms = deadline.at(self.shell.clock_ms(), before_ms);
-        self.delta.put(&put.key, &put.value, at.index, expiry_ms);
-        let prev = before.filter(|_| wants_prev).map(|item| item.value);
+        let expiry_ms = put.deadline.at(self.shell.clock_ms(), before_ms);
+        self.delta.put(put.key, put.value, at.index, expiry_ms);
+        let prev = before.filter(|_| put.wants_prev).map(|item| item.value);
         Ok(Output::Written { rev: at.index, prev })
     }
 
-    fn do_delete(
+    fn do_cas(
         &mut self,
-        delete: &wire::ArchivedDelete<'_>,
+        guard: Guard<'_>,
+        value: Option<&[u8]>,
+        deadline: Deadline,
         at: At<'_>,
     ) -> Result<Output, Box<Damage>> {
-        let before = if delete.flags & wire::FLAG_PREV != 0 {
-            self.current(&delete.key, at.pins)?
-        } else {
-            None
-        };
-        self.delta.delete(&delete.key, at.index);
-        Ok(Output::Written { rev: at.index, prev: before.map(|item| item.value) })
-    }
-
-    fn do_cas(&mut self, cas: &wire::ArchivedCas<'_>, at: At<'_>) -> Result<Output, Box<Damage>> {
-        let current = self.current(&cas.key, at.pins)?;
-        if !holds(current.as_ref(), cas.expect, &cas.expected, cas.mod_index.to_native()) {
+        let current = self.current(guard.key, at.pins)?;
+        if !holds(current.as_ref(), guard.expect) {
             let rev = current.map_or(0, |item| item.rev);
             return Ok(Output::Guarded { ok: false, rev, failed_guard: 0 });
         }
-        if cas.flags & wire::FLAG_REMOVE != 0 {
-            self.delta.delete(&cas.key, at.index);
-        } else {
+        if let Some(value) = value {
             let before_ms = current.map_or(0, |item| item.expires_ms);
-            let expiry_ms = Deadline::new(cas.ttl, cas.ttl_ms).at(self.shell.clock_ms(), before_ms);
-            self.delta.put(&cas.key, &cas.value, at.index, expiry_ms);
+            let expiry_ms = deadline.at(self.shell.clock_ms(), before_ms);
+            self.delta.put(guard.key, value, at.index, expiry_ms);
+        } else {
+            self.delta.delete(guard.key, at.index);
         }
         Ok(Output::Guarded { ok: true, rev: at.index, failed_guard: 0 })
     }
 
     fn do_increment(
         &mut self,
-        increment: &wire::ArchivedIncrement<'_>,
+        key: &[u8],
+        by: i64,
+        deadline: Deadline,
         at: At<'_>,
     ) -> Result<Output, Box<Damage>> {
-        let current = self.current(&increment.key, at.pins)?;
-        let by = increment.by.to_native();
+        let current = self.current(key, at.pins)?;
         let sum = match add(current.as_ref().map(|item| &item.value[..]), by) {
             Ok(sum) => sum,
             Err(OpFault::NotANumber) => return Ok(Output::NotANumber),
             Err(OpFault::Overflow) => return Ok(Output::Overflow),
         };
         let before_ms = current.map_or(0, |item| item.expires_ms);
-        let expiry_ms =
-            Deadline::new(increment.ttl, increment.ttl_ms).at(self.shell.clock_ms(), before_ms);
-        self.delta.put(&increment.key, sum.to_string().as_bytes(), at.index, expiry_ms);
+        let expiry_ms = deadline.at(self.shell.clock_ms(), before_ms);
+        self.delta.put(key, sum.to_string().as_bytes(), at.index, expiry_ms);
         Ok(Output::Number(sum))
     }
 
     fn do_touch(
         &mut self,
-        touch: &wire::ArchivedTouch<'_>,
+        key: &[u8],
+        deadline: Deadline,
         at: At<'_>,
     ) -> Result<Output, Box<Damage>> {
-        let Some(item) = self.current(&touch.key, at.pins)? else {
+        let Some(item) = self.current(key, at.pins)? else {
             return Ok(Output::Touched(Touched::default()));
         };
-        let now_ms =
-            Deadline::new(touch.ttl, touch.ttl_ms).at(self.shell.clock_ms(), item.expires_ms);
-        self.delta.put(&touch.key, &item.value, at.index, now_ms);
+        let now_ms = deadline.at(self.shell.clock_ms(), item.expires_ms);
+        self.delta.put(key, &item.value, at.index, now_ms);
         Ok(Output::Touched(Touched { existed: true, before_ms: item.expires_ms, now_ms }))
     }
 
     /// Removes the keys whose current deadline has passed. Hidden or not, a version that is there
     /// is looked at: visibility would hide exactly those to be removed.
-    fn do_expire(
-        &mut self,
-        expire: &wire::ArchivedExpire<'_>,
-        at: At<'_>,
-    ) -> Result<Output, Box<Damage>> {
-        let mut due = Vec::with_capacity(expire.keys.len());
-        for entry in expire.keys.iter() {
-            let found = self.levels().find(&entry.key, at.pins).visible(0);
+    fn do_expire(&mut self, keys: Keys<'_>, at: At<'_>) -> Result<Output, Box<Damage>> {
+        let mut due = Vec::with_capacity(keys.iter().len());
+        for key in keys.iter() {
+            let found = self.levels().find(key, at.pins).visible(0);
             let item = match found {
                 Read::Ready(item) => item,
                 Read::Damaged(damage) => return Err(Box::new(damage)),
@@ -148,25 +140,20 @@ impl<E: Env> Kv<E> {
             due.push(item.is_some_and(|item| !is_live(item.expires_ms, self.shell.clock_ms())));
         }
         let mut removed = 0;
-        for (entry, due) in expire.keys.iter().zip(due) {
+        for (key, due) in keys.iter().zip(due) {
             // A key that stands twice in the list is removed once.
-            if due && self.delta.point(&entry.key).is_none_or(Record::is_put) {
-                self.delta.delete(&entry.key, at.index);
+            if due && self.delta.point(key).is_none_or(Record::is_put) {
+                self.delta.delete(key, at.index);
                 removed += 1;
             }
         }
         Ok(Output::Expired(removed))
     }
 
-    fn do_batch(
-        &mut self,
-        batch: &wire::ArchivedBatch<'_>,
-        at: At<'_>,
-    ) -> Result<Output, Box<Damage>> {
-        for (place, guard) in (0_u32..).zip(batch.guards.iter()) {
-            let current = self.current(&guard.key, at.pins)?;
-            let index = guard.mod_index.to_native();
-            if !holds(current.as_ref(), guard.expect, &guard.expected, index) {
+    fn do_batch(&mut self, batch: Batch<'_>, at: At<'_>) -> Result<Output, Box<Damage>> {
+        for (place, guard) in (0_u32..).zip(batch.guards()) {
+            let current = self.current(guard.key, at.pins)?;
+            if !holds(current.as_ref(), guard.expect) {
                 let rev = current.map_or(0, |item| item.rev);
                 return Ok(Output::Guarded { ok: false, rev, failed_guard: place });
             }
@@ -183,7 +170,7 @@ impl<E: Env> Kv<E> {
                 None => self.delta.delete(effect.key, at.index),
             }
         }
-        if batch.flags & wire::FLAG_ANSWERS != 0 {
+        if batch.wants_answers {
             return Ok(Output::Batch { rev: at.index, answers: plan.answers });
         }
         Ok(Output::Guarded { ok: true, rev: at.index, failed_guard: 0 })
@@ -193,30 +180,28 @@ impl<E: Env> Kv<E> {
     /// behind.
     fn plan<'a>(
         &self,
-        batch: &'a wire::ArchivedBatch<'_>,
+        batch: Batch<'a>,
         at: At<'_>,
     ) -> Result<Result<Plan<'a>, (u32, OpFault)>, Box<Damage>> {
         let mut plan = Plan {
-            effects: Vec::with_capacity(batch.ops.len()),
+            effects: Vec::with_capacity(batch.ops().len()),
             newest: BTreeMap::new(),
             answers: Vec::new(),
-            reads: batch.ops.iter().any(op_reads),
+            reads: batch.ops().any(|op| op.reads().is_some()),
         };
-        let wants_answers = batch.flags & wire::FLAG_ANSWERS != 0;
-        for (place, op) in (0_u32..).zip(batch.ops.iter()) {
-            let current = if op_reads(op) {
-                match plan.newest.get(&op.key[..]) {
-                    Some(&effect) => plan.effects[effect].item(at.index, self.shell.clock_ms()),
-                    None => self.current(&op.key, at.pins)?,
-                }
-            } else {
-                None
+        for (place, op) in (0_u32..).zip(batch.ops()) {
+            let current = match op.reads().map(|key| (key, plan.newest.get(key))) {
+                None => None,
+                Some((_, Some(&effect))) => {
+                    plan.effects[effect].item(at.index, self.shell.clock_ms())
+                },
+                Some((key, None)) => self.current(key, at.pins)?,
             };
             let answer = match plan.step(op, current, self.shell.clock_ms()) {
                 Ok(answer) => answer,
                 Err(fault) => return Ok(Err((place, fault))),
             };
-            if wants_answers {
+            if batch.wants_answers {
                 plan.answers.push(answer);
             }
         }
@@ -277,51 +262,50 @@ impl<'a> Plan<'a> {
     /// Plans one operation on a key whose version before it is `current`.
     fn step(
         &mut self,
-        op: &'a wire::ArchivedWireOp<'_>,
+        op: Op<'a>,
         current: Option<Item>,
         clock_ms: u64,
     ) -> Result<OpAnswer, OpFault> {
         let before_ms = current.as_ref().map_or(0, |item| item.expires_ms);
-        let expiry_ms = Deadline::new(op.ttl, op.ttl_ms).at(clock_ms, before_ms);
-        let prev = |current: Option<Item>| {
-            let asked = op.flags & wire::FLAG_PREV != 0;
-            current.filter(|_| asked).map(|item| item.value)
+        let prev = |current: Option<Item>, asked: bool| OpAnswer::Written {
+            prev: current.filter(|_| asked).map(|item| item.value),
         };
-        match op.op {
-            wire::OP_GET => Ok(OpAnswer::Value(current)),
-            wire::OP_PUT => {
-                self.write(&op.key, Some(Planned::Body(&op.value)), expiry_ms);
-                Ok(OpAnswer::Written { prev: prev(current) })
+        match op {
+            Op::Get { .. } => Ok(OpAnswer::Value(current)),
+            Op::Put(put) => {
+                let expiry_ms = put.deadline.at(clock_ms, before_ms);
+                self.write(put.key, Some(Planned::Body(put.value)), expiry_ms);
+                Ok(prev(current, put.wants_prev))
             },
-            wire::OP_DELETE => {
-                self.write(&op.key, None, 0);
-                Ok(OpAnswer::Written { prev: prev(current) })
+            Op::Delete { key, wants_prev } => {
+                self.write(key, None, 0);
+                Ok(prev(current, wants_prev))
             },
-            wire::OP_INCREMENT => {
-                let before = current.as_ref().map(|item| &item.value[..]);
-                let sum = add(before, op.by.to_native())?;
+            Op::Increment { key, by, deadline } => {
+                let sum = add(current.as_ref().map(|item| &item.value[..]), by)?;
                 let value = Planned::Held(Bytes::from(sum.to_string()));
-                self.write(&op.key, Some(value), expiry_ms);
+                self.write(key, Some(value), deadline.at(clock_ms, before_ms));
                 Ok(OpAnswer::Number(sum))
             },
-            _ => {
+            Op::Touch { key, deadline } => {
                 let Some(item) = current else {
                     return Ok(OpAnswer::Touched(Touched::default()));
                 };
-                self.write(&op.key, Some(Planned::Held(item.value)), expiry_ms);
-                Ok(OpAnswer::Touched(Touched { existed: true, before_ms, now_ms: expiry_ms }))
+                let now_ms = deadline.at(clock_ms, before_ms);
+                self.write(key, Some(Planned::Held(item.value)), now_ms);
+                Ok(OpAnswer::Touched(Touched { existed: true, before_ms, now_ms }))
             },
         }
     }
 }
 
 /// Whether a key is as expected.
-fn holds(current: Option<&Item>, expect: u8, value: &[u8], mod_index: u64) -> bool {
+fn holds(current: Option<&Item>, expect: Expect<'_>) -> bool {
     match expect {
-        wire::EXPECT_ABSENT => current.is_none(),
-        wire::EXPECT_PRESENT => current.is_some(),
-        wire::EXPECT_VALUE => current.is_some_and(|item| item.value == value),
-        _ => current.is_some_and(|item| item.rev == mod_index),
+        Expect::Absent => current.is_none(),
+        Expect::Present => current.is_some(),
+        Expect::Value(value) => current.is_some_and(|item| item.value == value),
+        Expect::ModIndex(index) => current.is_some_and(|item| item.rev == index),
     }
 }
 

@@ -5,9 +5,12 @@
 //! Numbers stand for variants (`expect`, `ttl`, `op`); their values are frozen too.
 //!
 //! ```text
-//! body = key, values ... (in field order) | padding to 8 | root structure
-//! bytes field = i32 offset from itself | u32 len
+//! body = keys and values | padding to 8 | guards, operations | root structure, at the end
+//! span = off u32 (in the body) | len u32
 //! ```
+//!
+//! Keys and values are spans, not archived slices: the validation of an archived slice looks at
+//! each byte, that of a span at two bounds.
 
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
@@ -72,15 +75,33 @@ pub const OP_INCREMENT: u8 = 3;
 /// `op`: as Touch.
 pub const OP_TOUCH: u8 = 4;
 
+/// A key or a value: where it lies in the body.
+#[derive(Archive, Serialize, Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Its first byte.
+    pub(crate) off: u32,
+    /// Its length.
+    pub(crate) len: u32,
+}
+
+impl ArchivedSpan {
+    /// The bytes, if they lie in the body.
+    #[inline]
+    pub(crate) fn of<'a>(&self, body: &'a [u8]) -> Result<&'a [u8], BadCommand> {
+        let off = usize::try_from(self.off.to_native()).unwrap_or(usize::MAX);
+        let len = usize::try_from(self.len.to_native()).unwrap_or(usize::MAX);
+        let end = off.checked_add(len).ok_or(BadCommand::Archive)?;
+        body.get(off..end).ok_or(BadCommand::Archive)
+    }
+}
+
 /// Kind 32.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct Put<'a> {
+pub(crate) struct Put {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// The value.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) value: &'a [u8],
+    pub(crate) value: Span,
     /// See `ttl`.
     pub(crate) ttl_ms: u64,
     /// `TTL_*`.
@@ -91,37 +112,31 @@ pub(crate) struct Put<'a> {
 
 /// Kind 33.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct Delete<'a> {
+pub(crate) struct Delete {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// `FLAG_PREV` or 0.
     pub(crate) flags: u8,
 }
 
 /// Kind 34.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct DeleteRange<'a> {
+pub(crate) struct DeleteRange {
     /// First key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) start: &'a [u8],
+    pub(crate) start: Span,
     /// First key after the range; empty: to the end.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) end: &'a [u8],
+    pub(crate) end: Span,
 }
 
 /// Kind 35.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct Cas<'a> {
+pub(crate) struct Cas {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// The new value.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) value: &'a [u8],
+    pub(crate) value: Span,
     /// What the value must be, for `EXPECT_VALUE`.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) expected: &'a [u8],
+    pub(crate) expected: Span,
     /// What the version must be, for `EXPECT_MOD_INDEX`.
     pub(crate) mod_index: u64,
     /// See `ttl`.
@@ -136,13 +151,11 @@ pub(crate) struct Cas<'a> {
 
 /// A condition of a batch on the state before it.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct WireGuard<'a> {
+pub(crate) struct WireGuard {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// What the value must be, for `EXPECT_VALUE`.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) expected: &'a [u8],
+    pub(crate) expected: Span,
     /// What the version must be, for `EXPECT_MOD_INDEX`.
     pub(crate) mod_index: u64,
     /// `EXPECT_*`.
@@ -151,13 +164,11 @@ pub(crate) struct WireGuard<'a> {
 
 /// An operation of a batch.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct WireOp<'a> {
+pub(crate) struct WireOp {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// The value, for `OP_PUT`.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) value: &'a [u8],
+    pub(crate) value: Span,
     /// What is added, for `OP_INCREMENT`.
     pub(crate) by: i64,
     /// See `ttl`.
@@ -175,20 +186,19 @@ pub(crate) struct WireOp<'a> {
 pub(crate) struct Batch<'a> {
     /// All of them must hold.
     #[rkyv(with = InlineAsBox)]
-    pub(crate) guards: &'a [WireGuard<'a>],
+    pub(crate) guards: &'a [WireGuard],
     /// Done in order; each sees what those before it did.
     #[rkyv(with = InlineAsBox)]
-    pub(crate) ops: &'a [WireOp<'a>],
+    pub(crate) ops: &'a [WireOp],
     /// `FLAG_ANSWERS` or 0.
     pub(crate) flags: u8,
 }
 
 /// Kind 37.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct Increment<'a> {
+pub(crate) struct Increment {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// What is added.
     pub(crate) by: i64,
     /// See `ttl`.
@@ -199,22 +209,13 @@ pub(crate) struct Increment<'a> {
 
 /// Kind 38.
 #[derive(Archive, Serialize, Debug)]
-pub(crate) struct Touch<'a> {
+pub(crate) struct Touch {
     /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
+    pub(crate) key: Span,
     /// See `ttl`.
     pub(crate) ttl_ms: u64,
     /// `TTL_*`.
     pub(crate) ttl: u8,
-}
-
-/// A key of an Expire.
-#[derive(Archive, Serialize, Debug)]
-pub(crate) struct WireKey<'a> {
-    /// The key.
-    #[rkyv(with = InlineAsBox)]
-    pub(crate) key: &'a [u8],
 }
 
 /// Kind 39.
@@ -222,7 +223,7 @@ pub(crate) struct WireKey<'a> {
 pub(crate) struct Expire<'a> {
     /// Keys that may be due.
     #[rkyv(with = InlineAsBox)]
-    pub(crate) keys: &'a [WireKey<'a>],
+    pub(crate) keys: &'a [Span],
 }
 
 /// Reads a body in place after validating it. `body` is aligned.

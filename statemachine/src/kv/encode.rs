@@ -115,9 +115,48 @@ pub enum Op<'a> {
     },
 }
 
+/// A body that is being appended.
 struct BodyWriter<'a> {
     out: &'a mut BytesMut,
     start: usize,
+}
+
+impl<'a> BodyWriter<'a> {
+    /// Begins a body of about `len` bytes of keys and values.
+    fn begin(out: &'a mut BytesMut, len: usize) -> Self {
+        out.reserve(len.saturating_add(ROOT_ROOM));
+        let start = out.len();
+        Self { out, start }
+    }
+
+    /// Appends a key or value. One that lies past 4 GiB gets a span that is refused by `admit`.
+    fn span(&mut self, bytes: &[u8]) -> wire::Span {
+        let short = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let span = wire::Span { off: short(self.out.len() - self.start), len: short(bytes.len()) };
+        self.out.extend_from_slice(bytes);
+        span
+    }
+
+    /// Ends the body with its root structure.
+    fn finish<T>(self, root: &T)
+    where
+        T: for<'w> Serialize<Plain<'w>>,
+    {
+        let mut serializer = Serializer::new(self, SubAllocator::empty(), ());
+        serialize_using::<_, Failure>(root, &mut serializer)
+            .expect("writing to memory does not fail, and spans need no scratch memory");
+    }
+
+    /// The same for a root that has lists.
+    fn finish_lists<T>(self, root: &T)
+    where
+        T: for<'w, 's> Serialize<WithScratch<'w, 's>>,
+    {
+        let mut arena = Arena::new();
+        let mut serializer = Serializer::new(self, arena.acquire(), ());
+        serialize_using::<_, Failure>(root, &mut serializer)
+            .expect("writing to memory does not fail, and the arena grows");
+    }
 }
 
 impl Positional for BodyWriter<'_> {
@@ -139,31 +178,7 @@ impl<E> Writer<E> for BodyWriter<'_> {
 const ROOT_ROOM: usize = 64;
 
 type Plain<'a> = Strategy<Serializer<BodyWriter<'a>, SubAllocator<'a>, ()>, Failure>;
-
-fn plain<T>(out: &mut BytesMut, room: usize, command: &T)
-where
-    T: for<'w> Serialize<Plain<'w>>,
-{
-    out.reserve(room + ROOT_ROOM);
-    let start = out.len();
-    let mut serializer = Serializer::new(BodyWriter { out, start }, SubAllocator::empty(), ());
-    serialize_using::<_, Failure>(command, &mut serializer)
-        .expect("writing to memory does not fail, and bytes need no scratch memory");
-}
-
 type WithScratch<'a, 's> = Strategy<Serializer<BodyWriter<'a>, ArenaHandle<'s>, ()>, Failure>;
-
-fn with_scratch<T>(out: &mut BytesMut, room: usize, command: &T)
-where
-    T: for<'w, 's> Serialize<WithScratch<'w, 's>>,
-{
-    out.reserve(room + ROOT_ROOM);
-    let start = out.len();
-    let mut arena = Arena::new();
-    let mut serializer = Serializer::new(BodyWriter { out, start }, arena.acquire(), ());
-    serialize_using::<_, Failure>(command, &mut serializer)
-        .expect("writing to memory does not fail, and the arena grows");
-}
 
 const fn flag(on: bool, bit: u8) -> u8 {
     if on { bit } else { 0 }
@@ -173,18 +188,24 @@ const fn flag(on: bool, bit: u8) -> u8 {
 pub fn put(out: &mut BytesMut, key: &[u8], value: &[u8], ttl: Ttl, prev: bool) {
     let (ttl, ttl_ms) = ttl.parts();
     let flags = flag(prev, wire::FLAG_PREV);
-    plain(out, key.len() + value.len(), &wire::Put { key, value, ttl_ms, ttl, flags });
+    let mut body = BodyWriter::begin(out, key.len() + value.len());
+    let (key, value) = (body.span(key), body.span(value));
+    body.finish(&wire::Put { key, value, ttl_ms, ttl, flags });
 }
 
 /// Delete: removes `key`; `prev` asks for the value before. Kind [`wire::KIND_DELETE`].
 pub fn delete(out: &mut BytesMut, key: &[u8], prev: bool) {
-    plain(out, key.len(), &wire::Delete { key, flags: flag(prev, wire::FLAG_PREV) });
+    let mut body = BodyWriter::begin(out, key.len());
+    let key = body.span(key);
+    body.finish(&wire::Delete { key, flags: flag(prev, wire::FLAG_PREV) });
 }
 
 /// `DeleteRange`: removes `start <= key < end`; an empty `end` is the end of all keys. Kind
 /// [`wire::KIND_DELETE_RANGE`].
 pub fn delete_range(out: &mut BytesMut, start: &[u8], end: &[u8]) {
-    plain(out, start.len() + end.len(), &wire::DeleteRange { start, end });
+    let mut body = BodyWriter::begin(out, start.len() + end.len());
+    let (start, end) = (body.span(start), body.span(end));
+    body.finish(&wire::DeleteRange { start, end });
 }
 
 /// Cas: sets `key` to `value`, or removes it if there is none, when it is as expected. Kind
@@ -194,65 +215,73 @@ pub fn cas(out: &mut BytesMut, key: &[u8], expect: Expect<'_>, value: Option<&[u
     let (expect, expected, mod_index) = expect.parts();
     let flags = flag(value.is_none(), wire::FLAG_REMOVE);
     let value = value.unwrap_or_default();
-    let room = key.len() + value.len() + expected.len();
-    plain(out, room, &wire::Cas { key, value, expected, mod_index, ttl_ms, ttl, expect, flags });
+    let mut body = BodyWriter::begin(out, key.len() + value.len() + expected.len());
+    let (key, value, expected) = (body.span(key), body.span(value), body.span(expected));
+    body.finish(&wire::Cas { key, value, expected, mod_index, ttl_ms, ttl, expect, flags });
 }
 
 /// Batch: all of `ops` if all of `guards` hold, else nothing; `answers` asks for one answer per
 /// operation. Kind [`wire::KIND_BATCH`].
 pub fn batch(out: &mut BytesMut, guards: &[Guard<'_>], ops: &[Op<'_>], answers: bool) {
-    let guards: Vec<_> = guards.iter().map(wire_guard).collect();
-    let ops: Vec<_> = ops.iter().map(wire_op).collect();
-    let bytes = guards.iter().map(|guard| guard.key.len() + guard.expected.len() + 32);
-    let room: usize = bytes.chain(ops.iter().map(|op| op.key.len() + op.value.len() + 40)).sum();
+    let mut body = BodyWriter::begin(out, 48 * (guards.len() + ops.len()));
+    let guards: Vec<_> = guards.iter().map(|guard| wire_guard(&mut body, guard)).collect();
+    let ops: Vec<_> = ops.iter().map(|op| wire_op(&mut body, op)).collect();
     let flags = flag(answers, wire::FLAG_ANSWERS);
-    with_scratch(out, room, &wire::Batch { guards: &guards, ops: &ops, flags });
+    body.finish_lists(&wire::Batch { guards: &guards, ops: &ops, flags });
 }
 
 /// Increment: adds `by` to a decimal number; an absent one is 0. Kind [`wire::KIND_INCREMENT`].
 pub fn increment(out: &mut BytesMut, key: &[u8], by: i64, ttl: Ttl) {
     let (ttl, ttl_ms) = ttl.parts();
-    plain(out, key.len(), &wire::Increment { key, by, ttl_ms, ttl });
+    let mut body = BodyWriter::begin(out, key.len());
+    let key = body.span(key);
+    body.finish(&wire::Increment { key, by, ttl_ms, ttl });
 }
 
 /// Touch: changes the deadline of `key`. Kind [`wire::KIND_TOUCH`].
 pub fn touch(out: &mut BytesMut, key: &[u8], ttl: Ttl) {
     let (ttl, ttl_ms) = ttl.parts();
-    plain(out, key.len(), &wire::Touch { key, ttl_ms, ttl });
+    let mut body = BodyWriter::begin(out, key.len());
+    let key = body.span(key);
+    body.finish(&wire::Touch { key, ttl_ms, ttl });
 }
 
 /// Expire: removes those of `keys` whose deadline has passed. Kind [`wire::KIND_EXPIRE`].
 pub fn expire(out: &mut BytesMut, keys: &[&[u8]]) {
-    let keys: Vec<_> = keys.iter().map(|key| wire::WireKey { key }).collect();
-    let room = keys.iter().map(|key| key.key.len() + 8).sum();
-    with_scratch(out, room, &wire::Expire { keys: &keys });
+    let mut body = BodyWriter::begin(out, 24 * keys.len());
+    let keys: Vec<_> = keys.iter().map(|key| body.span(key)).collect();
+    body.finish_lists(&wire::Expire { keys: &keys });
 }
 
-fn wire_guard<'a>(guard: &Guard<'a>) -> wire::WireGuard<'a> {
+fn wire_guard(body: &mut BodyWriter<'_>, guard: &Guard<'_>) -> wire::WireGuard {
     let (expect, expected, mod_index) = guard.expect.parts();
-    wire::WireGuard { key: guard.key, expected, mod_index, expect }
+    let (key, expected) = (body.span(guard.key), body.span(expected));
+    wire::WireGuard { key, expected, mod_index, expect }
 }
 
-fn wire_op<'a>(op: &Op<'a>) -> wire::WireOp<'a> {
-    let blank = |key, op| wire::WireOp { key, value: &[], by: 0, ttl_ms: 0, op, ttl: 0, flags: 0 };
+fn wire_op(body: &mut BodyWriter<'_>, op: &Op<'_>) -> wire::WireOp {
+    let mut blank = |key: &[u8], value: &[u8], op| {
+        let (key, value) = (body.span(key), body.span(value));
+        wire::WireOp { key, value, by: 0, ttl_ms: 0, op, ttl: 0, flags: 0 }
+    };
     match *op {
-        Op::Get { key } => blank(key, wire::OP_GET),
+        Op::Get { key } => blank(key, &[], wire::OP_GET),
         Op::Put { key, value, ttl, prev } => {
             let (ttl, ttl_ms) = ttl.parts();
             let flags = flag(prev, wire::FLAG_PREV);
-            wire::WireOp { value, ttl_ms, ttl, flags, ..blank(key, wire::OP_PUT) }
+            wire::WireOp { ttl_ms, ttl, flags, ..blank(key, value, wire::OP_PUT) }
         },
         Op::Delete { key, prev } => {
             let flags = flag(prev, wire::FLAG_PREV);
-            wire::WireOp { flags, ..blank(key, wire::OP_DELETE) }
+            wire::WireOp { flags, ..blank(key, &[], wire::OP_DELETE) }
         },
         Op::Increment { key, by, ttl } => {
             let (ttl, ttl_ms) = ttl.parts();
-            wire::WireOp { by, ttl_ms, ttl, ..blank(key, wire::OP_INCREMENT) }
+            wire::WireOp { by, ttl_ms, ttl, ..blank(key, &[], wire::OP_INCREMENT) }
         },
         Op::Touch { key, ttl } => {
             let (ttl, ttl_ms) = ttl.parts();
-            wire::WireOp { ttl_ms, ttl, ..blank(key, wire::OP_TOUCH) }
+            wire::WireOp { ttl_ms, ttl, ..blank(key, &[], wire::OP_TOUCH) }
         },
     }
 }

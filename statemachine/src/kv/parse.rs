@@ -4,21 +4,82 @@
 use rkyv::rend::u64_le;
 
 use super::command::{self as wire, access};
+use super::encode::Expect;
 use crate::error::{BATCH_GUARDS_MAX, BATCH_OPS_MAX, EXPIRE_KEYS_MAX, KEY_BYTES_MAX, TTL_MS_MAX};
 use crate::{BadCommand, Limits, Measured};
 
 /// A command whose bytes are valid and whose numbers are in range.
 #[derive(Clone, Copy)]
 pub(crate) enum Command<'a> {
-    Put(&'a wire::ArchivedPut<'a>),
-    Delete(&'a wire::ArchivedDelete<'a>),
-    DeleteRange(&'a wire::ArchivedDeleteRange<'a>),
-    Cas(&'a wire::ArchivedCas<'a>),
-    Batch(&'a wire::ArchivedBatch<'a>),
-    Increment(&'a wire::ArchivedIncrement<'a>),
-    Touch(&'a wire::ArchivedTouch<'a>),
-    Expire(&'a wire::ArchivedExpire<'a>),
+    Put(Put<'a>),
+    Delete { key: &'a [u8], wants_prev: bool },
+    DeleteRange { start: &'a [u8], end: &'a [u8] },
+    Cas { guard: Guard<'a>, value: Option<&'a [u8]>, deadline: Deadline },
+    Batch(Batch<'a>),
+    Increment { key: &'a [u8], by: i64, deadline: Deadline },
+    Touch { key: &'a [u8], deadline: Deadline },
+    Expire(Keys<'a>),
 }
+
+#[derive(Clone, Copy)]
+pub(crate) struct Put<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    pub(crate) deadline: Deadline,
+    pub(crate) wants_prev: bool,
+}
+
+/// A key and what it must be.
+#[derive(Clone, Copy)]
+pub(crate) struct Guard<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) expect: Expect<'a>,
+}
+
+/// An operation of a batch.
+#[derive(Clone, Copy)]
+pub(crate) enum Op<'a> {
+    Get { key: &'a [u8] },
+    Put(Put<'a>),
+    Delete { key: &'a [u8], wants_prev: bool },
+    Increment { key: &'a [u8], by: i64, deadline: Deadline },
+    Touch { key: &'a [u8], deadline: Deadline },
+}
+
+/// A batch: each guard and operation was read once, so reading it again succeeds.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    archive: &'a wire::ArchivedBatch<'a>,
+    body: &'a [u8],
+    pub(crate) wants_answers: bool,
+}
+
+impl<'a> Batch<'a> {
+    pub(crate) fn guards(self) -> impl Iterator<Item = Guard<'a>> {
+        let body = self.body;
+        self.archive.guards.iter().map(move |guard| Guard::read(guard, body).expect(PARSED))
+    }
+
+    pub(crate) fn ops(self) -> impl ExactSizeIterator<Item = Op<'a>> {
+        let body = self.body;
+        self.archive.ops.iter().map(move |op| Op::read(op, body).expect(PARSED))
+    }
+}
+
+/// Keys of an Expire, likewise.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    spans: &'a [wire::ArchivedSpan],
+    body: &'a [u8],
+}
+
+impl<'a> Keys<'a> {
+    pub(crate) fn iter(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
+        self.spans.iter().map(move |span| span.of(self.body).expect(PARSED))
+    }
+}
+
+const PARSED: &str = "parse has read every part of the command";
 
 /// A deadline as commands hold it.
 #[derive(Clone, Copy)]
@@ -59,40 +120,104 @@ impl Deadline {
     }
 }
 
-fn check_key(key: &[u8]) -> Result<(), BadCommand> {
-    BadCommand::check(Measured::Key, key.len(), KEY_BYTES_MAX)
+fn key<'a>(span: &wire::ArchivedSpan, body: &'a [u8]) -> Result<&'a [u8], BadCommand> {
+    let key = span.of(body)?;
+    BadCommand::check(Measured::Key, key.len(), KEY_BYTES_MAX)?;
+    Ok(key)
 }
 
-fn check_expect(expect: u8) -> Result<(), BadCommand> {
-    if expect <= wire::EXPECT_MOD_INDEX { Ok(()) } else { Err(BadCommand::Archive) }
+fn deadline(kind: u8, ms: u64_le) -> Result<Deadline, BadCommand> {
+    let deadline = Deadline::new(kind, ms);
+    deadline.check()?;
+    Ok(deadline)
 }
 
-fn check_flags(flags: u8, known: u8) -> Result<(), BadCommand> {
-    if flags & !known == 0 { Ok(()) } else { Err(BadCommand::Archive) }
+/// Whether `known` is set; no other flag may be.
+fn flag(flags: u8, known: u8) -> Result<bool, BadCommand> {
+    if flags & !known == 0 { Ok(flags != 0) } else { Err(BadCommand::Archive) }
 }
 
-fn check_op(op: &wire::ArchivedWireOp<'_>) -> Result<(), BadCommand> {
-    check_key(&op.key)?;
-    Deadline::new(op.ttl, op.ttl_ms).check()?;
-    let flags = match op.op {
-        wire::OP_PUT | wire::OP_DELETE => wire::FLAG_PREV,
-        wire::OP_GET | wire::OP_INCREMENT | wire::OP_TOUCH => 0,
-        _ => return Err(BadCommand::Archive),
-    };
-    check_flags(op.flags, flags)
-}
-
-fn parse_batch<'a>(body: &'a [u8]) -> Result<Command<'a>, BadCommand> {
-    let batch = access::<wire::ArchivedBatch<'a>>(body)?;
-    check_flags(batch.flags, wire::FLAG_ANSWERS)?;
-    BadCommand::check(Measured::Guards, batch.guards.len(), BATCH_GUARDS_MAX)?;
-    BadCommand::check(Measured::Ops, batch.ops.len(), BATCH_OPS_MAX)?;
-    for guard in batch.guards.iter() {
-        check_key(&guard.key)?;
-        check_expect(guard.expect)?;
+fn expect(kind: u8, value: &[u8], mod_index: u64_le) -> Result<Expect<'_>, BadCommand> {
+    match kind {
+        wire::EXPECT_ABSENT => Ok(Expect::Absent),
+        wire::EXPECT_PRESENT => Ok(Expect::Present),
+        wire::EXPECT_VALUE => Ok(Expect::Value(value)),
+        wire::EXPECT_MOD_INDEX => Ok(Expect::ModIndex(mod_index.to_native())),
+        _ => Err(BadCommand::Archive),
     }
-    batch.ops.iter().try_for_each(check_op)?;
-    Ok(Command::Batch(batch))
+}
+
+impl<'a> Guard<'a> {
+    fn read(guard: &wire::ArchivedWireGuard, body: &'a [u8]) -> Result<Self, BadCommand> {
+        let expect = expect(guard.expect, guard.expected.of(body)?, guard.mod_index)?;
+        Ok(Self { key: key(&guard.key, body)?, expect })
+    }
+}
+
+impl<'a> Op<'a> {
+    fn read(op: &wire::ArchivedWireOp, body: &'a [u8]) -> Result<Self, BadCommand> {
+        let key = key(&op.key, body)?;
+        let deadline = deadline(op.ttl, op.ttl_ms)?;
+        match op.op {
+            wire::OP_GET => flag(op.flags, 0).map(|_| Self::Get { key }),
+            wire::OP_PUT => {
+                let (value, wants_prev) = (op.value.of(body)?, flag(op.flags, wire::FLAG_PREV)?);
+                Ok(Self::Put(Put { key, value, deadline, wants_prev }))
+            },
+            wire::OP_DELETE => {
+                Ok(Self::Delete { key, wants_prev: flag(op.flags, wire::FLAG_PREV)? })
+            },
+            wire::OP_INCREMENT => {
+                let by = op.by.to_native();
+                flag(op.flags, 0).map(|_| Self::Increment { key, by, deadline })
+            },
+            wire::OP_TOUCH => flag(op.flags, 0).map(|_| Self::Touch { key, deadline }),
+            _ => Err(BadCommand::Archive),
+        }
+    }
+
+    /// The key, if what the operation does or answers depends on its version before.
+    pub(crate) fn reads(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Get { key } | Self::Increment { key, .. } | Self::Touch { key, .. } => Some(key),
+            Self::Put(put) => put.reads(),
+            Self::Delete { key, wants_prev } => Some(key).filter(|_| wants_prev),
+        }
+    }
+}
+
+impl<'a> Put<'a> {
+    /// The key, if its version before is wanted.
+    #[inline]
+    pub(crate) fn reads(self) -> Option<&'a [u8]> {
+        Some(self.key).filter(|_| self.wants_prev || self.deadline.keeps())
+    }
+}
+
+fn parse_batch(body: &[u8]) -> Result<Command<'_>, BadCommand> {
+    let archive = access::<wire::ArchivedBatch<'_>>(body)?;
+    let wants_answers = flag(archive.flags, wire::FLAG_ANSWERS)?;
+    BadCommand::check(Measured::Guards, archive.guards.len(), BATCH_GUARDS_MAX)?;
+    BadCommand::check(Measured::Ops, archive.ops.len(), BATCH_OPS_MAX)?;
+    archive.guards.iter().try_for_each(|guard| Guard::read(guard, body).map(drop))?;
+    archive.ops.iter().try_for_each(|op| Op::read(op, body).map(drop))?;
+    Ok(Command::Batch(Batch { archive, body, wants_answers }))
+}
+
+fn parse_cas(body: &[u8]) -> Result<Command<'_>, BadCommand> {
+    let cas = access::<wire::ArchivedCas>(body)?;
+    let expect = expect(cas.expect, cas.expected.of(body)?, cas.mod_index)?;
+    let guard = Guard { key: key(&cas.key, body)?, expect };
+    let (value, removes) = (cas.value.of(body)?, flag(cas.flags, wire::FLAG_REMOVE)?);
+    let deadline = deadline(cas.ttl, cas.ttl_ms)?;
+    Ok(Command::Cas { guard, value: Some(value).filter(|_| !removes), deadline })
+}
+
+fn parse_expire(body: &[u8]) -> Result<Command<'_>, BadCommand> {
+    let expire = access::<wire::ArchivedExpire<'_>>(body)?;
+    BadCommand::check(Measured::Keys, expire.keys.len(), EXPIRE_KEYS_MAX)?;
+    expire.keys.iter().try_for_each(|span| key(span, body).map(drop))?;
+    Ok(Command::Expire(Keys { spans: &expire.keys, body }))
 }
 
 impl<'a> Command<'a> {
@@ -104,59 +229,42 @@ impl<'a> Command<'a> {
     /// Validates a body in place. `body` is aligned to `BODY_ALIGN`.
     #[inline]
     pub(crate) fn parse(kind: u8, body: &'a [u8]) -> Result<Self, BadCommand> {
-        match kind {
-            wire::KIND_PUT => {
-                let put = access::<wire::ArchivedPut<'a>>(body)?;
-                check_key(&put.key)?;
-                check_flags(put.flags, wire::FLAG_PREV)?;
-                Deadline::new(put.ttl, put.ttl_ms).check()?;
-                Ok(Self::Put(put))
-            },
-            wire::KIND_BATCH => parse_batch(body),
-            _ => Self::parse_other(kind, body),
+        if kind == wire::KIND_PUT {
+            let put = access::<wire::ArchivedPut>(body)?;
+            let (key, value) = (key(&put.key, body)?, put.value.of(body)?);
+            let deadline = deadline(put.ttl, put.ttl_ms)?;
+            let wants_prev = flag(put.flags, wire::FLAG_PREV)?;
+            return Ok(Self::Put(Put { key, value, deadline, wants_prev }));
         }
+        Self::parse_other(kind, body)
     }
 
     fn parse_other(kind: u8, body: &'a [u8]) -> Result<Self, BadCommand> {
         match kind {
             wire::KIND_DELETE => {
-                let delete = access::<wire::ArchivedDelete<'a>>(body)?;
-                check_key(&delete.key)?;
-                check_flags(delete.flags, wire::FLAG_PREV)?;
-                Ok(Self::Delete(delete))
+                let delete = access::<wire::ArchivedDelete>(body)?;
+                let wants_prev = flag(delete.flags, wire::FLAG_PREV)?;
+                Ok(Self::Delete { key: key(&delete.key, body)?, wants_prev })
             },
             wire::KIND_DELETE_RANGE => {
-                let range = access::<wire::ArchivedDeleteRange<'a>>(body)?;
-                check_key(&range.start)?;
-                check_key(&range.end)?;
-                Ok(Self::DeleteRange(range))
+                let range = access::<wire::ArchivedDeleteRange>(body)?;
+                let (start, end) = (key(&range.start, body)?, key(&range.end, body)?);
+                Ok(Self::DeleteRange { start, end })
             },
-            wire::KIND_CAS => {
-                let cas = access::<wire::ArchivedCas<'a>>(body)?;
-                check_key(&cas.key)?;
-                check_flags(cas.flags, wire::FLAG_REMOVE)?;
-                check_expect(cas.expect)?;
-                Deadline::new(cas.ttl, cas.ttl_ms).check()?;
-                Ok(Self::Cas(cas))
-            },
+            wire::KIND_CAS => parse_cas(body),
+            wire::KIND_BATCH => parse_batch(body),
             wire::KIND_INCREMENT => {
-                let increment = access::<wire::ArchivedIncrement<'a>>(body)?;
-                check_key(&increment.key)?;
-                Deadline::new(increment.ttl, increment.ttl_ms).check()?;
-                Ok(Self::Increment(increment))
+                let increment = access::<wire::ArchivedIncrement>(body)?;
+                let deadline = deadline(increment.ttl, increment.ttl_ms)?;
+                let by = increment.by.to_native();
+                Ok(Self::Increment { key: key(&increment.key, body)?, by, deadline })
             },
             wire::KIND_TOUCH => {
-                let touch = access::<wire::ArchivedTouch<'a>>(body)?;
-                check_key(&touch.key)?;
-                Deadline::new(touch.ttl, touch.ttl_ms).check()?;
-                Ok(Self::Touch(touch))
+                let touch = access::<wire::ArchivedTouch>(body)?;
+                let deadline = deadline(touch.ttl, touch.ttl_ms)?;
+                Ok(Self::Touch { key: key(&touch.key, body)?, deadline })
             },
-            wire::KIND_EXPIRE => {
-                let expire = access::<wire::ArchivedExpire<'a>>(body)?;
-                BadCommand::check(Measured::Keys, expire.keys.len(), EXPIRE_KEYS_MAX)?;
-                expire.keys.iter().try_for_each(|key| check_key(&key.key))?;
-                Ok(Self::Expire(expire))
-            },
+            wire::KIND_EXPIRE => parse_expire(body),
             _ => Err(BadCommand::Kind(kind)),
         }
     }
@@ -167,13 +275,18 @@ impl<'a> Command<'a> {
         let check =
             |value: &[u8]| BadCommand::check(Measured::Value, value.len(), limits.value_bytes_max);
         match self {
-            Self::Put(put) => check(&put.value),
-            Self::Cas(cas) => check(&cas.value),
-            Self::Batch(batch) => batch.ops.iter().try_for_each(|op| check(&op.value)),
-            Self::Delete(_)
-            | Self::DeleteRange(_)
-            | Self::Increment(_)
-            | Self::Touch(_)
+            Self::Put(put) => check(put.value),
+            Self::Cas { value, .. } => check(value.unwrap_or_default()),
+            Self::Batch(batch) => batch.ops().try_for_each(|op| match op {
+                Op::Put(put) => check(put.value),
+                Op::Get { .. } | Op::Delete { .. } | Op::Increment { .. } | Op::Touch { .. } => {
+                    Ok(())
+                },
+            }),
+            Self::Delete { .. }
+            | Self::DeleteRange { .. }
+            | Self::Increment { .. }
+            | Self::Touch { .. }
             | Self::Expire(_) => Ok(()),
         }
     }
@@ -182,35 +295,19 @@ impl<'a> Command<'a> {
     #[inline]
     pub(crate) fn each_read(self, mut read: impl FnMut(&'a [u8])) {
         match self {
-            Self::Put(put) => {
-                if put.flags & wire::FLAG_PREV != 0 || put.ttl == wire::TTL_KEEP {
-                    read(&put.key);
-                }
+            Self::Put(put) => put.reads().into_iter().for_each(read),
+            Self::Delete { key, wants_prev } => {
+                Some(key).filter(|_| wants_prev).into_iter().for_each(read);
             },
-            Self::Delete(delete) => {
-                if delete.flags & wire::FLAG_PREV != 0 {
-                    read(&delete.key);
-                }
-            },
-            Self::DeleteRange(_) => {},
-            Self::Cas(cas) => read(&cas.key),
+            Self::DeleteRange { .. } => {},
+            Self::Cas { guard, .. } => read(guard.key),
             Self::Batch(batch) => {
-                batch.guards.iter().for_each(|guard| read(&guard.key));
-                batch.ops.iter().filter(|op| op_reads(op)).for_each(|op| read(&op.key));
+                batch.guards().for_each(|guard| read(guard.key));
+                batch.ops().filter_map(Op::reads).for_each(read);
             },
-            Self::Increment(increment) => read(&increment.key),
-            Self::Touch(touch) => read(&touch.key),
-            Self::Expire(expire) => expire.keys.iter().for_each(|key| read(&key.key)),
+            Self::Increment { key, .. } | Self::Touch { key, .. } => read(key),
+            Self::Expire(keys) => keys.iter().for_each(read),
         }
-    }
-}
-
-/// Whether what an operation does or answers depends on the key's version before it.
-pub(crate) fn op_reads(op: &wire::ArchivedWireOp<'_>) -> bool {
-    match op.op {
-        wire::OP_PUT => op.flags & wire::FLAG_PREV != 0 || op.ttl == wire::TTL_KEEP,
-        wire::OP_DELETE => op.flags & wire::FLAG_PREV != 0,
-        _ => true,
     }
 }
 
@@ -271,37 +368,37 @@ mod tests {
     const GOLDEN: [(u8, &str); 8] = [
         (
             32,
-            "6b657976616c7565f8ffffff03000000f3ffffff050000000500000000000000\
+            "6b657976616c7565000000000300000003000000050000000500000000000000\
              0201000000000000",
         ),
-        (33, "6b657900fcffffff0300000001000000"),
-        (34, "61620000fcffffff01000000f5ffffff01000000"),
+        (33, "6b657900000000000300000001000000"),
+        (34, "6162000000000000010000000100000001000000"),
         (
             35,
-            "6b65796e65776f6c6400000000000000f0ffffff03000000ebffffff03000000\
-             e6ffffff03000000000000000000000009000000000000000302000000000000",
+            "6b65796e65776f6c640000000000000000000000030000000300000003000000\
+             0600000003000000000000000000000009000000000000000302000000000000",
         ),
         (
             36,
-            "6162626f6c646300f8ffffff01000000f1ffffff000000000000000000000000\
-             0000000000000000d9ffffff02000000d3ffffff030000000000000000000000\
-             0200000000000000beffffff01000000b7ffffff000000000700000000000000\
-             03000000000000006162626e657763646500000000000000f0ffffff01000000\
-             e9ffffff00000000000000000000000000000000000000000000000000000000\
-             c9ffffff02000000c3ffffff0300000000000000000000000500000000000000\
-             0102010000000000a6ffffff010000009fffffff000000000000000000000000\
-             000000000000000002000000000000007fffffff0100000078ffffff00000000\
-             ffffffffffffffff0000000000000000030100000000000058ffffff01000000\
-             51ffffff00000000000000000000000009000000000000000403000000000000\
-             c8feffff0300000030ffffff0500000004000000",
+            "6162626f6c64636162626e657763646500000000010000000100000000000000\
+             0000000000000000000000000000000001000000020000000300000003000000\
+             0000000000000000020000000000000006000000010000000700000000000000\
+             0700000000000000030000000000000007000000010000000800000000000000\
+             0000000000000000000000000000000000000000000000000800000002000000\
+             0a00000003000000000000000000000005000000000000000102010000000000\
+             0d000000010000000e0000000000000000000000000000000000000000000000\
+             02000000000000000e000000010000000f00000000000000ffffffffffffffff\
+             000000000000000003010000000000000f000000010000001000000000000000\
+             000000000000000009000000000000000403000000000000d8feffff03000000\
+             30ffffff0500000004000000",
         ),
         (
             37,
-            "6b65790000000000f8ffffff03000000feffffffffffffff0000000000000000\
+            "6b657900000000000000000003000000feffffffffffffff0000000000000000\
              0100000000000000",
         ),
-        (38, "6b65790000000000f8ffffff0300000000000000000000000000000000000000"),
-        (39, "61626200fcffffff01000000f5ffffff02000000f0ffffff02000000"),
+        (38, "6b65790000000000000000000300000000000000000000000000000000000000"),
+        (39, "6162620000000000010000000100000002000000f0ffffff02000000"),
     ];
 
     #[test]
@@ -317,31 +414,43 @@ mod tests {
             let command = Command::parse(kind, &body).unwrap();
             match command {
                 Command::Put(put) => {
-                    assert_eq!((&put.key[..], &put.value[..]), (&b"key"[..], &b"value"[..]));
-                    assert_eq!((put.ttl, put.ttl_ms.to_native()), (wire::TTL_IN, 5));
-                    assert_eq!(put.flags, wire::FLAG_PREV);
+                    assert_eq!((put.key, put.value), (&b"key"[..], &b"value"[..]));
+                    assert_eq!((put.deadline.at(100, 0), put.wants_prev), (105, true));
                 },
-                Command::Delete(delete) => assert_eq!(&delete.key[..], b"key"),
-                Command::DeleteRange(range) => {
-                    assert_eq!((&range.start[..], &range.end[..]), (&b"a"[..], &b"b"[..]));
+                Command::Delete { key, wants_prev } => {
+                    assert_eq!((key, wants_prev), (&b"key"[..], true));
                 },
-                Command::Cas(cas) => {
-                    assert_eq!((&cas.key[..], &cas.value[..]), (&b"key"[..], &b"new"[..]));
-                    assert_eq!((cas.expect, &cas.expected[..]), (wire::EXPECT_VALUE, &b"old"[..]));
-                    assert_eq!((cas.ttl, cas.ttl_ms.to_native()), (wire::TTL_AT, 9));
+                Command::DeleteRange { start, end } => {
+                    assert_eq!((start, end), (&b"a"[..], &b"b"[..]));
+                },
+                Command::Cas { guard, value, deadline } => {
+                    assert_eq!((guard.key, value), (&b"key"[..], Some(&b"new"[..])));
+                    assert_eq!(guard.expect, Expect::Value(b"old"));
+                    assert_eq!(deadline.at(100, 0), 9);
                 },
                 Command::Batch(batch) => {
-                    assert_eq!((batch.guards.len(), batch.ops.len()), (3, 5));
-                    assert_eq!(batch.guards[2].mod_index.to_native(), 7);
-                    assert_eq!(&batch.ops[1].value[..], b"new");
-                    assert_eq!(batch.ops[3].by.to_native(), -1);
+                    let guards: Vec<_> = batch.guards().map(|g| (g.key, g.expect)).collect();
+                    let want: [(&[u8], _); 3] = [
+                        (b"a", Expect::Absent),
+                        (b"bb", Expect::Value(b"old")),
+                        (b"c", Expect::ModIndex(7)),
+                    ];
+                    assert_eq!(guards, want);
+                    let reads: Vec<_> = batch.ops().map(super::Op::reads).collect();
+                    let want: [Option<&[u8]>; 5] =
+                        [Some(b"a"), Some(b"bb"), None, Some(b"d"), Some(b"e")];
+                    assert_eq!(reads, want);
+                    assert!(batch.wants_answers);
                 },
-                Command::Increment(increment) => {
-                    assert_eq!(increment.by.to_native(), -2);
-                    assert_eq!(increment.ttl, wire::TTL_KEEP);
+                Command::Increment { key, by, deadline } => {
+                    assert_eq!((key, by, deadline.keeps()), (&b"key"[..], -2, true));
                 },
-                Command::Touch(touch) => assert_eq!(touch.ttl, wire::TTL_NONE),
-                Command::Expire(expire) => assert_eq!(&expire.keys[1].key[..], b"bb"),
+                Command::Touch { key, deadline } => {
+                    assert_eq!((key, deadline.at(100, 50)), (&b"key"[..], 0));
+                },
+                Command::Expire(keys) => {
+                    assert!(keys.iter().eq([&b"a"[..], b"bb"]));
+                },
             }
         }
     }
