@@ -13,6 +13,7 @@ use bowline_env::{Dir as _, Env};
 
 use self::input::Input;
 use crate::job::{JobError, NewRun};
+use crate::manifest::SECTIONS_MAX;
 use crate::run::writer::{NewVersion, SectionWriter};
 use crate::run::{RangeTombstone, tombstone_index};
 use crate::store::{Pace, Section, Store};
@@ -41,14 +42,22 @@ pub struct Candidate {
 }
 
 /// The adjacent sections (newest first) to merge now, if any.
+///
+/// # Panics
+///
+/// If there are more than a manifest may hold: a bug of the caller.
 pub fn pick<E: Env>(sections: &[Rc<Section<E>>]) -> Option<Range<usize>> {
-    let candidate = |section: &Rc<Section<E>>| Candidate {
-        len: section.len(),
-        puts: section.puts(),
-        tombstones: section.tombstones(),
-        damaged: section.is_damaged() || section.is_blob(),
-    };
-    pick_of(&sections.iter().map(candidate).collect::<Vec<_>>())
+    let mut all = [Candidate::default(); SECTIONS_MAX];
+    let all = &mut all[..sections.len()];
+    for (candidate, section) in all.iter_mut().zip(sections) {
+        *candidate = Candidate {
+            len: section.len(),
+            puts: section.puts(),
+            tombstones: section.tombstones(),
+            damaged: section.is_damaged() || section.is_blob(),
+        };
+    }
+    pick_of(all)
 }
 
 /// The neighbours to merge now, newest first: over 8 sections the cheapest group that leaves 6;

@@ -20,7 +20,8 @@ const BUFFER_TRIES: u32 = 500;
 pub(crate) struct RunFile<E: Env> {
     env: E,
     run: u128,
-    file: E::File,
+    /// Until it is closed.
+    file: Option<E::File>,
     at: u64,
     buf: Option<Buf>,
     in_flight: Option<E::Task<Result<(), EnvError>>>,
@@ -31,9 +32,10 @@ impl<E: Env> RunFile<E> {
     pub(crate) async fn create(env: &E, header: &Header) -> Result<Self, EnvError> {
         let name = temporary_name(header.run);
         let file = env.dir().create(&name, Mode::Write).await?;
-        let mut run =
-            Self { env: env.clone(), run: header.run, file, at: 0, buf: None, in_flight: None };
-        if run.file.block() > PAGE {
+        let block = file.block();
+        let (env, file, run) = (env.clone(), Some(file), header.run);
+        let mut run = Self { env, run, file, at: 0, buf: None, in_flight: None };
+        if block > PAGE {
             let refused = EnvError::new(Op::Create, Kind::Unsupported).named(&name);
             run.abandon().await;
             return Err(refused);
@@ -82,8 +84,12 @@ impl<E: Env> RunFile<E> {
             self.send(buf).await?;
         }
         self.settle().await?;
-        self.file.sync().await?;
-        self.file.clone().close().await?;
+        let file = self.file.take().expect("a run is finished once");
+        let synced = file.sync().await;
+        // All is durable by now, or lost: an error of close tells nothing.
+        let closed = file.close().await;
+        drop(closed);
+        synced?;
         let dir = self.env.dir();
         dir.rename(&temporary_name(self.run), &run_name(self.run)).await?;
         dir.sync(Some(&runs_dir())).await
@@ -93,10 +99,14 @@ impl<E: Env> RunFile<E> {
     pub(crate) async fn abandon(mut self) {
         self.buf = None;
         let landed = self.settle().await;
+        let closed = match self.file.take() {
+            Some(file) => file.close().await,
+            None => Ok(()),
+        };
         let dir = self.env.dir();
         let temporary = dir.remove(&temporary_name(self.run)).await;
         let last = dir.remove(&run_name(self.run)).await;
-        drop((landed, temporary, last));
+        drop((landed, closed, temporary, last));
     }
 
     async fn send(&mut self, buf: Buf) -> Result<(), EnvError> {
@@ -105,7 +115,8 @@ impl<E: Env> RunFile<E> {
         assert!(len.is_multiple_of(PAGE), "a run is written in whole pages");
         let at = self.at - u64_of(len);
         let shared: SharedBuf = buf.freeze(len);
-        let write = self.file.write_at(shared, at);
+        let file = self.file.as_ref().expect("a run is written before it is finished");
+        let write = file.write_at(shared, at);
         self.in_flight = Some(self.env.spawn(Class::Background, write));
         Ok(())
     }

@@ -4,7 +4,9 @@
 use super::RangeTombstone;
 use super::format::{Header, KIND_BLOB, KIND_KV, PAGE, Table, TableEntry, Trailer, u64_of};
 use super::page::{Body, Page, verify};
-use super::reader::{check_chunks, check_ends, check_header, covered_len, extents_len, parse_areas};
+use super::reader::{
+    check_chunks, check_ends, check_header, covered_len, extents_len, parse_areas,
+};
 use super::writer::{NewVersion, SectionWriter};
 use crate::manifest::{Manifest, SectionRef};
 
@@ -22,8 +24,8 @@ fn versions() -> Vec<Version> {
     let version = |n: u64| {
         let len = [3, 100, 1_024, 1_025, 5_000, 0][usize::try_from(n % 6).unwrap()];
         let value: Vec<u8> = (n..n + len).map(|byte| byte.to_le_bytes()[0]).collect();
-        let is_deleted = n % 7 == 0;
-        let expiry_ms = if n % 5 == 0 && !is_deleted { 10_000 - n } else { 0 };
+        let is_deleted = n.is_multiple_of(7);
+        let expiry_ms = if n.is_multiple_of(5) && !is_deleted { 10_000 - n } else { 0 };
         (format!("user/{n:04}").into_bytes(), 40 + n, expiry_ms, (!is_deleted).then_some(value))
     };
     (0..40).map(version).collect()

@@ -1,8 +1,10 @@
-//! Which page a key is in: the shortest keys that separate the pages, searched by their first 8
-//! bytes.
+//! Which page a key is in: the shortest keys that separate the pages, searched by the 8 bytes behind
+//! what all of them share.
 //!
 //! The index is written as an archive and unpacked into plain vectors when a section is opened, so
 //! nothing of it is read from a mapping later.
+
+use core::cmp::Ordering;
 
 use rkyv::rancor::Error;
 use rkyv::util::AlignedVec;
@@ -16,7 +18,9 @@ use crate::KEY_BYTES_MAX;
 /// after the last key of page `n - 1`.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PageIndex {
-    /// First 8 bytes of each separator, most significant first, zeros behind a shorter one.
+    /// Bytes that every separator starts with: what the first one and the last key share.
+    shared: u32,
+    /// The next 8 bytes of each separator, most significant first, zeros behind a shorter one.
     prefix: Vec<u64>,
     /// Where each separator starts in `keys`.
     key_off: Vec<u32>,
@@ -38,7 +42,7 @@ pub(crate) struct Ranges {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadArea;
 
-/// First 8 bytes of a key as a number that compares like the key.
+/// First 8 bytes of the rest of a key, as a number that compares like it.
 fn prefix_of(key: &[u8]) -> u64 {
     let mut first = [0; 8];
     let len = key.len().min(8);
@@ -61,7 +65,6 @@ impl PageIndex {
             assert!(last_key < first_key, "keys ascend over pages");
             &first_key[..=common(last_key, first_key)]
         };
-        self.prefix.push(prefix_of(separator));
         self.key_off.push(u32::try_from(self.keys.len()).expect("an index is far below 4 GiB"));
         self.keys.extend_from_slice(separator);
         self.page.push(page);
@@ -70,6 +73,13 @@ impl PageIndex {
     /// Ends with the section's last key.
     pub(crate) fn end(&mut self, last_key: &[u8]) {
         self.last_key.extend_from_slice(last_key);
+        let shared = if self.count() == 0 { 0 } else { common(self.separator(0), last_key) };
+        self.shared = u32::try_from(shared).expect("a key is at most 2 KiB");
+        self.prefix = (0..self.count()).map(|n| prefix_of(&self.separator(n)[shared..])).collect();
+    }
+
+    fn shared(&self) -> usize {
+        usize::try_from(self.shared).expect("a usize holds a u32")
     }
 
     pub(crate) const fn count(&self) -> usize {
@@ -91,7 +101,15 @@ impl PageIndex {
 
     /// Place of the page that may hold `key`; none: it is before the first key.
     pub(crate) fn find(&self, key: &[u8]) -> Option<usize> {
-        let prefix = prefix_of(key);
+        let shared = self.shared();
+        let all = self.last_key.get(..shared).expect("the last key starts with what is shared");
+        let start = key.get(..shared).unwrap_or(key);
+        match start.cmp(all) {
+            Ordering::Less => return None,
+            Ordering::Greater => return self.count().checked_sub(1),
+            Ordering::Equal => {},
+        }
+        let prefix = prefix_of(&key[shared..]);
         let mut low = self.prefix.partition_point(|p| *p < prefix);
         let mut high = low + self.prefix[low..].partition_point(|p| *p == prefix);
         while low < high {
@@ -134,12 +152,17 @@ impl PageIndex {
         if !offsets_ascend || (count == 0 && !self.keys.is_empty()) {
             return false;
         }
+        let shared = if count == 0 { 0 } else { common(self.separator(0), &self.last_key) };
+        if usize::try_from(self.shared) != Ok(shared) {
+            return false;
+        }
         let pages_fit = self.page.iter().all(|page| *page < blocks)
             && self.page.windows(2).all(|pair| pair[0] < pair[1]);
         let keys_ascend = (1..count).all(|n| self.separator(n - 1) < self.separator(n));
         let keys_fit = (0..count).all(|n| {
             let key = self.separator(n);
-            key.len() <= KEY_BYTES_MAX && self.prefix[n] == prefix_of(key)
+            let rest = key.get(shared..);
+            key.len() <= KEY_BYTES_MAX && rest.is_some_and(|rest| self.prefix[n] == prefix_of(rest))
         });
         let ends = count == 0 || self.separator(count - 1) <= &*self.last_key;
         pages_fit && keys_ascend && keys_fit && ends && self.last_key.len() <= KEY_BYTES_MAX
@@ -221,6 +244,8 @@ mod tests {
         }
         assert_eq!(index.find(b""), None);
         assert_eq!(index.find(b"shared"), None);
+        assert_eq!(index.find(b"shared-prefix/000"), None);
+        assert_eq!(index.find(b"shared-prefix/1"), Some(199));
         assert_eq!(index.find(b"zzz"), Some(199));
         assert!(index.is_past_end(b"zzz"));
     }
@@ -247,10 +272,11 @@ mod tests {
             let cut = PageIndex::decode(&bytes[..cut], 400, 200);
             assert_ne!(cut.as_ref(), Ok(&index));
         }
-        let spoil: [fn(&mut PageIndex); 6] = [
+        let spoil: [fn(&mut PageIndex); 7] = [
             |i| i.key_off[5] = u32::MAX,
             |i| i.key_off[5] = i.key_off[6] + 1,
             |i| i.prefix[7] += 1,
+            |i| i.shared += 1,
             |i| i.page.swap(3, 4),
             |i| i.last_key.clear(),
             |i| i.prefix.truncate(7),

@@ -270,10 +270,8 @@ impl<'a> Page<'a> {
         self.part(next, 8).map(|range| u64_at(self.bytes, range.start))
     }
 
-    fn restart(&self, n: usize) -> Result<(usize, Record), BadPage> {
-        let at = usize::from(u16_at(self.bytes, PAGE - 2 * (n + 1)));
-        let record = self.record(at)?;
-        if record.shared == 0 { Ok((at, record)) } else { Err(BadPage) }
+    fn restart_at(&self, n: usize) -> usize {
+        usize::from(u16_at(self.bytes, PAGE - 2 * (n + 1)))
     }
 
     /// The last restart whose key is at or before `key`; the first one if there is none.
@@ -281,31 +279,54 @@ impl<'a> Page<'a> {
         let (mut low, mut high) = (0, self.restarts);
         while high - low > 1 {
             let middle = low.midpoint(high);
-            let (_, record) = self.restart(middle)?;
-            if self.bytes[record.suffix] <= *key { low = middle } else { high = middle }
+            let (shared, suffix, _) = self.skim(self.restart_at(middle))?;
+            if shared != 0 {
+                return Err(BadPage);
+            }
+            if self.bytes[suffix] <= *key { low = middle } else { high = middle }
         }
         Ok(low)
+    }
+
+    /// As [`Page::record`], only what a search looks at: bytes shared, suffix, next record.
+    #[inline]
+    fn skim(&self, at: usize) -> Result<(usize, Range<usize>, usize), BadPage> {
+        let head = self.bytes.get(at..self.used).and_then(<[u8]>::first_chunk::<RECORD_HEAD>);
+        let head = head.filter(|_| at >= HEAD).ok_or(BadPage)?;
+        let number = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
+        let flags = head[4];
+        let numbers = usize::from(flags & HAS_EXPIRY != 0) + usize::from(flags & HAS_LEASE != 0);
+        let start = at + RECORD_HEAD + 8 * numbers;
+        let end = start + number(2);
+        let tail = match flags & KIND_MASK {
+            INLINE => number(6),
+            REF => REF_LEN,
+            DELETED => 0,
+            _ => return Err(BadPage),
+        };
+        let next = end + tail;
+        if next <= self.used { Ok((number(0), start..end, next)) } else { Err(BadPage) }
     }
 
     /// The record of `key`, without making any key whole: `same` bytes of `key` are those of the
     /// record before, which is smaller.
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Record>, BadPage> {
         let from = self.restart_before(key)?;
-        let (mut at, _) = self.restart(from)?;
+        let mut at = self.restart_at(from);
         let mut same = 0;
         for _ in from * RESTART_EVERY..self.count {
-            let record = self.record(at)?;
-            at = record.next;
-            if record.shared > same {
+            let (shared, suffix, next) = self.skim(at)?;
+            let here = core::mem::replace(&mut at, next);
+            if shared > same {
                 continue;
             }
-            if record.shared < same {
+            if shared < same {
                 return Ok(None);
             }
-            let (suffix, rest) = (&self.bytes[record.suffix.clone()], &key[same..]);
+            let (suffix, rest) = (&self.bytes[suffix], &key[same..]);
             let more = common(suffix, rest);
             match (suffix.get(more), rest.get(more)) {
-                (None, None) => return Ok(Some(record)),
+                (None, None) => return self.record(here).map(Some),
                 (None, Some(_)) => same += more,
                 (Some(a), Some(b)) if a < b => same += more,
                 (Some(_), _) => return Ok(None),
@@ -316,7 +337,7 @@ impl<'a> Page<'a> {
 
     /// Puts the walk on slot `n`.
     pub(crate) fn goto(&self, n: usize, walk: &mut Walk) -> Result<(), BadPage> {
-        let (at, _) = self.restart(n / RESTART_EVERY)?;
+        let at = self.restart_at(n / RESTART_EVERY);
         walk.start(n / RESTART_EVERY * RESTART_EVERY, at);
         loop {
             self.advance(walk)?;
@@ -329,7 +350,7 @@ impl<'a> Page<'a> {
     /// Puts the walk on the first slot whose key is at or after `key`; `false`: there is none.
     pub(crate) fn seek(&self, key: &[u8], walk: &mut Walk) -> Result<bool, BadPage> {
         let from = self.restart_before(key)?;
-        let (at, _) = self.restart(from)?;
+        let at = self.restart_at(from);
         walk.start(from * RESTART_EVERY, at);
         for _ in from * RESTART_EVERY..self.count {
             self.advance(walk)?;

@@ -18,6 +18,8 @@ const WAIT_MAX: Nanos = Nanos::from_millis(100);
 /// Open run files, the one used last at the end.
 pub(crate) struct Files<E: Env> {
     open: RefCell<Vec<(u128, E::File)>>,
+    /// Files to be closed by whoever may wait next.
+    closing: RefCell<Vec<E::File>>,
 }
 
 /// Why a part of a run could not be had.
@@ -41,12 +43,25 @@ impl ReadFailure {
 
 impl<E: Env> Files<E> {
     pub(crate) const fn new() -> Self {
-        Self { open: RefCell::new(Vec::new()) }
+        Self { open: RefCell::new(Vec::new()), closing: RefCell::new(Vec::new()) }
     }
 
-    /// Lets go of a file.
+    /// Lets go of a file; [`Files::tidy`] closes it.
     pub(crate) fn forget(&self, run: u128) {
-        self.open.borrow_mut().retain(|(held, _)| *held != run);
+        let mut open = self.open.borrow_mut();
+        if let Some(place) = open.iter().position(|(held, _)| *held == run) {
+            self.closing.borrow_mut().push(open.remove(place).1);
+        }
+    }
+
+    /// Closes what was let go.
+    pub(crate) async fn tidy(&self) {
+        loop {
+            let next = self.closing.borrow_mut().pop();
+            let Some(file) = next else { return };
+            // It was only read: an error of close tells nothing.
+            drop(file.close().await);
+        }
     }
 
     fn held(&self, run: u128) -> Option<E::File> {
@@ -62,11 +77,13 @@ impl<E: Env> Files<E> {
         if let Some(file) = self.held(run) {
             return Ok(file);
         }
+        self.tidy().await;
         let file = env.dir().open(&run_name(run), Mode::Read).await?;
+        // Another reader may have opened it meanwhile.
+        self.forget(run);
         let mut open = self.open.borrow_mut();
-        open.retain(|(held, _)| *held != run);
         if open.len() == OPEN_MAX {
-            open.remove(0);
+            self.closing.borrow_mut().push(open.remove(0).1);
         }
         open.push((run, file.clone()));
         Ok(file)

@@ -47,6 +47,7 @@ impl<E: Env> Store<E> {
                 drop(section);
                 if !self.has_section_of(run) {
                     self.files().forget(run);
+                    self.files().tidy().await;
                     // What cannot be removed now is an orphan: the next boot removes it.
                     let removed = self.env().dir().remove(&run_name(run)).await;
                     self.count_removed(removed.is_ok());

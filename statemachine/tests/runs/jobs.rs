@@ -40,7 +40,7 @@ fn enospc_keeps_serving() {
 #[test]
 fn a_failed_call_of_a_flush_leaves_nothing_and_the_next_try_works() {
     with_store(BIG, async move |world, store| {
-        let level = Level::random(&mut Dice::new(8), 1, 100, 100);
+        let level = Level::random(&mut Dice::new(8), 1, 100, 300);
         let disk = world.disk(1);
         let faults: [&dyn Fn(); 7] = [
             &|| disk.fail_write(1, WriteFault::Error),
@@ -62,7 +62,7 @@ fn a_failed_call_of_a_flush_leaves_nothing_and_the_next_try_works() {
         let error = flush(&store, &level, true).await.unwrap_err();
         assert!(matches!(error, JobError::Damaged(_)), "a lost write is seen at once: {error}");
         let done = flush(&store, &level, true).await.unwrap();
-        check(&store, done.opened.as_ref().unwrap(), &level.written(true), 200).await;
+        check(&store, done.opened.as_ref().unwrap(), &level.written(true), 600).await;
     });
 }
 
