@@ -43,6 +43,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Call::Propose { .. } | Call::Read { .. } | Call::Run(_) | Call::Flush => {
                 if let Err(error) = self.admit_shard(shard, call, ticket, deadline) {
                     let (ticket, error) = *error;
+                    if let Error::Busy { what, .. } = error {
+                        self.counters.busy(what);
+                    }
                     ticket.complete(Err(error), &mut self.wakes);
                 }
             },

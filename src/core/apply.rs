@@ -57,8 +57,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Applies what is committed, shard by shard, within the pass's budget. Answers whether work is
     /// left that waits for nothing.
     pub(crate) fn apply_pass(&mut self) -> bool {
-        let start = self.env.now();
         let mut rounds = self.to_apply.len();
+        if rounds == 0 {
+            return false;
+        }
+        let start = self.env.now();
         while rounds > 0 {
             rounds -= 1;
             let Some(slot) = self.to_apply.pop_front() else { break };
@@ -70,6 +73,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 break;
             }
         }
+        self.counters.apply.record(self.env.now().since(start).0);
         !self.to_apply.is_empty()
     }
 
@@ -192,6 +196,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             assert!(self.outputs.len() == 1, "an entry has one output");
             let output = self.outputs.pop().expect("an entry has one output");
             self.settle(slot, LogIndex(entry.index), Term(entry.term), output);
+            self.counters.applied.add(1);
         }
         Progress::Done
     }
@@ -210,8 +215,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             freed += waiting.bytes;
             let Some(ticket) = waiting.ticket else { continue };
             let result = if waiting.index == index && waiting.term == term {
+                self.counters.proposals_applied.add(1);
                 Ok(Reply::Output(output.take().unwrap_or_default()))
             } else {
+                self.counters.proposals_failed.add(1);
                 Err(Error::NotLeader { shard, leader_address: None, leader: None })
             };
             ticket.complete(result, &mut self.wakes);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bowline_env::{Bell, Env, Nanos};
 use bowline_raft::{
     Configuration, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId,
-    ShardId, Slot, StreamNo,
+    ShardId, StreamNo,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::{Store, StoreOptions};
@@ -364,10 +364,5 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }
             }
         }
-    }
-
-    /// The slot of a replica by its place.
-    pub(crate) fn slot_at(at: usize) -> Slot {
-        Slot(u32::try_from(at).expect("slots are u32"))
     }
 }

@@ -129,6 +129,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let mut requests = std::mem::take(&mut self.requests);
         let more =
             self.inbox.drain(REQUESTS_MAX, REQUEST_BYTES_MAX, |request| requests.push(request));
+        self.counters.requests.add(u64::try_from(requests.len()).unwrap_or(u64::MAX));
         for request in requests.drain(..) {
             self.admit(request);
         }
@@ -141,6 +142,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.expire();
         self.retry_parked();
         self.jobs_tick(now);
+        self.inbox.scan();
+        self.gauges();
+    }
+
+    fn gauges(&self) {
+        let used = self.logs.streams.iter().map(LogStorage::used_permille).max();
+        self.counters.wal_used.set(used.unwrap_or(0).into());
+        self.counters.wal_limit.set(1_000);
+        self.counters.delta_bytes.set(self.store.stats().delta_bytes);
+        self.counters.parked.set(u64::try_from(self.parked.len()).unwrap_or(u64::MAX));
     }
 
     fn take_outbox(&mut self) {
