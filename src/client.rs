@@ -29,7 +29,7 @@ use many::{All, gather};
 
 pub use batch::WriteBatch;
 pub use scan::{ScanOptions, ScanPage};
-pub use typed::TypedClient;
+pub use typed::{ReadBack, TypedClient};
 
 /// A handle to the keys of a node, or of one shard. Cheap to clone; does not keep the engine
 /// alive.
@@ -201,30 +201,30 @@ impl Caller<'_> {
         self.propose(shard, command::KIND_PUT, body, reply::written)
     }
 
-    /// A command on one key of at most this many bytes.
+    /// A command on one key, without a value.
     fn command<T>(
         &self,
         key: &[u8],
         kind: u8,
         map: fn(Reply) -> Result<T, Error>,
-        len: usize,
         encode: impl FnOnce(&mut bytes::BytesMut),
     ) -> Op<T> {
         match self.place(key) {
-            Ok(shard) => self.propose(shard, kind, crate::arena::body(len, encode), map),
+            Ok(shard) => self.propose(shard, kind, crate::arena::body(key.len(), encode), map),
             Err(error) => Op::failed(error),
         }
     }
 
     fn cas(&self, key: &[u8], expected: Option<&[u8]>, new: Option<&[u8]>) -> Op<bool> {
-        if let Err(error) = self.check_value(new.unwrap_or_default()) {
-            return Op::failed(error);
-        }
+        let shard = self.check_value(new.unwrap_or_default()).and_then(|()| self.place(key));
+        let shard = match shard {
+            Ok(shard) => shard,
+            Err(error) => return Op::failed(error),
+        };
         let expect = expected.map_or(Expect::Absent, Expect::Value);
         let len = key.len() + new.map_or(0, <[u8]>::len) + expected.map_or(0, <[u8]>::len);
-        self.command(key, command::KIND_CAS, reply::swapped, len, |out| {
-            encode::cas(out, key, expect, new, Ttl::None);
-        })
+        let body = crate::arena::body(len, |out| encode::cas(out, key, expect, new, Ttl::None));
+        self.propose(shard, command::KIND_CAS, body, reply::swapped)
     }
 
     fn write(&self, batch: &WriteBatch) -> Op<()> {
@@ -326,7 +326,7 @@ macro_rules! operations {
         $vis fn delete(&self, key: impl AsRef<[u8]>) -> Op<()> {
             let key = key.as_ref();
             let (kind, map) = (command::KIND_DELETE, reply::written);
-            self.caller().command(key, kind, map, key.len(), |out| encode::delete(out, key, false))
+            self.caller().command(key, kind, map, |out| encode::delete(out, key, false))
         }
 
         /// Sets `key` to `new` if it has the value `expected` (`None`: does not exist); says
@@ -354,7 +354,7 @@ macro_rules! operations {
         $vis fn increment(&self, key: impl AsRef<[u8]>, by: i64) -> Op<i64> {
             let key = key.as_ref();
             let (kind, map) = (command::KIND_INCREMENT, reply::number);
-            self.caller().command(key, kind, map, key.len(), |out| {
+            self.caller().command(key, kind, map, |out| {
                 encode::increment(out, key, by, Ttl::Keep);
             })
         }
@@ -364,7 +364,7 @@ macro_rules! operations {
             let key = key.as_ref();
             let ttl = ttl.map_or(Ttl::None, crate::client::ttl);
             let (kind, map) = (command::KIND_TOUCH, reply::touched);
-            self.caller().command(key, kind, map, key.len(), |out| encode::touch(out, key, ttl))
+            self.caller().command(key, kind, map, |out| encode::touch(out, key, ttl))
         }
 
         /// Applies a batch: all of it, or nothing. Its keys lie in one slot (`{tag}`).

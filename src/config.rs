@@ -154,6 +154,7 @@ section! {
 
 section! {
     /// `[tls]`: certificates; empty: no TLS.
+    #[expect(clippy::struct_field_names, reason = "they are called so in the file")]
     TlsConfig {
         /// Certificate of this node.
         cert_file: PathBuf = PathBuf::new(),
@@ -233,7 +234,6 @@ impl Config {
     /// # Errors
     ///
     /// [`ConfigError`]: 0301 to 0306.
-    #[expect(clippy::disallowed_methods, reason = "configuration is loaded here and nowhere else")]
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let named = |name| std::env::var_os(name).map(PathBuf::from);
         let path = path.map(Path::to_path_buf);
@@ -285,6 +285,10 @@ impl Config {
     /// # Errors
     ///
     /// [`ConfigError`]: 0303 or 0304.
+    ///
+    /// # Panics
+    ///
+    /// If a value is shown as something that is no TOML: a defect.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut copy = self.clone();
         for key in KEYS {
@@ -316,6 +320,10 @@ impl Config {
     }
 
     /// The configuration as a TOML document that reads back as the same.
+    ///
+    /// # Panics
+    ///
+    /// If a key has no section: a defect.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
         let mut last = String::new();
@@ -323,10 +331,10 @@ impl Config {
             let (section, key) = row.path.split_once('.').expect("a path has a section");
             if section != last {
                 let blank = if last.is_empty() { "" } else { "\n" };
-                text.push_str(&format!("{blank}[{section}]\n"));
+                text.extend([blank, "[", section, "]\n"]);
                 section.clone_into(&mut last);
             }
-            text.push_str(&format!("{key} = {}\n", row.value));
+            text.extend([key, " = ", &row.value, "\n"]);
         }
         text
     }
@@ -368,11 +376,9 @@ impl Config {
         let Some(rest) = name.strip_prefix(PREFIX) else { return Ok(()) };
         let rest = rest.to_ascii_lowercase();
         if let Some((section, key)) = rest.split_once("__") {
-            return self.set_text(section, key, text, &origin).map_err(|mut error| {
-                if error.code == Code::CONFIG_KEY {
-                    error.code = Code::CONFIG_VARIABLE;
-                }
-                error
+            return self.set_text(section, key, text, &origin).map_err(|error| {
+                let unknown = error.code == Code::CONFIG_KEY;
+                if unknown { error.code(Code::CONFIG_VARIABLE) } else { error }
             });
         }
         // Variables of other tools are left alone, but not a key with one underscore too few.
@@ -403,7 +409,10 @@ impl Config {
             let error = ConfigError::new(Code::CONFIG_KEY, origin.clone(), &path, what);
             let near = nearest(&path, KEYS.iter().map(|key| key.path));
             let near = near.or_else(|| nearest(section, sections()));
-            return Err(near.map_or(error.clone(), |near| error.fix(format!("it may be {near}"))));
+            return Err(match near {
+                Some(near) => error.fix(format!("it may be {near}")),
+                None => error,
+            });
         };
         let as_text = DeValue::String(text.into());
         let parsed = DeValue::parse(text).ok();

@@ -20,7 +20,7 @@ use bowline_raft::{NodeId, ShardId, Term};
 use bowline_statemachine::BadCommand;
 
 pub use code::Code;
-pub use config::{ConfigError, Origin};
+pub use config::{ConfigError, ConfigFault, Origin};
 pub use finding::{Finding, Severity};
 pub use request::{Budget, Failure, NotReady, RequestError, ShardFailure, Unready};
 pub use table::{ErrorRow, ErrorTable};
@@ -28,6 +28,7 @@ pub use table::{ErrorRow, ErrorTable};
 /// Why an operation failed, as a caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::error_impl_error, reason = "it is the one error that callers meet")]
 pub enum Error {
     /// Another member leads the shard. Certainly not applied.
     NotLeader {

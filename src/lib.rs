@@ -22,6 +22,7 @@ mod error;
 mod metrics;
 mod node;
 mod node_file;
+pub mod offline;
 mod op;
 mod preflight;
 pub mod probe;
@@ -39,13 +40,15 @@ pub use bowline_statemachine::{Apply, Measured, ReadCtx, SmError, StateMachine};
 pub use bowline_wal::{OpenLog, WalLogs};
 #[doc(hidden)]
 pub use client::Caller;
-pub use client::{ClientApi, EmbeddedClient, ScanOptions, ScanPage, TypedClient, WriteBatch};
+pub use client::{
+    ClientApi, EmbeddedClient, ReadBack, ScanOptions, ScanPage, TypedClient, WriteBatch,
+};
 pub use config::Config;
 pub use core::LocalShard;
 pub use engine::{Builder, DefaultEnv, EmbeddedEngine, Status};
 pub use error::{
-    Budget, Code, ConfigError, Error, ErrorRow, ErrorTable, Failure, Finding, Help, LeaderHint,
-    NotReady, Origin, RequestError, Severity, ShardFailure, Unready,
+    Budget, Code, ConfigError, ConfigFault, Error, ErrorRow, ErrorTable, Failure, Finding, Help,
+    LeaderHint, NotReady, Origin, RequestError, Severity, ShardFailure, Unready,
 };
 pub use metrics::{CoreMetrics, Kind as MetricKind, Latency, Metrics, Sample, ShardMetrics};
 pub use op::Op;

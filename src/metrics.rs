@@ -80,7 +80,7 @@ impl fmt::Debug for Histogram {
 /// The bucket of a value: the top bit and the three below it.
 fn bucket(nanos: u64) -> usize {
     let value = nanos.max(1);
-    let octave = 63 - value.leading_zeros();
+    let octave = value.ilog2();
     let sub = if octave >= 3 { value >> (octave - 3) } else { value << (3 - octave) } & 7;
     let octave = usize::try_from(octave).expect("at most 63");
     octave * SUB_COUNT + usize::try_from(sub).expect("at most 7")
@@ -336,7 +336,7 @@ mod tests {
             let place = bucket(value);
             assert!(place < BUCKET_COUNT, "{value}");
             assert!(value.max(1) <= bucket_end(place), "{value} is beyond bucket {place}");
-            if place > 0 && value >= 8 && value < u64::MAX {
+            if place > 0 && (8..u64::MAX).contains(&value) {
                 assert!(value >= bucket_end(place - 1), "{value} is below bucket {place}");
             }
         }
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(copy.count(), 10_000);
         for (thousandths, want) in [(500, 500_000), (990, 990_000), (1_000, 1_000_000)] {
             let got = copy.at(thousandths);
-            assert!(got >= want && got <= want + want / 8, "{thousandths}: {got}");
+            assert!((want..=want + want / 8).contains(&got), "{thousandths}: {got}");
         }
         assert_eq!(Histogram::default().copy().at(500), 0);
         assert_eq!(copy.cumulative().last().map(|(_, count)| count), Some(10_000));
@@ -361,7 +361,9 @@ mod tests {
     #[test]
     fn a_refusal_is_counted_under_its_budget() {
         let counters = CoreCounters::default();
-        Budget::ALL.into_iter().for_each(|what| counters.busy(what));
+        for what in Budget::ALL {
+            counters.busy(what);
+        }
         assert_eq!(counters.copy(0).busy, [1; Budget::ALL.len()]);
     }
 }

@@ -252,6 +252,9 @@ fn checksum(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
+    const HEX: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+
     fn node() -> NodeFile {
         NodeFile {
             cluster: 0x1111_2222_3333_4444_5555_6666_7777_8888,
@@ -270,7 +273,9 @@ mod tests {
     #[test]
     fn golden_node_v1() {
         let bytes = node().encode();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digits = |byte: &u8| [byte >> 4, byte & 15];
+        let hex: String =
+            bytes.iter().flat_map(digits).map(|digit| HEX[usize::from(digit)]).collect();
         let name = format!("6b76{}", "00".repeat(62));
         let peer = |node: u8, store: u8| {
             format!("{node:02x}{}{store:02x}{}", "00".repeat(7), "00".repeat(15))

@@ -123,7 +123,7 @@ impl<T> Op<T> {
             Inner::One { timeout_ms, .. } if *timeout_ms < u32::MAX => {
                 Some(u64::from(*timeout_ms) + BACKSTOP_MS)
             },
-            _ => None,
+            Inner::One { .. } | Inner::Ready(_) | Inner::Many(_) | Inner::Taken => None,
         };
         THREAD_WAKER.with(|parked| self.park(parked, deadline_ms))
     }
@@ -170,7 +170,7 @@ impl<T> Op<T> {
 impl<T: 'static> Op<T> {
     /// How a `Reply::Any` becomes a `T`.
     pub(crate) fn unbox(reply: Reply) -> Result<T, Error> {
-        let Reply::Any(value) = reply else { return Err(unexpected(&reply)) };
+        let Reply::Any(value) = reply else { return Err(unexpected(reply)) };
         let value: Box<dyn Any + Send> = value;
         let value = value.downcast::<T>().map(|value| *value);
         value.map_err(|_other| Error::broken("a reply of another type"))
@@ -178,8 +178,9 @@ impl<T: 'static> Op<T> {
 }
 
 /// A reply that the operation cannot have: a defect, reported as such.
-pub(crate) fn unexpected(reply: &Reply) -> Error {
+pub(crate) fn unexpected(reply: Reply) -> Error {
     tracing::error!(code = %crate::Code::INVARIANT, ?reply, "a reply of another kind");
+    drop(reply);
     Error::broken("a reply of another kind")
 }
 
@@ -272,7 +273,7 @@ mod tests {
     use crate::ticket::Ticket;
 
     fn unit(reply: Reply) -> Result<(), Error> {
-        if let Reply::Unit = reply { Ok(()) } else { Err(unexpected(&reply)) }
+        if let Reply::Unit = reply { Ok(()) } else { Err(unexpected(reply)) }
     }
 
     fn pair() -> (Op<()>, Ticket) {
@@ -283,7 +284,7 @@ mod tests {
     #[test]
     fn a_thread_waits_until_another_answers() {
         let (op, ticket) = pair();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| ticket.complete_now(Ok(Reply::Unit)));
             assert_eq!(op.wait(), Ok(()));
         });

@@ -155,11 +155,6 @@ impl Hub {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Wakes the core if it is parked.
-    pub(crate) fn ring_bell(&self) {
-        self.bell.ring();
-    }
-
     #[expect(clippy::result_large_err, reason = "the request is handed back, not an error")]
     fn try_push(self: &Arc<Self>, request: Request) -> Result<(), (Request, Option<Arc<Room>>)> {
         if self.is_closed() {
@@ -174,7 +169,7 @@ impl Hub {
                 Some(place) => Some(place),
                 None => self.connect(&mut lines),
             };
-            let Some(place) = place else { return None };
+            let place = place?;
             let request = request.take().expect("it was not pushed yet");
             let result = lines[place].push(request);
             // The core may have closed before it could see the push: our end goes, so that the
@@ -513,6 +508,12 @@ impl DrainBudget {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::excessive_nesting,
+    clippy::cast_possible_truncation,
+    reason = "threads are what is tested"
+)]
 mod tests {
     use super::*;
     use crate::Error;

@@ -95,5 +95,5 @@ impl Shard {
 
 /// A reply that says only that it is done.
 pub(crate) fn unit(reply: Reply) -> Result<(), Error> {
-    if let Reply::Unit = reply { Ok(()) } else { Err(unexpected(&reply)) }
+    if let Reply::Unit = reply { Ok(()) } else { Err(unexpected(reply)) }
 }

@@ -94,11 +94,6 @@ impl Ticket {
         self.appended = true;
     }
 
-    /// Whether the write is in the log.
-    pub(crate) const fn is_appended(&self) -> bool {
-        self.appended
-    }
-
     /// Answers. The caller's waker goes on the list, to be woken once at the end of the pass.
     pub(crate) fn complete(mut self, result: Result<Reply, Error>, wakes: &mut WakeList) {
         if let Some(waker) = self.settle(result) {
@@ -297,6 +292,7 @@ fn give_slot(slot: &'static Slot) {
 }
 
 #[cfg(test)]
+#[expect(clippy::excessive_nesting, reason = "threads in a scope")]
 mod tests {
     use super::*;
     use core::sync::atomic::{AtomicUsize, Ordering};

@@ -15,7 +15,7 @@ fn output(reply: Reply) -> Result<Output, Error> {
         Reply::Output(Output::NotANumber) => Err(RequestError::NotANumber.into()),
         Reply::Output(Output::Overflow) => Err(RequestError::Overflow.into()),
         Reply::Output(output) => Ok(output),
-        Reply::Unit | Reply::Answer(_) | Reply::Any(_) => Err(unexpected(&reply)),
+        Reply::Unit | Reply::Answer(_) | Reply::Any(_) => Err(unexpected(reply)),
     }
 }
 
@@ -25,7 +25,7 @@ fn answer(reply: Reply) -> Result<Answer, Error> {
         Reply::Answer(Answer::NotSupported) => Err(RequestError::NotSupported.into()),
         Reply::Answer(Answer::Bad(bad)) => Err(bad.into()),
         Reply::Answer(answer) => Ok(answer),
-        Reply::Unit | Reply::Output(_) | Reply::Any(_) => Err(unexpected(&reply)),
+        Reply::Unit | Reply::Output(_) | Reply::Any(_) => Err(unexpected(reply)),
     }
 }
 
@@ -35,94 +35,111 @@ fn value_of(item: Option<Item>) -> Option<Bytes> {
 
 /// Of put and delete.
 pub(super) fn written(reply: Reply) -> Result<(), Error> {
-    match output(reply)? {
-        Output::Written { .. } => Ok(()),
-        other => Err(unexpected(&Reply::Output(other))),
+    let output = output(reply)?;
+    if let Output::Written { .. } = output {
+        Ok(())
+    } else {
+        Err(unexpected(Reply::Output(output)))
     }
 }
 
 /// Of touch: whether the key was there.
 pub(super) fn touched(reply: Reply) -> Result<bool, Error> {
-    match output(reply)? {
-        Output::Touched(touched) => Ok(touched.existed),
-        other => Err(unexpected(&Reply::Output(other))),
+    let output = output(reply)?;
+    if let Output::Touched(touched) = output {
+        Ok(touched.existed)
+    } else {
+        Err(unexpected(Reply::Output(output)))
     }
 }
 
 /// Of compare-and-swap.
 pub(super) fn swapped(reply: Reply) -> Result<bool, Error> {
-    match output(reply)? {
-        Output::Guarded { ok, .. } => Ok(ok),
-        other => Err(unexpected(&Reply::Output(other))),
+    let output = output(reply)?;
+    if let Output::Guarded { ok, .. } = output {
+        Ok(ok)
+    } else {
+        Err(unexpected(Reply::Output(output)))
     }
 }
 
 /// Of increment.
 pub(super) fn number(reply: Reply) -> Result<i64, Error> {
-    match output(reply)? {
-        Output::Number(number) => Ok(number),
-        other => Err(unexpected(&Reply::Output(other))),
+    let output = output(reply)?;
+    if let Output::Number(number) = output {
+        Ok(number)
+    } else {
+        Err(unexpected(Reply::Output(output)))
     }
 }
 
 /// Of a batch.
 pub(super) fn batch(reply: Reply) -> Result<(), Error> {
-    match output(reply)? {
-        Output::Guarded { ok: true, .. } | Output::Batch { .. } => Ok(()),
-        Output::Guarded { ok: false, failed_guard, .. } => {
-            Err(RequestError::GuardFailed(failed_guard).into())
-        },
-        Output::OpFailed { fault: OpFault::NotANumber, .. } => Err(RequestError::NotANumber.into()),
-        Output::OpFailed { fault: OpFault::Overflow, .. } => Err(RequestError::Overflow.into()),
-        other => Err(unexpected(&Reply::Output(other))),
+    let output = output(reply)?;
+    if let Output::Guarded { ok: true, .. } | Output::Batch { .. } = output {
+        return Ok(());
     }
+    let refused = if let Output::Guarded { failed_guard, .. } = output {
+        RequestError::GuardFailed(failed_guard)
+    } else if let Output::OpFailed { fault: OpFault::NotANumber, .. } = output {
+        RequestError::NotANumber
+    } else if let Output::OpFailed { fault: OpFault::Overflow, .. } = output {
+        RequestError::Overflow
+    } else {
+        return Err(unexpected(Reply::Output(output)));
+    };
+    Err(refused.into())
 }
 
 /// Of get.
 pub(super) fn value(reply: Reply) -> Result<Option<Bytes>, Error> {
-    match answer(reply)? {
-        Answer::Value(item) => Ok(value_of(item)),
-        other => Err(unexpected(&Reply::Answer(other))),
+    let answer = answer(reply)?;
+    if let Answer::Value(item) = answer {
+        Ok(value_of(item))
+    } else {
+        Err(unexpected(Reply::Answer(answer)))
     }
 }
 
 /// Of a get that wants to know the version too.
 pub(super) fn item(reply: Reply) -> Result<Option<Item>, Error> {
-    match answer(reply)? {
-        Answer::Value(item) => Ok(item),
-        other => Err(unexpected(&Reply::Answer(other))),
-    }
+    let answer = answer(reply)?;
+    if let Answer::Value(item) = answer { Ok(item) } else { Err(unexpected(Reply::Answer(answer))) }
 }
 
 /// Of one shard's part of a multi-get.
 pub(super) fn values(reply: Reply) -> Result<Vec<Option<Bytes>>, Error> {
-    match answer(reply)? {
-        Answer::Values(items) => Ok(items.into_iter().map(value_of).collect()),
-        other => Err(unexpected(&Reply::Answer(other))),
+    let answer = answer(reply)?;
+    if let Answer::Values(items) = answer {
+        Ok(items.into_iter().map(value_of).collect())
+    } else {
+        Err(unexpected(Reply::Answer(answer)))
     }
 }
 
 /// Of one shard's part of a scan.
 pub(super) fn page(reply: Reply) -> Result<ScanPage, Error> {
-    match answer(reply)? {
-        Answer::Page(page) => Ok(page),
-        other => Err(unexpected(&Reply::Answer(other))),
-    }
+    let answer = answer(reply)?;
+    if let Answer::Page(page) = answer { Ok(page) } else { Err(unexpected(Reply::Answer(answer))) }
 }
 
 /// Of a user's command.
 pub(super) fn custom_output(reply: Reply) -> Result<Bytes, Error> {
-    match output(reply)? {
-        Output::Custom(bytes) => Ok(bytes),
-        other => Err(unexpected(&Reply::Output(other))),
+    let output = output(reply)?;
+    if let Output::Custom(bytes) = output {
+        Ok(bytes)
+    } else {
+        Err(unexpected(Reply::Output(output)))
     }
 }
 
 /// Of a user's question.
 pub(super) fn custom_answer(reply: Reply) -> Result<Bytes, Error> {
-    match answer(reply)? {
-        Answer::Custom(bytes) => Ok(bytes),
-        other => Err(unexpected(&Reply::Answer(other))),
+    let answer = answer(reply)?;
+    if let Answer::Custom(bytes) = answer {
+        Ok(bytes)
+    } else {
+        Err(unexpected(Reply::Answer(answer)))
     }
 }
 

@@ -45,7 +45,10 @@ impl Document<'_> {
             let what = format!("there is no section [{name}]");
             let fault = self.fault(Code::CONFIG_KEY, name, what, section.span());
             let near = nearest(name, sections());
-            return Err(near.map_or(fault.clone(), |near| fault.fix(format!("write [{near}]"))));
+            return Err(match near {
+                Some(near) => fault.fix(format!("write [{near}]")),
+                None => fault,
+            });
         }
         let Some(table) = content.get_ref().as_table() else {
             let what = format!("{name} is a section: write [{name}] above its keys");
@@ -83,9 +86,7 @@ impl Document<'_> {
     fn fault(&self, code: Code, key: &str, what: String, span: Range<usize>) -> ConfigError {
         let place = Place::of(self.text, span);
         let origin = Origin::File { path: Arc::clone(&self.path), line: place.line };
-        let mut error = ConfigError::new(code, origin, key, what);
-        error.excerpt = place.excerpt;
-        error
+        ConfigError::new(code, origin, key, what).excerpt(place.excerpt)
     }
 
     fn origin(&self, at: usize) -> Origin {

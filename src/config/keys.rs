@@ -51,10 +51,6 @@ pub(crate) fn sections() -> impl Iterator<Item = &'static str> {
     sections.filter(move |section| core::mem::replace(&mut last, section) != *section)
 }
 
-fn any<T>(_: &T) -> Result<(), Wrong> {
-    Ok(())
-}
-
 fn within<T: Value + PartialOrd + 'static>(min: T, max: T) -> impl Fn(&T) -> Result<(), Wrong> {
     move |value: &T| {
         if min <= *value && *value <= max {
@@ -73,6 +69,7 @@ fn auto_within<T: Value + PartialOrd + 'static>(
     move |value: &Auto<T>| if let Auto::Is(value) = value { check(value) } else { Ok(()) }
 }
 
+#[expect(clippy::ptr_arg, reason = "a check takes the type of its key")]
 fn named(name: &String) -> Result<(), Wrong> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
     if (1..=64).contains(&name.len()) && name.bytes().all(good) {
@@ -87,19 +84,16 @@ const fn millis(count: u64) -> Duration {
 }
 
 /// Longest time that a request may take: a day, which a descriptor's u32 holds in milliseconds.
-const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 macro_rules! key {
-    ($section:ident.$name:ident, $help:literal) => {
-        key!($section.$name, $help, any)
-    };
-    ($section:ident.$name:ident, $help:literal, $check:expr) => {
+    ($section:ident.$name:ident, $help:literal $(, $check:expr)?) => {
         Key {
             path: concat!(stringify!($section), ".", stringify!($name)),
             help: $help,
             read: |config, value| {
                 let value = Value::read(value)?;
-                $check(&value)?;
+                $($check(&value)?;)?
                 config.$section.$name = value;
                 Ok(())
             },
@@ -125,19 +119,23 @@ pub(crate) const KEYS: &[Key] = &[
         within(Duration::ZERO, millis(10))
     ),
     key!(wal.streams, "logs of this node; fixed when founded", auto_within(1, 256)),
-    key!(wal.slot_bytes, "size of one file of a log", within(ByteCount::mib(1), ByteCount::gib(1))),
+    key!(
+        wal.slot_bytes,
+        "size of one file of a log",
+        within(ByteCount::kib(64), ByteCount::gib(4))
+    ),
     key!(
         wal.frame_cap,
         "largest write, and bound of an entry",
-        within(ByteCount::kib(64), ByteCount::mib(16))
+        within(ByteCount::kib(8), ByteCount::mib(16))
     ),
-    key!(wal.log_bytes, "space of one log", within(ByteCount::mib(4), ByteCount::gib(1_024))),
+    key!(wal.log_bytes, "space of one log", within(ByteCount::kib(512), ByteCount::gib(1_024))),
     key!(wal.allow_cow, "allow founding on a copy-on-write file system"),
     key!(wal.direct_io, "required, or off in development"),
     key!(
         state.delta,
         "state in memory only, per core",
-        within(ByteCount::mib(1), ByteCount::gib(64))
+        within(ByteCount::kib(64), ByteCount::gib(64))
     ),
     key!(state.resident, "state files held in memory: a size or a part of memory"),
     key!(raft.heartbeat, "time between signs of life", within(millis(5), millis(10_000))),
@@ -162,7 +160,7 @@ pub(crate) const KEYS: &[Key] = &[
     key!(
         limits.core_budget,
         "bytes queued or not applied, per core",
-        auto_within(ByteCount::mib(1), ByteCount::gib(64))
+        auto_within(ByteCount::kib(64), ByteCount::gib(64))
     ),
     key!(
         limits.shard_uncommitted,

@@ -118,7 +118,8 @@ async fn end(node: &Node, running: Running) -> Result<(), Error> {
     for (core, thread) in (0_u16..).zip(running.cores) {
         if let Err(failure) = thread.join() {
             tracing::error!(core, code = %Code::CORE_PANIC, "a core failed: {}", failure.message);
-            cause.get_or_insert(Failure::new(Some(core), Code::CORE_PANIC, failure.message));
+            cause
+                .get_or_insert_with(|| Failure::new(Some(core), Code::CORE_PANIC, failure.message));
         }
     }
     // Every core is gone: only now may another process open the directory (E2).

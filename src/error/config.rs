@@ -1,6 +1,7 @@
 //! Why a configuration is refused: which key, from where, with line and caret.
 
 use core::fmt;
+use core::ops::Deref;
 use std::sync::Arc;
 
 use super::Code;
@@ -36,10 +37,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a configuration was not taken.
+/// Why a configuration was not taken; its details are the fields of [`ConfigFault`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(Box<ConfigFault>);
+
+/// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ConfigError {
+pub struct ConfigFault {
     /// One of 0301 to 0306.
     pub code: Code,
     /// Where the value is.
@@ -59,14 +64,37 @@ impl ConfigError {
     pub(crate) fn new(code: Code, origin: Origin, key: &str, what: impl Into<String>) -> Self {
         let fix = super::ErrorTable::row(code).fix.into();
         let key = key.into();
-        Self { code, origin, key, what: what.into(), excerpt: String::new(), fix }
+        let what = what.into();
+        Self(Box::new(ConfigFault { code, origin, key, what, excerpt: String::new(), fix }))
     }
 
     /// The same with its remedy.
     #[must_use]
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
-        self.fix = fix.into();
+        self.0.fix = fix.into();
         self
+    }
+
+    /// The same with the line and a caret.
+    #[must_use]
+    pub(crate) fn excerpt(mut self, excerpt: String) -> Self {
+        self.0.excerpt = excerpt;
+        self
+    }
+
+    /// The same under another code.
+    #[must_use]
+    pub(crate) fn code(mut self, code: Code) -> Self {
+        self.0.code = code;
+        self
+    }
+}
+
+impl Deref for ConfigError {
+    type Target = ConfigFault;
+
+    fn deref(&self) -> &ConfigFault {
+        &self.0
     }
 }
 

@@ -103,6 +103,7 @@ impl From<BadCommand> for RequestError {
             BadCommand::Archive => Self::Invalid("the bytes are no command or query"),
             BadCommand::Kind(_) => Self::NotSupported,
             BadCommand::Token => Self::Invalid("the scan token is damaged or of another scan"),
+            BadCommand::Panicked => Self::Invalid("the state machine panicked at the question"),
             BadCommand::Question => Self::Invalid("the range or limit makes no sense"),
             _ => Self::Invalid("the command is not accepted"),
         }

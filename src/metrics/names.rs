@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{CoreMetrics, Latency, Metrics};
+use super::{CoreMetrics, Latency, Metrics, ShardMetrics};
 use crate::Budget;
 
 /// What kind of number a sample is.
@@ -66,11 +66,12 @@ impl Metrics {
     }
 
     fn shard_samples(&self, samples: &mut Vec<Sample>) {
-        let rows: [(&str, &str, fn(&super::ShardMetrics) -> u64); 2] = [
-            ("bowline_shard_role", "1 if this node leads the shard", |shard| shard.leads.into()),
-            ("bowline_shard_term", "term of the known leader; 0: none", |shard| shard.term.0),
-        ];
-        for (name, help, read) in rows {
+        let role: fn(&ShardMetrics) -> u64 = |shard| shard.leads.into();
+        let term: fn(&ShardMetrics) -> u64 = |shard| shard.term.0;
+        for (name, help, read) in [
+            ("bowline_shard_role", "1 if this node leads the shard", role),
+            ("bowline_shard_term", "term of the known leader; 0: none", term),
+        ] {
             samples.extend(self.shards.iter().map(|shard| Sample {
                 name,
                 help,
@@ -227,7 +228,7 @@ const fn ratio(part: u64, whole: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{CoreCounters, ShardMetrics};
+    use crate::metrics::CoreCounters;
     use bowline_raft::{NodeId, ShardId, Term};
 
     #[test]

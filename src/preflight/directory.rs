@@ -44,6 +44,7 @@ fn usable(facts: &Facts) -> Option<Finding> {
     Some(Finding::error(Code::DIR_UNUSABLE, what).cause(cause))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "another file system is not known to be bad")]
 fn file_system(config: &Config, facts: &Facts) -> Option<Finding> {
     let allowed = config.wal.allow_cow || facts.dir.founded;
     let (name, danger, cause) = match facts.dir.file_system {

@@ -4,16 +4,17 @@ use bowline_env::{Facts, UringState};
 
 use crate::{Code, ErrorTable, Finding};
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "only what is known to be bad is told")]
 pub(super) fn check(facts: &Facts) -> Option<Finding> {
     match &facts.io_uring {
-        UringState::Ready => None,
         UringState::Denied { os, sysctl, seccomp } => Some(denied(*os, *sysctl, *seccomp)),
         UringState::Old { missing } => Some(old(&facts.kernel, missing)),
-        // Also whatever a later version of the facts tells apart.
-        _ => {
+        UringState::Missing => {
             let cause = format!("io_uring_setup returned ENOSYS on kernel {}", facts.kernel);
             Some(plain(Code::URING_MISSING).cause(cause).fact("kernel", &facts.kernel))
         },
+        // Ready, and what later facts tell apart.
+        _ => None,
     }
 }
 
