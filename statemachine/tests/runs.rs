@@ -15,3 +15,5 @@ mod merges;
 mod reads;
 #[path = "runs/support.rs"]
 mod support;
+#[path = "runs/swarm.rs"]
+mod swarm;

@@ -1,5 +1,5 @@
-//! Which page a key is in: the shortest keys that separate the pages, searched by the 8 bytes behind
-//! what all of them share.
+//! Which page a key is in: the shortest keys that separate the pages, searched by the 8 bytes
+//! behind what all of them share.
 //!
 //! The index is written as an archive and unpacked into plain vectors when a section is opened, so
 //! nothing of it is read from a mapping later.
