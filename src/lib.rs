@@ -54,4 +54,7 @@ pub use metrics::{CoreMetrics, Kind as MetricKind, Latency, Metrics, Sample, Sha
 pub use op::Op;
 pub use preflight::{Report, preflight};
 pub use request::Consistency;
+/// What a [`StateMachine`] derives for its commands, queries and answers.
+#[doc(no_inline)]
+pub use rkyv;
 pub use shard::Shard;

@@ -50,8 +50,8 @@ fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
 
 #[test]
 fn seed_lifecycle() {
-    run(|factory| async move {
-        let engine = start(factory.clone(), 4).await.unwrap();
+    run(async move |factory| {
+        let engine = start(factory, 4).await.unwrap();
         let mut leaders = engine.leader_change_notifier();
         let leader = engine.wait_ready(READY).await.unwrap();
         assert_eq!((leader.leader_id, leader.led, leader.of), (engine.node_id(), 4, 4));
@@ -74,9 +74,9 @@ fn seed_lifecycle() {
 
 #[test]
 fn stop_is_idempotent_and_reopens_at_once() {
-    run(|factory| async move {
+    run(async move |factory| {
         for _ in 0..3 {
-            let engine = ready(factory.clone(), 2).await;
+            let engine = ready(factory, 2).await;
             let (first, second) = (engine.stop(), engine.clone().stop());
             second.await.unwrap();
             first.await.unwrap();
@@ -87,18 +87,18 @@ fn stop_is_idempotent_and_reopens_at_once() {
 
 #[test]
 fn a_directory_has_one_engine_at_a_time() {
-    run(|factory| async move {
-        let engine = ready(factory.clone(), 2).await;
-        assert_eq!(code(start(factory.clone(), 2).await), Code::DIR_IN_USE);
+    run(async move |factory| {
+        let engine = ready(factory, 2).await;
+        assert_eq!(code(start(factory, 2).await), Code::DIR_IN_USE);
         engine.stop().await.unwrap();
         ready(factory, 2).await.stop().await.unwrap();
     });
 }
 
 /// Starts once whoever has the directory has given it back.
-async fn start_after_others(world: &World, factory: &SimFactory) -> EmbeddedEngine {
+async fn start_after_others(world: &World, factory: SimFactory) -> EmbeddedEngine {
     loop {
-        match start(factory.clone(), 2).await {
+        match start(factory, 2).await {
             Ok(engine) => return engine,
             Err(error) => assert_eq!(error.code(), Code::DIR_IN_USE, "{error}"),
         }
@@ -111,17 +111,17 @@ fn a_dropped_start_and_a_dropped_engine_give_the_directory_back() {
     let world = World::new(7, Profile::calm());
     let (inside, factory) = (world.clone(), world.node(1));
     let test = async move {
-        drop(start(factory.clone(), 2));
-        drop(start_after_others(&inside, &factory).await);
-        start_after_others(&inside, &factory).await.stop().await.unwrap();
+        drop(start(factory, 2));
+        drop(start_after_others(&inside, factory).await);
+        start_after_others(&inside, factory).await.stop().await.unwrap();
     };
     world.block_on(LIMIT, test).unwrap();
 }
 
 #[test]
 fn settings_of_the_founding_are_kept() {
-    run(|factory| async move {
-        ready(factory.clone(), 4).await.stop().await.unwrap();
+    run(async move |factory| {
+        ready(factory, 4).await.stop().await.unwrap();
         let error = start(factory, 8).await.unwrap_err();
         assert_eq!(error.code(), Code::FOUNDED_OTHERWISE);
         let line = error.to_string();
@@ -129,6 +129,7 @@ fn settings_of_the_founding_are_kept() {
     });
 }
 
+#[expect(clippy::cognitive_complexity, reason = "one line per operation")]
 async fn every_operation(kv: &impl ClientApi) {
     kv.put("{t}a", "1").await.unwrap();
     assert_eq!(text(kv.get("{t}a").await.unwrap()).as_deref(), Some("1"));
@@ -136,28 +137,10 @@ async fn every_operation(kv: &impl ClientApi) {
     assert_eq!(text(kv.get_lease("{t}a").await.unwrap()).as_deref(), Some("1"));
     assert_eq!(text(kv.get_eventual("{t}a").await.unwrap()).as_deref(), Some("1"));
     assert_eq!(kv.get("{t}none").await.unwrap(), None);
-    assert!(kv.compare_and_swap("{t}b", None, "x").await.unwrap());
-    assert!(!kv.compare_and_swap("{t}b", None, "y").await.unwrap());
-    assert!(kv.compare_and_swap("{t}b", Some(b"x"), "z").await.unwrap());
-    assert!(!kv.compare_and_delete("{t}b", "x").await.unwrap());
-    assert!(kv.compare_and_delete("{t}b", "z").await.unwrap());
-    assert_eq!(kv.increment("{t}n", 5).await.unwrap(), 5);
-    assert_eq!(kv.increment("{t}n", -7).await.unwrap(), -2);
-    kv.put("{t}s", "word").await.unwrap();
-    assert_eq!(code(kv.increment("{t}s", 1).await), Code::NOT_A_NUMBER);
-    kv.put("{t}m", i64::MAX.to_string()).await.unwrap();
-    assert_eq!(code(kv.increment("{t}m", 1).await), Code::OVERFLOW);
-    kv.delete("{t}m").await.unwrap();
-    kv.delete("{t}m").await.unwrap();
-    assert_eq!(kv.get("{t}m").await.unwrap(), None);
-    let item = kv.get_item("{t}a", Consistency::Linearizable).await.unwrap().unwrap();
-    let batch = WriteBatch::new().expect_revision("{t}a", item.rev).put("{t}a", "2").delete("{t}s");
-    kv.write(batch.clone()).await.unwrap();
-    let error = kv.write(batch).await.unwrap_err();
-    assert_eq!(error, Error::Request(RequestError::GuardFailed(0)));
-    assert_eq!(text(kv.get("{t}a").await.unwrap()).as_deref(), Some("2"));
-    assert!(kv.expire("{t}a", None).await.unwrap());
     assert!(!kv.expire("{t}none", None).await.unwrap());
+    assert!(kv.expire("{t}a", None).await.unwrap());
+    guarded_operations(kv).await;
+    numbers(kv).await;
     let keys = ["{t}a", "{t}none", "{t}n"].map(|key| Bytes::from_static(key.as_bytes()));
     let values = kv.get_multi_linearizable(&keys).await.unwrap();
     let values: Vec<_> = values.into_iter().map(text).collect();
@@ -167,9 +150,36 @@ async fn every_operation(kv: &impl ClientApi) {
     assert_eq!((keys.join(" ").as_str(), page.next), ("{t}a {t}n", None));
 }
 
+async fn guarded_operations(kv: &impl ClientApi) {
+    assert!(kv.compare_and_swap("{t}b", None, "x").await.unwrap());
+    assert!(!kv.compare_and_swap("{t}b", None, "y").await.unwrap());
+    assert!(kv.compare_and_swap("{t}b", Some(b"x"), "z").await.unwrap());
+    assert!(!kv.compare_and_delete("{t}b", "x").await.unwrap());
+    assert!(kv.compare_and_delete("{t}b", "z").await.unwrap());
+    let item = kv.get_item("{t}a", Consistency::Linearizable).await.unwrap().unwrap();
+    let batch = WriteBatch::new().expect_revision("{t}a", item.rev).put("{t}a", "2").delete("{t}b");
+    kv.write(batch.clone()).await.unwrap();
+    let error = kv.write(batch).await.unwrap_err();
+    assert_eq!(error, Error::Request(RequestError::GuardFailed(0)));
+    assert_eq!(text(kv.get("{t}a").await.unwrap()).as_deref(), Some("2"));
+}
+
+async fn numbers(kv: &impl ClientApi) {
+    assert_eq!(kv.increment("{t}n", 5).await.unwrap(), 5);
+    assert_eq!(kv.increment("{t}n", -7).await.unwrap(), -2);
+    kv.put("{t}s", "word").await.unwrap();
+    assert_eq!(code(kv.increment("{t}s", 1).await), Code::NOT_A_NUMBER);
+    kv.put("{t}m", i64::MAX.to_string()).await.unwrap();
+    assert_eq!(code(kv.increment("{t}m", 1).await), Code::OVERFLOW);
+    kv.delete("{t}m").await.unwrap();
+    kv.delete("{t}m").await.unwrap();
+    assert_eq!(kv.get("{t}m").await.unwrap(), None);
+    kv.delete("{t}s").await.unwrap();
+}
+
 #[test]
 fn every_operation_answers_from_a_thread_and_on_a_core() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 4).await;
         every_operation(&engine.client()).await;
         for key in ["{t}a", "{t}n"] {
@@ -180,21 +190,21 @@ fn every_operation_answers_from_a_thread_and_on_a_core() {
         for key in ["{t}a", "{t}n"] {
             engine.client().delete(key).await.unwrap();
         }
-        shard.run_local(|local| async move { every_operation(&local).await }).await.unwrap();
+        shard.run_local(async |local| every_operation(&local).await).await.unwrap();
         engine.stop().await.unwrap();
     });
 }
 
 #[test]
 fn a_core_refuses_to_wait_and_to_take_keys_of_others() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 4).await;
         let shard = engine.shard(ShardId(1)).unwrap();
         let foreign = (0..).map(|n| format!("k{n}"));
         let foreign = foreign.into_iter().find(|key| engine.shard_of(key.as_bytes()).0 != 1);
         let foreign = foreign.unwrap();
         let kv: EmbeddedClient = engine.client();
-        let codes = shard.run_local(|local| async move {
+        let codes = shard.run_local(async move |local| {
             let crossing = code(local.put(&foreign, "x").await);
             (crossing, code(kv.get(&foreign).wait()))
         });
@@ -208,7 +218,7 @@ fn a_core_refuses_to_wait_and_to_take_keys_of_others() {
 
 #[test]
 fn oversized_keys_and_values_are_refused_before_they_are_queued() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 2).await;
         let kv = engine.client();
         let key = vec![b'k'; 2_049];
@@ -227,7 +237,7 @@ fn oversized_keys_and_values_are_refused_before_they_are_queued() {
 
 #[test]
 fn multi_get_positions() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 8).await;
         let kv = engine.client();
         let pairs: Vec<_> = (0..200).map(|n| (format!("key-{n}"), format!("value-{n}"))).collect();
@@ -247,7 +257,7 @@ fn multi_get_positions() {
 
 #[test]
 fn put_many_sends_more_than_a_ring_holds() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 1).await;
         let kv = engine.client();
         let results = kv.put_many((0..3_000).map(|n| (format!("k{n}"), "v"))).await.unwrap();
@@ -258,7 +268,7 @@ fn put_many_sends_more_than_a_ring_holds() {
 
 #[test]
 fn a_scan_of_all_shards_pages_in_key_order_both_ways() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 8).await;
         let kv = engine.client();
         let keys: Vec<_> = (0..250).map(|n| format!("p:{n:04}")).collect();
@@ -289,13 +299,12 @@ fn a_scan_of_all_shards_pages_in_key_order_both_ways() {
 
 #[test]
 fn ten_puts_are_on_their_way_before_one_is_awaited() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 1).await;
         let kv = engine.client();
-        let puts: Vec<_> = (0..10).map(|n| kv.put("key", n.to_string())).collect();
-        let mut dropped = puts.into_iter();
-        drop(dropped.next());
-        for put in dropped {
+        let mut puts: Vec<_> = (0..10).map(|n| kv.put("key", n.to_string())).collect();
+        drop(puts.remove(0));
+        for put in puts {
             put.await.unwrap();
         }
         assert_eq!(text(kv.get("key").await.unwrap()).as_deref(), Some("9"));
@@ -305,7 +314,7 @@ fn ten_puts_are_on_their_way_before_one_is_awaited() {
 
 #[test]
 fn metrics_and_status_tell_of_the_node() {
-    run(|factory| async move {
+    run(async move |factory| {
         let engine = ready(factory, 4).await;
         engine.client().put("k", "v").await.unwrap();
         let status = engine.status();
