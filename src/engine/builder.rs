@@ -24,6 +24,7 @@ use crate::{Code, Error, Finding, Op, StateMachine};
 #[must_use = "nothing starts before one of the start methods is called"]
 pub struct Builder {
     file: Option<PathBuf>,
+    base: Option<Box<Config>>,
     edits: Vec<Edit>,
 }
 
@@ -34,12 +35,18 @@ enum Edit {
 
 impl Builder {
     pub(super) const fn new() -> Self {
-        Self { file: None, edits: Vec::new() }
+        Self { file: None, base: None, edits: Vec::new() }
     }
 
     /// Reads this file instead of `$BOWLINE_CONFIG` or `$CONFIG_PATH`.
     pub fn config_file(mut self, path: impl AsRef<Path>) -> Self {
         self.file = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Begins with this configuration: neither a file nor the environment is read.
+    pub fn config(mut self, config: Config) -> Self {
+        self.base = Some(Box::new(config));
         self
     }
 
@@ -149,8 +156,11 @@ impl Builder {
     /// # Errors
     ///
     /// [`Error::Config`].
-    pub fn build_config(self) -> Result<Config, Error> {
-        let config = Config::load(self.file.as_deref())?;
+    pub fn build_config(mut self) -> Result<Config, Error> {
+        let config = match self.base.take() {
+            Some(config) => *config,
+            None => Config::load(self.file.as_deref())?,
+        };
         self.edit(config)
     }
 }
@@ -175,7 +185,7 @@ impl Builder {
     }
 
     fn launch_in<F, L, M>(
-        self,
+        mut self,
         factory: F,
         logs: impl FnOnce(&Config) -> L + Send + 'static,
         machine: TypeId,
@@ -185,7 +195,8 @@ impl Builder {
         L: OpenLog<F::Env>,
         M: Machine<F::Env>,
     {
-        let config = match self.edit(Config::default()) {
+        let base = self.base.take().map_or_else(Config::default, |config| *config);
+        let config = match self.edit(base) {
             Ok(config) => Arc::new(config),
             Err(error) => return Op::failed(error),
         };
