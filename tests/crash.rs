@@ -55,7 +55,8 @@ fn config(dir: &str) -> Config {
 #[test]
 fn child_writes_until_it_is_killed() {
     let Ok(dir) = std::env::var(DIR) else { return };
-    let engine = EmbeddedEngine::builder().config(config(&dir)).start().wait().unwrap();
+    let engine =
+        EmbeddedEngine::builder().configure(move |all| *all = config(&dir)).start().wait().unwrap();
     engine.wait_ready(Duration::from_secs(60)).wait().unwrap();
     let client = engine.client();
     let mut next = 1;
@@ -63,7 +64,8 @@ fn child_writes_until_it_is_killed() {
         for key in 0..KEYS {
             let name = format!("{thread}-{key}");
             let value = client.get(&name).wait().unwrap();
-            let seq: u64 = value.map_or(0, |v| String::from_utf8(v.to_vec()).unwrap().trim().parse().unwrap());
+            let seq: u64 =
+                value.map_or(0, |v| String::from_utf8(v.to_vec()).unwrap().trim().parse().unwrap());
             next = next.max(seq + 1);
             say(&format!("state {name} {seq}"));
         }
@@ -168,9 +170,8 @@ fn every_acknowledged_write_survives_fifty_kills() {
         let mut kill_at = blind.then(|| Instant::now() + Duration::from_micros(draw(150_000)));
         let mut dumped = 0;
         loop {
-            let wait = kill_at.map_or(Duration::from_secs(60), |at| {
-                at.saturating_duration_since(Instant::now())
-            });
+            let wait = kill_at
+                .map_or(Duration::from_secs(60), |at| at.saturating_duration_since(Instant::now()));
             match lines.recv_timeout(wait) {
                 Ok(line) => {
                     if take(&mut known, &line, &mut dumped) {
@@ -195,6 +196,8 @@ fn every_acknowledged_write_survives_fifty_kills() {
         });
     }
     let acked: u64 = known.values().map(|key| key.acked).max().unwrap();
-    println!("{rounds} kills, {early} of them in recovery, {dumps} dumps, {acked} writes a key at most");
+    println!(
+        "{rounds} kills, {early} of them in recovery, {dumps} dumps, {acked} writes a key at most"
+    );
     assert!(dumps > rounds / 2 && acked > 0, "the child wrote something");
 }

@@ -13,7 +13,7 @@ use crate::core::run::Options;
 /// A core's budget of client bytes at most, if it is chosen here.
 const CORE_BUDGET_MAX: u64 = 1 << 30;
 /// Parts of an entry that are not payload: its place in the body, padding.
-const ENTRY_OVERHEAD: u64 = 4_096;
+const ENTRY_OVERHEAD: u64 = 64;
 
 /// The CPUs that the cores are pinned to, one each.
 pub(super) fn cpus(config: &Config, facts: &Facts) -> Vec<u32> {

@@ -127,7 +127,7 @@ pub(crate) const KEYS: &[Key] = &[
     key!(
         wal.frame_cap,
         "largest write, and bound of an entry",
-        within(ByteCount::kib(8), ByteCount::mib(16))
+        within(ByteCount::kib(16), ByteCount::mib(16))
     ),
     key!(wal.log_bytes, "space of one log", within(ByteCount::kib(512), ByteCount::gib(1_024))),
     key!(wal.allow_cow, "allow founding on a copy-on-write file system"),

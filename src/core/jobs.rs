@@ -20,6 +20,8 @@ use crate::ticket::{Reply, Ticket};
 
 /// Between two looks at the log's garbage.
 const GC_EVERY: Nanos = Nanos::from_millis(100);
+/// A log this full is looked at in every tick.
+const GC_PERMILLE: u32 = 600;
 /// Between two tries after the log refused a manifest.
 const RETRY: Nanos = Nanos::from_millis(200);
 
@@ -58,7 +60,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.start_job(slot, Pressure::None, now);
         }
         self.touched = touched;
-        if now.since(self.gc_at) >= GC_EVERY {
+        let is_full = self.logs.streams.iter().any(|log| log.used_permille() >= GC_PERMILLE);
+        if is_full || now.since(self.gc_at) >= GC_EVERY {
             self.gc_at = now;
             self.collect_garbage(now);
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bowline::{Config, EmbeddedClient, EmbeddedEngine, Error};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, Rng, World};
+use bowline_wal::{Geometry, SyncChoice, WalLogs, WalOptions};
 
 use crate::model::{Model, Value};
 
@@ -25,6 +26,7 @@ pub(crate) struct Plan {
     keys: u64,
     lives: u32,
     value_max: u64,
+    sync: SyncChoice,
 }
 
 /// What runs met; equal for equal seeds.
@@ -70,7 +72,8 @@ impl Plan {
             clients: 1 + usize::try_from(rng.below(8)).unwrap(),
             keys: [1, 8, 64][rng.index(3)],
             lives: 2 + u32::try_from(rng.below(3)).unwrap(),
-            value_max: if rng.ratio(1, 8) { 6_000 } else { 200 },
+            sync: if rng.ratio(1, 2) { SyncChoice::Dsync } else { SyncChoice::Fdatasync },
+            value_max: if rng.ratio(1, 8) { 3_000 } else { 200 },
         }
     }
 
@@ -84,7 +87,7 @@ impl Plan {
             ("wal.streams", self.streams.to_string()),
             ("wal.slot_bytes", "\"128KiB\"".to_owned()),
             ("wal.frame_cap", "\"16KiB\"".to_owned()),
-            ("wal.log_bytes", "\"1MiB\"".to_owned()),
+            ("wal.log_bytes", "\"2MiB\"".to_owned()),
             ("state.delta", "\"64KiB\"".to_owned()),
             ("limits.op_timeout", "\"2s\"".to_owned()),
         ] {
@@ -129,7 +132,7 @@ pub(crate) fn run(plan: &Plan) -> Tally {
         if let Some(engine) = start(&world, plan, &rng, &shared) {
             break engine;
         }
-        assert!(shared.tally.borrow().failed_starts < 100, "the node does not come up again");
+        assert!(shared.tally.borrow().failed_starts < 100, "the node does not come up again, {:?}", shared.tally.borrow());
     };
     check_everything(&world, &engine, &shared);
     world.block_on(LIMIT, stop(engine)).unwrap();
@@ -147,13 +150,25 @@ async fn stop(engine: EmbeddedEngine) {
 fn start(world: &World, plan: &Plan, rng: &Rng, shared: &Rc<Shared>) -> Option<EmbeddedEngine> {
     let config = plan.config(rng);
     let factory = world.node(NODE);
+    let sync = plan.sync;
     let mut disturbed = false;
     if plan.profile != Profile::calm() && rng.ratio(1, 6) {
         world.disk(NODE).crash_at(1 + rng.below(60), Crash::Power);
         disturbed = true;
     }
     let task = world.spawn_client(async move {
-        let engine = EmbeddedEngine::builder().config(config).start_in(factory).await?;
+        // No probe: the simulated disk tells nothing by its speed.
+        let options = WalOptions { sync, ..WalOptions::small() };
+        let geometry = Geometry {
+            slot_bytes: config.wal.slot_bytes.0,
+            frame_cap: 16 << 10,
+            log_bytes: config.wal.log_bytes.0,
+            ..Geometry::small()
+        };
+        let engine = EmbeddedEngine::builder()
+            .configure(|all| *all = config)
+            .start_in_with(factory, WalLogs { geometry, options })
+            .await?;
         engine.wait_ready(std::time::Duration::from_secs(20)).await?;
         Ok::<_, Error>(engine)
     });
@@ -175,7 +190,10 @@ fn start(world: &World, plan: &Plan, rng: &Rng, shared: &Rc<Shared>) -> Option<E
         Some(Err(error)) if !disturbed && plan.profile == Profile::calm() => {
             panic!("a start on a good disk fails: {error:#}")
         },
-        _ => {
+        other => {
+            if let Some(Err(error)) = other {
+                println!("  a start fails: {error}");
+            }
             shared.tally.borrow_mut().failed_starts += 1;
             end(world, Crash::Power);
             world.disk(NODE).heal();
@@ -203,7 +221,14 @@ fn settle(world: &World, engine: &EmbeddedEngine, shared: &Rc<Shared>) -> bool {
         Ok::<_, Error>(seen)
     });
     world.run_until(|| task.is_done(), LIMIT).unwrap();
-    let Some(Ok(seen)) = task.take() else { return false };
+    let seen = match task.take() {
+        Some(Ok(seen)) => seen,
+        Some(Err(error)) => {
+            println!("  a key is not readable: {error}");
+            return false;
+        },
+        None => return false,
+    };
     let mut model = shared.model.borrow_mut();
     for (name, value) in seen {
         model.read(&name, &value, true);
@@ -226,14 +251,15 @@ fn live(world: &World, plan: &Plan, rng: &Rng, shared: &Rc<Shared>, engine: &Emb
     if how == 0 {
         world.disk(NODE).crash_at(1 + rng.below(200), Crash::Power);
     }
-    world.run_until(
-        {
-            let until = world.now().after(Nanos::from_micros(rng.magnitude(200, 2_000_000)));
-            move || world.now() >= until || !world.alive(NODE)
-        },
-        LIMIT,
-    )
-    .unwrap();
+    world
+        .run_until(
+            {
+                let until = world.now().after(Nanos::from_micros(rng.magnitude(200, 2_000_000)));
+                move || world.now() >= until || !world.alive(NODE)
+            },
+            LIMIT,
+        )
+        .unwrap();
     if how == 3 && world.alive(NODE) {
         shared.stop.set(true);
         let engine = engine.clone();
@@ -249,18 +275,14 @@ fn live(world: &World, plan: &Plan, rng: &Rng, shared: &Rc<Shared>, engine: &Emb
             tally.kills += 1;
         }
     }
+    // A crash that was asked for and did not come is not for the next life.
+    world.disk(NODE).heal();
     shared.stop.set(true);
     world.run_until(|| clients.iter().all(bowline_env::sim::SimTask::is_done), LIMIT).unwrap();
 }
 
 /// A client: calls on its own keys, one at a time, each answer remembered.
-async fn work(
-    client: EmbeddedClient,
-    number: usize,
-    plan: Plan,
-    shared: Rc<Shared>,
-    rng: Rng,
-) {
+async fn work(client: EmbeddedClient, number: usize, plan: Plan, shared: Rc<Shared>, rng: Rng) {
     let mut idle = 0;
     while !shared.stop.get() && idle < 1_000 {
         let name = key(number, rng.below(plan.keys));
@@ -307,6 +329,9 @@ fn take(shared: &Shared, name: &[u8], now: Value, result: Result<bool, Error>) -
                 tally.unknown += 1;
                 model.unknown(name, now);
             } else {
+                if tally.refused == 0 {
+                    println!("  a write is refused: {error}");
+                }
                 tally.refused += 1;
             }
             if let Error::Shard { .. } = error {
@@ -343,7 +368,11 @@ async fn swap(client: &EmbeddedClient, name: &[u8], shared: &Shared, rng: &Rng) 
     let given = if lie { wrong } else { expected };
     let result = client.compare_and_swap(name, given.as_deref(), &value).await;
     if let Ok(done) = result {
-        assert!(done != lie, "a swap answers {done} where the value {} fit", if lie { "does not" } else { "does" });
+        assert!(
+            done != lie,
+            "a swap answers {done} where the value {} fit",
+            if lie { "does not" } else { "does" }
+        );
     }
     if lie && result.is_err() {
         // It could not have taken place.

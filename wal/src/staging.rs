@@ -1,5 +1,6 @@
 //! Taking batches and records into the open frame, and what the log answers from memory.
 
+use bowline_raft::batch::{FLAG_CONF, FLAG_NOOP};
 use bowline_raft::{BatchHeader, LogIndex, Lsn, ShardId, Term};
 
 use crate::checkpoint::{HoleState, damage_body};
@@ -31,7 +32,10 @@ impl Stream {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<Staged, StageError> {
-        self.admit(Intake::Proposal, len)?;
+        // A leader's first entry and a configuration are no client's: without them a full log could
+        // never commit, apply, flush and compact again.
+        let is_own = new.flags & (FLAG_NOOP | FLAG_CONF) != 0;
+        self.admit(if is_own { Intake::Other } else { Intake::Proposal }, len)?;
         let head = BatchHeader {
             shard: new.shard,
             first: new.first,
