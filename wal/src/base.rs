@@ -134,7 +134,7 @@ async fn birth<R: SlotRead>(
         Some(first) => first == head.life_lsn,
         None => links[..at].iter().all(|before| before.boot != link.boot),
     };
-    let hits = scanner.hits(link.slot_no).await;
+    let hits = scanner.hits_near(link.slot_no, 1).await;
     let used = hits.iter().any(|hit| hit.epoch == link.epoch);
     (is_first && used).then_some((head.life_lsn, head.life_cut))
 }

@@ -307,9 +307,9 @@ fn this_release_makes_its_golden_stream_again_byte_for_byte() {
 fn the_golden_stream_and_its_damaged_copies_read_as_they_always_did() {
     let made = clean();
     let superblock = Super::parse(&stored("clean/super.a", &made.superblock.to_bytes())).unwrap();
-    let slots = (0..).zip(&made.slots).map(|(slot_no, bytes)| {
-        stored(&format!("clean/{}", slot_file(slot_no)), bytes)
-    });
+    let slots = (0..)
+        .zip(&made.slots)
+        .map(|(slot_no, bytes)| stored(&format!("clean/{}", slot_file(slot_no)), bytes));
     let kept = Bench { superblock, slots: slots.collect() };
     let check = |name: &str, bench: &Bench| {
         let story = bench.story();

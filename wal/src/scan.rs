@@ -4,6 +4,7 @@
 //! verified here (I8). Blocks that cannot be read come as zeros: zeros are never valid.
 
 use core::future::Future;
+use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bowline_env::{Buf, Kind, SharedBuf};
@@ -14,8 +15,11 @@ use crate::frame::{Copy2, Head, Row, kind};
 use crate::geometry::{Geometry, HEAD_LEN, RECORD_LEN};
 use crate::head::{SlotHead, Super};
 
-/// Bytes of one read.
+/// Bytes of one read, and of one that looks at a slot's head only.
 const WINDOW: usize = 1 << 20;
+const GLANCE: usize = 64 << 10;
+/// Largest frames that a look for later ones spans.
+const NEAR_FRAMES: u32 = 4;
 
 /// The slots of a stream, to be read: the machine's files, or plain ones beside a running node.
 pub(crate) trait SlotRead {
@@ -153,11 +157,17 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
                 None => SlotState::Good(head),
             };
         }
-        let newest = self.hits(slot_no).await.iter().max_by_key(|head| head.epoch).copied();
-        if let Some(head) = newest {
-            return SlotState::Frames { epoch: head.epoch, boot: head.boot };
+        let mut hits = self.hits_near(slot_no, 1).await;
+        if hits.is_empty() {
+            if self.is_blank(slot_no).await {
+                return SlotState::Blank;
+            }
+            hits = self.hits(slot_no).await;
         }
-        if self.is_blank(slot_no).await { SlotState::Blank } else { SlotState::Lost }
+        match hits.iter().max_by_key(|head| head.epoch) {
+            Some(head) => SlotState::Frames { epoch: head.epoch, boot: head.boot },
+            None => SlotState::Lost,
+        }
     }
 
     /// The head of the first frame of a slot, if it is one.
@@ -205,9 +215,23 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
         if let Some(hits) = self.hits.get(&slot_no) {
             return hits.clone();
         }
+        let hits = self.probe(slot_no, 1..self.geometry.slot_blocks()).await;
+        self.hits.insert(slot_no, hits.clone());
+        hits
+    }
+
+    /// The same for the blocks behind one place only, as many as four of the largest frames take:
+    /// of the two frames that may be in flight, one begins there.
+    pub(crate) async fn hits_near(&mut self, slot_no: u32, block_no: u32) -> Vec<Head> {
+        let near = NEAR_FRAMES * 2 * self.geometry.frame_cap / self.geometry.block;
+        let end = block_no.saturating_add(near).min(self.geometry.slot_blocks());
+        self.probe(slot_no, block_no..end).await
+    }
+
+    async fn probe(&mut self, slot_no: u32, blocks: Range<u32>) -> Vec<Head> {
         let block = self.geometry.block_len();
         let mut hits = BTreeMap::new();
-        for block_no in 1..self.geometry.slot_blocks() {
+        for block_no in blocks {
             let at = u64::from(block_no) * u64::from(self.geometry.block);
             let Some(bytes) = self.get(slot_no, at, block).await else { continue };
             if let Some(head) = self.parse(&bytes, Copy2::Header)
@@ -221,9 +245,7 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
                 hits.insert((head.block_no, head.lsn), head);
             }
         }
-        let hits: Vec<_> = hits.into_values().collect();
-        self.hits.insert(slot_no, hits.clone());
-        hits
+        hits.into_values().collect()
     }
 
     /// The header at a block, or the trailer that names it.
@@ -268,10 +290,11 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
         Some(head)
     }
 
-    /// Whether everything behind the header block is zero.
+    /// Whether no frame was ever written: everything is zero where the first ones would be.
     async fn is_blank(&mut self, slot_no: u32) -> bool {
         let block = self.geometry.block_len();
-        for block_no in 1..self.geometry.slot_blocks() {
+        let near = NEAR_FRAMES * 2 * self.geometry.frame_cap / self.geometry.block;
+        for block_no in 1..near.min(self.geometry.slot_blocks()) {
             let at = u64::from(block_no) * u64::from(self.geometry.block);
             match self.get(slot_no, at, block).await {
                 Some(bytes) if bytes.iter().all(|byte| *byte == 0) => {},
@@ -293,7 +316,8 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
             return Some(bytes.slice(from..from + len));
         }
         let left = usize::try_from(self.geometry.slot_bytes.checked_sub(at)?).ok()?;
-        let bytes = self.read(slot_no, at, len.max(WINDOW).min(left)).await?;
+        let ahead = if at == 0 { GLANCE } else { WINDOW };
+        let bytes = self.read(slot_no, at, len.max(ahead).min(left)).await?;
         if bytes.len() < len {
             return None;
         }
@@ -333,3 +357,4 @@ pub(crate) fn span(from: u64, to: u64) -> usize {
 }
 
 const _: () = assert!(WINDOW.is_multiple_of(65_536), "a window is whole blocks");
+const _: () = assert!(GLANCE.is_multiple_of(65_536), "a glance is whole blocks");

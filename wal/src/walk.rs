@@ -320,10 +320,31 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         Ok(true)
     }
 
+    /// Whether any later frame lies behind this place, or at the head of a later slot. If not, this
+    /// is the end: nothing was written beyond the window of a writer.
+    async fn goes_on(&mut self, lsn: u64) -> bool {
+        for at in self.link..self.links.len() {
+            let link = &self.links[at];
+            if link.lost {
+                continue;
+            }
+            if at > self.link && link.head.is_some() {
+                return true;
+            }
+            let from = if at == self.link { self.block_no } else { 1 };
+            let hits = self.scanner.hits_near(link.slot_no, from).await;
+            if hits.iter().any(|hit| hit.epoch == link.epoch && hit.lsn > lsn) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// What later frames say of frame `lsn`, and the next valid one.
     async fn look_ahead(&mut self, lsn: u64) -> (Evidence, Option<Ahead>) {
         let mut evidence = Evidence { clean: self.clean_lsn, ..Evidence::default() };
         let mut next: Option<Ahead> = None;
+        let goes_on = self.goes_on(lsn).await;
         for at in self.link..self.links.len() {
             let link = &self.links[at];
             if link.lost {
@@ -332,7 +353,8 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
             if let Some((_, cut)) = link.birth.filter(|_| at > self.link) {
                 evidence.cut = evidence.cut.max(cut);
             }
-            for hit in self.scanner.hits(link.slot_no).await {
+            let hits = if goes_on { self.scanner.hits(link.slot_no).await } else { Vec::new() };
+            for hit in hits {
                 if hit.epoch != link.epoch || hit.lsn <= lsn {
                     continue;
                 }
