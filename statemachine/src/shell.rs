@@ -205,7 +205,7 @@ impl<E: Env, F> Shell<E, F> {
 
     /// The core's deltas are so far over their budget that apply must wait.
     pub(crate) fn is_over_budget(&self) -> bool {
-        self.account.as_ref().is_some_and(|account| account.pressure() == DeltaPressure::Over)
+        self.store.pressure() == DeltaPressure::Over
     }
 
     /// Freezes the state at `applied`.
@@ -272,10 +272,11 @@ impl<E: Env, F> Shell<E, F> {
     }
 
     /// Makes a job's result current; its manifest is durable. One of an older epoch is dropped.
-    pub(crate) fn publish(&mut self, done: JobDone<E>) {
+    /// What a flush has written is given back: nobody looks at it any more.
+    pub(crate) fn publish(&mut self, done: JobDone<E>) -> Option<F> {
         if done.epoch != self.epoch {
             done.discard(&self.store);
-            return;
+            return None;
         }
         let is_flush = done.is_flush();
         let edit = self.unstage(is_flush).expect("what is published was staged (I3)");
@@ -291,15 +292,17 @@ impl<E: Env, F> Shell<E, F> {
         for section in gone {
             self.store.retire(section);
         }
-        if is_flush {
-            self.freezing = None;
+        let written = if is_flush {
             if let Some(account) = &self.account {
                 account.release_frozen();
             }
+            self.freezing.take().map(|freezing| freezing.content)
         } else {
             self.merging = false;
-        }
+            None
+        };
         self.assert_sound();
+        written
     }
 
     fn unstage(&mut self, is_flush: bool) -> Option<ManifestEdit> {

@@ -82,16 +82,41 @@ fn place_of(key: &[u8], depth: usize) -> usize {
 /// A node of up to `N` places, in order.
 #[derive(Debug)]
 struct Small<const N: usize> {
-    depth: usize,
+    depth: u16,
+    len: u16,
     sample: Link,
-    len: usize,
     places: [u16; N],
     links: [Link; N],
 }
 
+/// What a node says of a key: where it branches, a leaf below it, and where the key goes on.
+struct Look {
+    depth: usize,
+    sample: Link,
+    child: Link,
+}
+
+/// Bytes that two keys share at their begin.
+fn shared_len(one: &[u8], two: &[u8]) -> usize {
+    const WORD: usize = 16;
+    let words = one.chunks_exact(WORD).zip(two.chunks_exact(WORD));
+    let at = words.take_while(|(one, two)| one == two).count() * WORD;
+    at + one[at..].iter().zip(&two[at..]).take_while(|(one, two)| one == two).count()
+}
+
 impl<const N: usize> Small<N> {
     fn new(depth: usize, sample: Link) -> Self {
-        Self { depth, sample, len: 0, places: [u16::MAX; N], links: [Link::NONE; N] }
+        let depth = u16::try_from(depth).expect("a key is at most 64 KiB");
+        Self { depth, len: 0, sample, places: [u16::MAX; N], links: [Link::NONE; N] }
+    }
+
+    #[inline]
+    fn depth(&self) -> usize {
+        usize::from(self.depth)
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.len)
     }
 
     #[inline]
@@ -108,7 +133,7 @@ impl<const N: usize> Small<N> {
 
     /// The first place at or after `place`.
     fn rank(&self, place: usize) -> usize {
-        self.places[..self.len].partition_point(|&has| usize::from(has) < place)
+        self.places[..self.len()].partition_point(|&has| usize::from(has) < place)
     }
 
     /// Adds or replaces a link. False: no room.
@@ -119,18 +144,19 @@ impl<const N: usize> Small<N> {
             self.links[rank] = link;
             return true;
         }
-        if self.len == N {
+        let len = self.len();
+        if len == N {
             return false;
         }
-        self.places.copy_within(rank..self.len, rank + 1);
-        self.links.copy_within(rank..self.len, rank + 1);
+        self.places.copy_within(rank..len, rank + 1);
+        self.links.copy_within(rank..len, rank + 1);
         (self.places[rank], self.links[rank]) = (narrow, link);
         self.len += 1;
         true
     }
 
     fn pairs(&self) -> impl Iterator<Item = (usize, Link)> {
-        let places = self.places[..self.len].iter().map(|&place| usize::from(place));
+        let places = self.places[..self.len()].iter().map(|&place| usize::from(place));
         places.zip(self.links)
     }
 }
@@ -180,30 +206,35 @@ impl Tree {
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Record> {
         let mut link = self.root;
         while !link.is_none() {
-            let (depth, next) = match link.kind() {
-                Kind::Leaf => {
-                    let record = self.records.at(link.number());
-                    return (record.key() == key).then_some(record);
-                },
-                Kind::Four => {
-                    let node = self.fours.at(link.number());
-                    (node.depth, node.find(place_of(key, node.depth)))
-                },
-                Kind::Sixteen => {
-                    let node = self.sixteens.at(link.number());
-                    (node.depth, node.find(place_of(key, node.depth)))
-                },
-                Kind::Wide => {
-                    let node = self.wides.at(link.number());
-                    (node.depth, node.links[place_of(key, node.depth)])
-                },
-            };
-            if key.len() < depth {
-                return None;
+            if link.kind() == Kind::Leaf {
+                let record = self.records.at(link.number());
+                return (record.key() == key).then_some(record);
             }
-            link = next;
+            link = self.look(link, key).child;
         }
         None
+    }
+
+    /// What a node says of a key. A key that ends above the node has no child.
+    #[inline]
+    fn look(&self, link: Link, key: &[u8]) -> Look {
+        let (depth, sample, child) = match link.kind() {
+            Kind::Leaf => unreachable!("a leaf has no places"),
+            Kind::Four => {
+                let node = self.fours.at(link.number());
+                (node.depth(), node.sample, node.find(place_of(key, node.depth())))
+            },
+            Kind::Sixteen => {
+                let node = self.sixteens.at(link.number());
+                (node.depth(), node.sample, node.find(place_of(key, node.depth())))
+            },
+            Kind::Wide => {
+                let node = self.wides.at(link.number());
+                (node.depth, node.sample, node.links[place_of(key, node.depth)])
+            },
+        };
+        let child = if key.len() < depth { Link::NONE } else { child };
+        Look { depth, sample, child }
     }
 
     pub(crate) fn record_mut(&mut self, number: usize) -> &mut Record {
@@ -217,15 +248,11 @@ impl Tree {
             return Located::Absent(Gap { leaf: Link::NONE, shared: 0 });
         }
         while link.kind() != Kind::Leaf {
-            let next = if key.len() < self.depth(link) {
-                Link::NONE
-            } else {
-                self.child(link, place_of(key, self.depth(link)))
-            };
-            link = if next.is_none() { self.sample(link) } else { next };
+            let look = self.look(link, key);
+            link = if look.child.is_none() { look.sample } else { look.child };
         }
         let found = self.records.at(link.number()).key();
-        let shared = found.iter().zip(key).take_while(|(a, b)| a == b).count();
+        let shared = shared_len(found, key);
         if shared == key.len() && shared == found.len() {
             Located::Here(link.number())
         } else {
@@ -241,14 +268,18 @@ impl Tree {
             self.root = leaf;
             return;
         }
-        let key = self.records.at(leaf.number());
-        let (mut above, mut link) = (None, self.root);
-        while link.kind() != Kind::Leaf && self.depth(link) < gap.shared {
-            let place = place_of(key.key(), self.depth(link));
-            above = Some((link, place));
-            link = self.child(link, place);
+        let key = self.records.at(leaf.number()).key();
+        let (mut above, mut link, mut is_here) = (None, self.root, false);
+        while link.kind() != Kind::Leaf {
+            let look = self.look(link, key);
+            is_here = look.depth == gap.shared;
+            if look.depth >= gap.shared {
+                break;
+            }
+            above = Some((link, place_of(key, look.depth)));
+            link = look.child;
         }
-        let replaced = if link.kind() != Kind::Leaf && self.depth(link) == gap.shared {
+        let replaced = if link.kind() != Kind::Leaf && is_here {
             self.set(link, place, leaf)
         } else {
             let old_place = place_of(self.records.at(gap.leaf.number()).key(), gap.shared);
@@ -269,8 +300,8 @@ impl Tree {
     fn depth(&self, link: Link) -> usize {
         match link.kind() {
             Kind::Leaf => usize::MAX,
-            Kind::Four => self.fours.at(link.number()).depth,
-            Kind::Sixteen => self.sixteens.at(link.number()).depth,
+            Kind::Four => self.fours.at(link.number()).depth(),
+            Kind::Sixteen => self.sixteens.at(link.number()).depth(),
             Kind::Wide => self.wides.at(link.number()).depth,
         }
     }
@@ -303,7 +334,7 @@ impl Tree {
                 if node.set(place, to) {
                     return link;
                 }
-                let mut more = Small::<16>::new(node.depth, node.sample);
+                let mut more = Small::<16>::new(node.depth(), node.sample);
                 for (place, link) in node.pairs() {
                     assert!(more.set(place, link), "16 places hold 4");
                 }
@@ -316,7 +347,7 @@ impl Tree {
                     return link;
                 }
                 let links = vec![Link::NONE; PLACES].into_boxed_slice();
-                let mut more = Wide { depth: node.depth, sample: node.sample, links };
+                let mut more = Wide { depth: node.depth(), sample: node.sample, links };
                 for (place, link) in node.pairs() {
                     more.links[place] = link;
                 }
@@ -349,7 +380,7 @@ impl Tree {
 
 fn next_of<const N: usize>(node: &Small<N>, place: usize, reverse: bool) -> Option<(usize, Link)> {
     let rank = if reverse { node.rank(place + 1).checked_sub(1)? } else { node.rank(place) };
-    (rank < node.len).then(|| (usize::from(node.places[rank]), node.links[rank]))
+    (rank < node.len()).then(|| (usize::from(node.places[rank]), node.links[rank]))
 }
 
 /// A walk over keys in order, or backwards.

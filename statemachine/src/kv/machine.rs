@@ -21,6 +21,10 @@ use crate::store::{Job, JobDone, PageRead, Pins, Store};
 use crate::version::{Found, Levels};
 use crate::{BadCommand, Damage, Limits, Measured, OpenFailure};
 
+/// Keys of a written delta that are dropped on the core; a larger one would stop it for
+/// milliseconds.
+const DROPPED_HERE_MAX: usize = 1_024;
+
 const NAME: &str = "bowline.kv";
 const IDENTITY: Identity = Identity { name_hash: name_hash(NAME), version: KV_VERSION };
 
@@ -217,8 +221,14 @@ impl<E: Env> Machine<E> for Kv<E> {
     }
 
     fn publish(&mut self, done: JobDone<E>) {
-        self.shell.publish(done);
+        let written = self.shell.publish(done);
         self.levels().assert_sound();
+        if let Some(delta) = written.and_then(Rc::into_inner)
+            && delta.len() >= DROPPED_HERE_MAX
+        {
+            // Refused or not, the closure and the delta in it are dropped.
+            drop(self.shell.store().env().offload(move || drop(delta)));
+        }
     }
 
     fn job_failed(&mut self, flush: bool) {

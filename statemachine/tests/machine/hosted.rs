@@ -315,5 +315,6 @@ fn a_store_is_shared_by_machines() {
         let store: &Rc<Store<SimEnv>> = &shard.store;
         let kv = Kv::open(store, 4, None).await.unwrap();
         assert_eq!((kv.applied(), kv.flushed(), kv.delta_bytes()), (0, 0, 0));
+        assert!(size_of_val(&kv) <= 640, "an idle shard takes {} bytes", size_of_val(&kv));
     });
 }
