@@ -44,6 +44,9 @@ impl Measured {
 
 /// A store that takes synced puts from many threads.
 pub(crate) trait Putter: Sync {
+    /// Parts that it cuts its keys into.
+    const SHARDS: u64 = 1;
+
     /// Returns once `value` is durable under `key`.
     fn put(&self, client: usize, key: [u8; 8], value: &[u8]) -> Result<(), String>;
 }
@@ -97,7 +100,7 @@ const COUNTING: u8 = 1;
 const OVER: u8 = 2;
 
 /// Runs `work` on plain threads.
-pub(crate) fn closed_loop(store: &dyn Putter, work: Work) -> Result<Measured, String> {
+pub(crate) fn closed_loop(store: &impl Putter, work: Work) -> Result<Measured, String> {
     let phase = AtomicU8::new(WARMING);
     let values = Values::new(work.value_bytes);
     std::thread::scope(|scope| {
@@ -125,7 +128,7 @@ pub(crate) fn closed_loop(store: &dyn Putter, work: Work) -> Result<Measured, St
 }
 
 fn one_client(
-    store: &dyn Putter,
+    store: &impl Putter,
     work: Work,
     client: usize,
     phase: &AtomicU8,

@@ -15,8 +15,13 @@ mod append;
 mod group;
 mod load;
 mod machine;
+#[path = "../../../server/src/bench/park.rs"]
+mod park;
 mod peers;
 mod report;
+#[allow(dead_code, reason = "the binary's bench uses the rest of it")]
+#[path = "../../../server/src/bench/window.rs"]
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,10 +92,13 @@ impl Options {
     }
 }
 
+/// Runs one round in a directory.
+type Run = Box<dyn Fn(&Path) -> Result<Measured, String>>;
+
 /// One thing to measure: what it is called, and how one round of it is run in a directory.
 struct Candidate {
     case: Case,
-    run: Box<dyn Fn(&Path) -> Result<Measured, String>>,
+    run: Run,
 }
 
 fn main() -> Result<(), String> {

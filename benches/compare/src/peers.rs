@@ -1,5 +1,6 @@
 //! The stores, each with the durability of an acknowledged bowline put: synced before the answer.
 
+mod bowline;
 mod fjall;
 mod raft_engine;
 mod redb;
@@ -16,6 +17,8 @@ use crate::report::Case;
 /// Everything that takes puts from many threads.
 pub(crate) fn putters(work: Work) -> Vec<Candidate> {
     vec![
+        bowline_clients(work),
+        threads("bowline-threads", work, bowline::Store::open),
         threads("rocksdb", work, |dir| rocksdb::Store::open(dir, rocksdb::Tuning::Default)),
         threads("rocksdb-recycle", work, |dir| rocksdb::Store::open(dir, rocksdb::Tuning::Recycle)),
         threads("raft-engine", work, move |dir| raft_engine::Store::open(dir, work.clients)),
@@ -36,13 +39,36 @@ pub(crate) fn appenders(work: Work, shape: Shape) -> Vec<Candidate> {
         batch: shape.batch,
         value_bytes: work.value_bytes,
     };
-    vec![Candidate {
+    let mut all = vec![Candidate {
         case: case("raft-engine"),
         run: Box::new(move |dir| {
             let mut log = raft_engine::Log::open(dir, shape.shards)?;
-            append::run(&mut log, work, shape)
+            append::run_blocking(&mut log, work, shape)
         }),
-    }]
+    }];
+    for (store, in_flight) in [("bowline-wal", 1), ("bowline-wal-2", 2)] {
+        let run = move |dir: &Path| bowline::append(dir, work, shape, in_flight);
+        all.push(Candidate { case: case(store), run: Box::new(run) });
+    }
+    all
+}
+
+/// Bowline's clients as it is meant to be used: futures, all on one thread.
+fn bowline_clients(work: Work) -> Candidate {
+    let run = move |dir: &Path| bowline::clients(dir, work);
+    let case = put_case("bowline", bowline::SHARDS, work);
+    Candidate { case, run: Box::new(run) }
+}
+
+fn put_case(store: &str, shards: u64, work: Work) -> Case {
+    Case {
+        table: "put",
+        store: store.to_owned(),
+        clients: work.clients,
+        shards,
+        batch: 1,
+        value_bytes: work.value_bytes,
+    }
 }
 
 fn threads<P: Putter + 'static>(
@@ -51,14 +77,7 @@ fn threads<P: Putter + 'static>(
     open: impl Fn(&Path) -> Result<P, String> + 'static,
 ) -> Candidate {
     Candidate {
-        case: Case {
-            table: "put",
-            store: store.to_owned(),
-            clients: work.clients,
-            shards: 1,
-            batch: 1,
-            value_bytes: work.value_bytes,
-        },
+        case: put_case(store, P::SHARDS, work),
         run: Box::new(move |dir| -> Result<Measured, String> {
             load::closed_loop(&open(dir)?, work)
         }),

@@ -64,12 +64,13 @@ impl Report {
     pub(crate) fn table(&mut self) {
         let Some((first, _)) = self.rounds.first() else { return };
         println!(
-            "\n{}: {} clients, {} shards, batch {}, {} B values, synced",
-            first.table, first.clients, first.shards, first.batch, first.value_bytes
+            "\n{}: {} clients, batch {}, {} B values, synced",
+            first.table, first.clients, first.batch, first.value_bytes
         );
         println!(
-            "{:<18} {:>10} {:>19} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
+            "{:<18} {:>6} {:>10} {:>19} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}",
             "store",
+            "shards",
             "op/s",
             "low..high",
             "p50 us",
@@ -85,8 +86,9 @@ impl Report {
             let median = &all[all.len() / 2];
             let at = |q: f64| micros(median.latency.value_at_quantile(q));
             println!(
-                "{:<18} {:>10.0} {:>19} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>8.2} {:>8.0}",
+                "{:<18} {:>6} {:>10.0} {:>19} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>8.2} {:>8.0}",
                 case.store,
+                case.shards,
                 median.rate(),
                 format!("{low:.0}..{high:.0}"),
                 at(0.5),

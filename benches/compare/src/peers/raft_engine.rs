@@ -96,7 +96,7 @@ impl Appender for Log {
         self.batch.add_entries::<Indexed>(shard + 1, &entries).map_err(|error| error.to_string())
     }
 
-    fn sync(&mut self) -> Result<(), String> {
+    async fn sync(&mut self) -> Result<(), String> {
         self.engine.write(&mut self.batch, true).map_err(|error| error.to_string())?;
         Ok(())
     }
