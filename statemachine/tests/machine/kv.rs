@@ -2,8 +2,8 @@
 
 use core::future::Future;
 
-use bowline_env::Nanos;
 use bowline_env::sim::{Profile, SimEnv, World};
+use bowline_env::{Dir as _, Env as _, Name, Nanos};
 use bowline_statemachine::envelope::{KIND_SESSION_OPEN, KIND_TICK, KIND_USER};
 use bowline_statemachine::kv::command::{self as wire, KV_VERSION};
 use bowline_statemachine::kv::encode::{self, Expect, Guard, Op, Ttl};
@@ -27,7 +27,18 @@ where
     T: 'static,
     F: Future<Output = T> + 'static,
 {
-    let world = World::new(7, Profile::calm());
+    on_shard_of(&World::new(7, Profile::calm()), options, test)
+}
+
+fn on_shard_of<T, F>(
+    world: &World,
+    options: StoreOptions,
+    test: impl FnOnce(Shard) -> F + 'static,
+) -> T
+where
+    T: 'static,
+    F: Future<Output = T> + 'static,
+{
     let main = async move |env| test(Replica::create(env, options).await).await;
     world.run_on(1, LIMIT, main).unwrap()
 }
@@ -441,6 +452,42 @@ fn publish_between_stage_and_apply() {
         let mut out = Vec::new();
         shard.machine.apply(entry, &pins, &mut out);
         assert_eq!(out, [Output::Number(2)]);
+    });
+}
+
+#[test]
+fn storage_error_is_never_not_found() {
+    let world = World::new(8, Profile::calm());
+    let disk = world.disk(1);
+    on_shard_of(&world, cold(), async move |mut shard| {
+        shard.commit(put(0, b"k", b"1", Ttl::None)).await;
+        shard.job(Pressure::Flush).await;
+        let dir = shard.store.env().dir().clone();
+        let runs = Name::new("runs").unwrap();
+        let (run, len) = dir.list(Some(&runs)).await.unwrap().remove(0);
+        // The first data page follows the file's header.
+        assert!(len > 8_192 && disk.flip_bit(&run, 4_096 + 24, 1));
+        let is_damage = |damage: &Damage| matches!(damage, Damage::Run { shard: SHARD, .. });
+        for query in [
+            Query::Get("k".into()),
+            Query::MultiGet(vec!["a".into(), "k".into()].into()),
+            Query::Scan(Box::default()),
+        ] {
+            let got = shard.read(&query).await;
+            assert!(got.as_ref().is_err_and(is_damage), "{query:?}: {got:?}");
+        }
+        let body = body(|out| encode::increment(out, b"k", 1, Ttl::Keep));
+        let payload = command(0, wire::KIND_INCREMENT, &body);
+        let entry = EntryRef { index: 2, term: 1, payload: &payload };
+        let damage = match shard.machine.stage(&[entry], &Pins::new()) {
+            Staged::Cold(reads) => shard.store.load(reads, &mut Pins::new()).await.unwrap_err(),
+            Staged::Damaged(damage) => damage,
+            other => panic!("{other:?}"),
+        };
+        assert!(is_damage(&damage), "an entry is not applied to what cannot be read");
+        // What needs no look at the damaged page goes on.
+        shard.commit(put(0, b"k", b"2", Ttl::None)).await;
+        assert_eq!(value(&shard, b"k").await, Some("2".into()));
     });
 }
 
