@@ -221,7 +221,7 @@ impl fmt::Display for OpenFailure {
             Self::Shard { found } => write!(f, "the manifest is of shard {found}"),
             Self::Name { found, expected } => write!(
                 f,
-                "written by another state machine (name hash {found:016x}, this one is {expected:016x})"
+                "written by another state machine (name hash {found:016x}, not {expected:016x})"
             ),
             Self::Version { found, supported } => {
                 write!(f, "written by machine version {found}, this one is {supported}")
@@ -326,7 +326,7 @@ impl fmt::Display for Damage {
             },
             Self::NeedsVersion { shard, index, kind, version } => write!(
                 f,
-                "shard {shard}: entry {index} is of kind {kind} version {version}, newer than this program"
+                "shard {shard}: entry {index} of kind {kind} version {version} needs a newer program"
             ),
         }
     }

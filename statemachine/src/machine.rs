@@ -1,5 +1,5 @@
-//! The two traits: [`StateMachine`] is what an application writes, [`Machine`] is what a core's loop
-//! drives. `Kv` and `Hosted<M: StateMachine>` implement [`Machine`].
+//! The two traits: [`StateMachine`] is what an application writes, [`Machine`] is what a core's
+//! loop drives. `Kv` and `Hosted<M: StateMachine>` implement [`Machine`].
 //!
 //! The road of state, as the loop drives it:
 //!
@@ -340,7 +340,8 @@ pub trait Machine<E: Env>: Sized + 'static {
     ///
     /// # Panics
     ///
-    /// If `entry.index` is not `applied() + 1`, or a page it needs was not pinned: bugs of the caller.
+    /// If `entry.index` is not `applied() + 1`, or a page it needs was not pinned: bugs of the
+    /// caller.
     fn apply(&mut self, entry: EntryRef<'_>, pins: &Pins, out: &mut Vec<Output>);
 
     /// Answers a question from the state as applied.
