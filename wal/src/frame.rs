@@ -1,7 +1,8 @@
 //! The bytes of a frame: header, trailer and the records of its directory.
 //!
 //! ```text
-//! [ header 128 ][ bodies, each 16-aligned ][ zero ][ directory: (records + echoes) x 64 ][ trailer 128 ]
+//! [ header 128 ][ bodies, each 16-aligned ][ zero ][ directory: rows x 64 ][ trailer 128 ]
+//! rows = records, then echoes of the frame before
 //!
 //! header   0 magic "BWF1"   4 len u16 = 128   6 flags u8   7 version u8 = 1
 //!          8 stream_tag u64   16 epoch u64   24 lsn u64   32 synced u64   40 prev_lsn u64

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! super (4096 B)                                             slot header (first block)
-//!   0 magic "BWSUPER1"  8 major u16, minor u16                 0 magic "BWSLOT01"  8 major u16, minor u16
+//!   0 magic "BWSUPER1"  8 major u16, minor u16                 0 magic "BWSLOT01"  8 u16, u16
 //!  12 compat u32  16 ro_compat u32  20 incompat u32           12 slot_no u32  16 stream_uuid u128
-//!  24 cluster_id u128  40 stream_uuid u128  56 node_id u64    32 epoch u64  40 boot u64  48 block u32
-//!  64 stream_no u32  68 stream_count u32  72 block u32        52 incompat u32  56 slot_bytes u64
-//!  76 frame_cap u32  80 slot_bytes u64  88 sequence u64       64 wall_ms u64  72 life_lsn u64
-//!  96 boot u64  104 max_epoch u64  112 clean_lsn u64          80 life_cut u64  88.. zero
-//! 120 slot_count u32  124 sync_mode u8  128 probe_ns u64     block - 4 crc32
+//!  24 cluster_id u128  40 stream_uuid u128  56 node_id u64    32 epoch u64  40 boot u64
+//!  64 stream_no u32  68 stream_count u32  72 block u32        48 block u32  52 incompat u32
+//!  76 frame_cap u32  80 slot_bytes u64  88 sequence u64       56 slot_bytes u64  64 wall_ms u64
+//!  96 boot u64  104 max_epoch u64  112 clean_lsn u64          72 life_lsn u64  80 life_cut u64
+//! 120 slot_count u32  124 sync_mode u8  128 probe_ns u64     88.. zero  block-4 crc32
 //! 4092 crc32
 //! ```
 

@@ -277,7 +277,10 @@ impl<S: Source> WalReader<S> {
                 findings.push(Finding::Shard { shard, damage, holes });
             }
         }
-        let is_torn = |finding: &Finding| matches!(finding, Finding::Frame(bad) if bad.verdict == Verdict::Torn);
+        let is_torn = |finding: &Finding| {
+            let Finding::Frame(bad) = finding else { return false };
+            bad.verdict == Verdict::Torn
+        };
         let verified = match findings.iter().find(|finding| !is_torn(finding)) {
             Some(_) => Verified::Damage,
             None if findings.is_empty() => Verified::Clean,

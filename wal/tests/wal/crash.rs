@@ -147,7 +147,7 @@ fn lives_by_change(seed: u64, how: Crash, first: u64) {
 /// Lives of one node, each ended by a crash at some moment.
 fn lives_by_time(seed: u64, how: Crash) {
     let world: World = calm(seed);
-    let sync = if seed % 2 == 0 { SyncChoice::Dsync } else { SyncChoice::Fdatasync };
+    let sync = if seed.is_multiple_of(2) { SyncChoice::Dsync } else { SyncChoice::Fdatasync };
     live(&world, async move |env| format_with(&env, sync).await);
     let (story, rng) = (Shared::default(), Rng::new(seed));
     for life in 0..4 {
