@@ -315,7 +315,7 @@ impl<F: File> Way<F> {
     }
 
     /// `depth` lines of synced writes, each with one in flight.
-    async fn lines<E: Env>(&mut self, env: &E, depth: u64, rounds: u64) -> Result<(), EnvError>
+    async fn lines<E>(&self, env: &E, depth: u64, rounds: u64) -> Result<(), EnvError>
     where
         E: Env<File = F>,
     {
