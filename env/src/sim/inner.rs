@@ -43,6 +43,8 @@ pub(super) struct Inner {
     pub(super) streams: Streams,
     pub(super) load: Rc<Rng>,
     mix: Mix,
+    /// The profile's faults are over.
+    pub(super) healed: Cell<bool>,
     /// The time of what runs just now.
     now: Cell<u64>,
     /// The latest time reached.
@@ -79,6 +81,7 @@ impl Inner {
             streams: Streams::new(seed),
             load: Rc::new(Streams::load(seed)),
             mix: Mix::draw(seed, profile),
+            healed: Cell::new(false),
             now: Cell::new(0),
             latest: Cell::new(0),
             sched: RefCell::new(sched),
@@ -128,12 +131,12 @@ impl Inner {
 
     /// Draws whether a fault happens now.
     pub(super) fn hits(&self, class: Fault) -> bool {
-        let rate = self.mix.rate(class);
+        let rate = self.rate(class);
         rate > 0 && self.streams.fault(class).chance(rate)
     }
 
     pub(super) fn rate(&self, class: Fault) -> u32 {
-        self.mix.rate(class)
+        if self.healed.get() { 0 } else { self.mix.rate(class) }
     }
 
     pub(super) fn say(&self, line: impl FnOnce() -> String) {

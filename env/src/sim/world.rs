@@ -232,6 +232,12 @@ impl World {
         Sleep::new(&self.inner, None, at, false)
     }
 
+    /// Ends the profile's faults for the rest of the run: what is asked of a disk by name stays.
+    /// Latencies go on varying.
+    pub fn heal(&self) {
+        self.inner.healed.set(true);
+    }
+
     /// Crashes a node. Its tasks are gone, its claim is free, its handles do nothing; the cores
     /// that are started from now on live its next life.
     pub fn crash(&self, id: u64, how: Crash) {
