@@ -6,3 +6,5 @@
 mod disk;
 #[path = "embedding/sim.rs"]
 mod sim;
+#[path = "embedding/warnings.rs"]
+mod warnings;

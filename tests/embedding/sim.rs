@@ -12,7 +12,7 @@ use bowline_env::Nanos;
 use bowline_env::sim::{Profile, SimFactory, World};
 use bytes::Bytes;
 
-const LIMIT: Nanos = Nanos(600_000_000_000);
+pub(crate) const LIMIT: Nanos = Nanos(600_000_000_000);
 const READY: Duration = Duration::from_secs(10);
 
 fn start(factory: SimFactory, shards: u32) -> Op<EmbeddedEngine> {
@@ -27,7 +27,7 @@ fn start(factory: SimFactory, shards: u32) -> Op<EmbeddedEngine> {
         .start_in(factory)
 }
 
-async fn ready(factory: SimFactory, shards: u32) -> EmbeddedEngine {
+pub(crate) async fn ready(factory: SimFactory, shards: u32) -> EmbeddedEngine {
     let engine = start(factory, shards).await.unwrap();
     engine.wait_ready(READY).await.unwrap();
     engine
