@@ -5,8 +5,6 @@
 //! of `append` alone. The log lies in the build's temporary directory on the real disk, opened for
 //! direct I/O; its oldest slots are freed as an engine would free them.
 
-#![expect(missing_docs, reason = "criterion's macro makes a public function")]
-
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -39,7 +37,7 @@ where
     let cpu = factory.facts().cpus.last().copied().unwrap_or(0);
     let options = CoreOptions { cpu, cores: 1, direct_io: true, ..CoreOptions::default() };
     let core = factory
-        .spawn_core(options, move |env| async move {
+        .spawn_core(options, async move |env| {
             let span = main(env).await;
             done.send(span).expect("the bench waits");
         })
@@ -141,7 +139,7 @@ impl<E: Env> Log<E> {
 
 /// Time of `iters` durable writes, or of the staging in them alone.
 fn measure(dir: &PathBuf, shards: u64, batch: u64, iters: u64, staging_only: bool) -> Duration {
-    on_core(dir, move |env| async move {
+    on_core(dir, async move |env| {
         let mut log = Log::open(&env, shards).await;
         let mut total = Nanos(0);
         for round in 0..iters {
@@ -163,7 +161,7 @@ fn append(c: &mut Criterion) {
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let dir = home.path().to_path_buf();
     std::fs::write(dir.join("NODE"), [1; 4096]).expect("a file that is not empty");
-    on_core(&dir, |env| async move {
+    on_core(&dir, async move |env| {
         logs().format(&env, ID).await.expect("the log is formatted");
         Nanos(0)
     });

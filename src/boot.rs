@@ -367,8 +367,8 @@ mod tests {
     async fn start(factory: bowline_env::sim::SimFactory) -> Result<Started, Error> {
         let (tell, told) = oneshot::channel();
         let job = async move {
-            let _: Result<(), _> = tell
-                .send(boot::<_, _, Kv<bowline_env::sim::SimEnv>>(factory, logs(), config()).await);
+            let started = boot::<_, _, Kv<bowline_env::sim::SimEnv>>(factory, logs(), config());
+            assert!(tell.send(started.await).is_ok(), "the test waits");
         };
         factory.drive("start", job).unwrap();
         told.await.unwrap()
@@ -381,6 +381,15 @@ mod tests {
         }
     }
 
+    /// What `key` of a shard holds.
+    async fn read(started: &Started, shard: u64) -> Option<Vec<u8>> {
+        let query = Query::Get(Bytes::from_static(b"key"));
+        let read = Call::Read { query, consistency: Consistency::Linearizable };
+        let reply = call(started, shard, read).await.unwrap();
+        let Reply::Answer(Answer::Value(value)) = reply else { panic!("{reply:?}") };
+        value.map(|item| item.value.to_vec())
+    }
+
     #[test]
     fn a_node_starts_writes_stops_and_reads_again() {
         let world = World::new(1, Profile::calm());
@@ -389,12 +398,8 @@ mod tests {
             let done = async move {
                 let started = start(factory).await.unwrap();
                 for shard in 0..4 {
-                    let query = Query::Get(Bytes::from_static(b"key"));
-                    let read = Call::Read { query, consistency: Consistency::Linearizable };
-                    let reply = call(&started, shard, read).await.unwrap();
-                    let Reply::Answer(Answer::Value(value)) = reply else { panic!("{reply:?}") };
-                    let value = value.map(|item| item.value.to_vec());
-                    assert_eq!(value, (round > 0).then(|| vec![round - 1]));
+                    let before = (round > 0).then(|| vec![round - 1]);
+                    assert_eq!(read(&started, shard).await, before);
                     let mut body = BytesMut::new();
                     put(&mut body, b"key", &[round], Ttl::None, false);
                     let write = Call::Propose { kind: KIND_PUT, body: body.freeze() };

@@ -7,7 +7,7 @@
 //! rounds, `BOWLINE_SEED=s` the moments.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::disallowed_methods, reason = "processes, threads and clocks are what is tested")]
-#![expect(clippy::print_stdout, reason = "the seed is printed before it runs")]
+#![expect(clippy::disallowed_macros, reason = "the seed is printed before it runs")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -57,7 +57,7 @@ fn child_writes_until_it_is_killed() {
     let Ok(dir) = std::env::var(DIR) else { return };
     let engine =
         EmbeddedEngine::builder().configure(move |all| *all = config(&dir)).start().wait().unwrap();
-    engine.wait_ready(Duration::from_secs(60)).wait().unwrap();
+    engine.wait_ready(Duration::from_mins(1)).wait().unwrap();
     let client = engine.client();
     let mut next = 1;
     for thread in 0..THREADS {
@@ -71,13 +71,12 @@ fn child_writes_until_it_is_killed() {
         }
     }
     say("ready");
-    let threads: Vec<_> = (0..THREADS)
-        .map(|thread| {
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
             let client = client.clone();
-            std::thread::spawn(move || write_for_ever(&client, thread, next))
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+            scope.spawn(move || write_for_ever(&client, thread, next));
+        }
+    });
 }
 
 fn write_for_ever(client: &bowline::EmbeddedClient, thread: u64, first: u64) {
@@ -171,14 +170,14 @@ fn every_acknowledged_write_survives_fifty_kills() {
         let mut dumped = 0;
         loop {
             let wait = kill_at
-                .map_or(Duration::from_secs(60), |at| at.saturating_duration_since(Instant::now()));
+                .map_or(Duration::from_mins(1), |at| at.saturating_duration_since(Instant::now()));
             match lines.recv_timeout(wait) {
                 Ok(line) => {
                     if take(&mut known, &line, &mut dumped) {
                         assert_eq!(dumped, THREADS * KEYS, "the whole state was dumped");
                         dumps += 1;
                         let span = Duration::from_micros(draw(120_000));
-                        kill_at = kill_at.or(Some(Instant::now() + span));
+                        kill_at = kill_at.or_else(|| Some(Instant::now() + span));
                     }
                 },
                 Err(_) if kill_at.is_some() => break,
@@ -191,9 +190,9 @@ fn every_acknowledged_write_survives_fifty_kills() {
         early += u64::from(blind);
         child.kill().unwrap();
         child.wait().unwrap();
-        lines.iter().for_each(|line| {
-            let _: bool = take(&mut known, &line, &mut dumped);
-        });
+        for line in &lines {
+            take(&mut known, &line, &mut dumped);
+        }
     }
     let acked: u64 = known.values().map(|key| key.acked).max().unwrap();
     println!(

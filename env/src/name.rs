@@ -54,7 +54,11 @@ impl Name {
                 && !part.starts_with('.')
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
         };
-        if text.split('/').all(part_is_good) { Ok(Self(Arc::from(text))) } else { Err(NameError::Byte) }
+        if text.split('/').all(part_is_good) {
+            Ok(Self(Arc::from(text)))
+        } else {
+            Err(NameError::Byte)
+        }
     }
 
     /// A name from a literal or a format of ours.

@@ -95,15 +95,15 @@ fn show(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn value(text: &str) -> Value {
-        Some(text.as_bytes().to_vec())
+    fn value(text: &str) -> Vec<u8> {
+        text.as_bytes().to_vec()
     }
 
     #[test]
     #[should_panic(expected = "possible are")]
     fn a_lost_write_is_a_violation() {
         let mut model = Model::default();
-        model.acked(b"k", value("1"));
+        model.acked(b"k", Some(value("1")));
         model.read(b"k", &None, true);
     }
 
@@ -111,17 +111,17 @@ mod tests {
     #[should_panic(expected = "possible are")]
     fn a_write_that_certainly_did_not_happen_is_a_violation() {
         let mut model = Model::default();
-        model.acked(b"k", value("1"));
-        model.read(b"k", &value("2"), true);
+        model.acked(b"k", Some(value("1")));
+        model.read(b"k", &Some(value("2")), true);
     }
 
     #[test]
     fn an_unknown_write_may_be_there_or_not() {
         let mut model = Model::default();
-        model.acked(b"k", value("1"));
-        model.unknown(b"k", value("2"));
-        model.read(b"k", &value("1"), false);
-        model.read(b"k", &value("2"), true);
-        assert_eq!(model.value(b"k"), value("2"));
+        model.acked(b"k", Some(value("1")));
+        model.unknown(b"k", Some(value("2")));
+        model.read(b"k", &Some(value("1")), false);
+        model.read(b"k", &Some(value("2")), true);
+        assert_eq!(model.value(b"k"), Some(value("2")));
     }
 }

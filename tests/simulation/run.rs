@@ -140,7 +140,9 @@ pub(crate) fn run(plan: &Plan) -> Tally {
 }
 
 async fn stop(engine: EmbeddedEngine) {
-    let _: Result<(), Error> = engine.stop().await;
+    if let Err(error) = engine.stop().await {
+        println!("  a stop is not clean: {error}");
+    }
 }
 
 /// Starts the node and reads every key, which decides what was unknown. None: a fault of the disk
