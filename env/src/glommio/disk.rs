@@ -272,16 +272,20 @@ pub(super) fn map(root: &OwnedFd, name: &Name, at: u64, len: usize) -> Done<Mmap
     // SAFETY: the caller of `Dir::map` promises that the file never changes again; it is written
     // under another name, renamed when whole, and only ever unlinked after that.
     let map = unsafe { options.map(&fd) }.map_err(|error| system(&error))?;
-    map.advise(Advice::Random).map_err(|error| system(&error))?;
-    match map.advise(Advice::PopulateRead) {
-        Ok(()) => Ok(map),
+    // With read-ahead: without, each page would be a read of its own.
+    let populated = match map.advise(Advice::PopulateRead) {
+        Ok(()) => Ok(()),
         // A page that cannot be read is EFAULT here and SIGBUS at a load.
         Err(error) => match Errno::from_io_error(&error) {
             // Before Linux 5.14: read the range, so that a bad page is an error here too.
-            Some(Errno::INVAL) => read_through(&fd, at, len).map(|()| map),
+            Some(Errno::INVAL) => read_through(&fd, at, len),
             _ => Err(Fault::Kind(Kind::Io)),
         },
-    }
+    };
+    populated?;
+    // A page that is dropped later is read alone.
+    map.advise(Advice::Random).map_err(|error| system(&error))?;
+    Ok(map)
 }
 
 fn len_of_or_zero(fd: &OwnedFd) -> u64 {
