@@ -1,8 +1,8 @@
 //! What does a put or a get cost through the facade, on a real disk?
 //!
 //! One core, one shard, keys of 16 bytes, values of 256. `thread/1` waits for each operation,
-//! `thread/64` keeps 64 on their way; `core/n` runs on the shard's core and so crosses no thread. Puts
-//! are synced. Gets are of 4,096 keys in memory and linearizable, but where named otherwise.
+//! `thread/64` keeps 64 on their way; `core/n` runs on the shard's core and so crosses no thread.
+//! Puts are synced. Gets are of 4,096 keys in memory and linearizable, but where named otherwise.
 //! Throughput is operations. `leader` is the two questions that a handler asks before it serves.
 
 use std::hint::black_box;

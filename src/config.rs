@@ -28,7 +28,9 @@ pub use value::{Auto, ByteCount, CoreCount, CpuList, DirectIo, Leaders, Part, Pe
 const PREFIX: &str = "BOWLINE_";
 
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $key:ident: $type:ty = $default:expr,)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$each:meta])* $key:ident: $type:ty = $default:expr,)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
@@ -133,7 +135,8 @@ section! {
         park: Duration = Duration::from_secs(2),
         /// Bytes that wait for a leader, per core.
         parked: ByteCount = ByteCount::mib(16),
-        /// Bytes queued or not applied, per core; auto: a quarter of memory by cores, at most 1 GiB.
+        /// Bytes queued or not applied, per core; auto: a quarter of memory by cores, at most
+        /// 1 GiB.
         core_budget: Auto<ByteCount> = Auto::Auto,
         /// Bytes not committed, per shard.
         shard_uncommitted: ByteCount = ByteCount::mib(16),

@@ -46,7 +46,9 @@ impl ErrorTable {
 }
 
 macro_rules! rows {
-    ($($name:ident = $number:literal: $what:literal, cause: $cause:literal, fix: $fix:literal;)*) => {
+    ($(
+        $name:ident = $number:literal: $what:literal, cause: $cause:literal, fix: $fix:literal;
+    )*) => {
         #[expect(clippy::doc_markdown, reason = "the texts are shown on terminals too")]
         impl Code {
             $(#[doc = $what] pub const $name: Self = Self::new($number);)*
