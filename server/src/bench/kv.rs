@@ -65,6 +65,9 @@ pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
     {
         out::line(report::row("median", median))?;
     }
+    if let Some(code) = rounds.iter().find_map(|line| line.failure.as_deref()) {
+        out::complain(&anyhow::anyhow!("operations failed, the first with {code}"));
+    }
     let failed = rounds.iter().any(|line| line.errors > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -3,10 +3,11 @@
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 
-use bowline::{Consistency, EmbeddedClient, EmbeddedEngine, LocalShard, Op};
+use bowline::{Consistency, EmbeddedClient, EmbeddedEngine, Error, LocalShard, Op};
 use bytes::Bytes;
 
 use super::park;
@@ -38,11 +39,21 @@ pub(crate) struct Outcomes {
 
 /// A client of either kind.
 trait Calls {
+    type Timer: Future<Output = ()>;
+
+    fn timer(&self, span: Duration) -> Self::Timer;
     fn put(&self, key: [u8; 8], value: &[u8]) -> Op<()>;
     fn get(&self, key: [u8; 8], consistency: Consistency) -> Op<Option<Bytes>>;
 }
 
 impl Calls for EmbeddedClient {
+    /// The thread has a clock.
+    type Timer = core::future::Pending<()>;
+
+    fn timer(&self, _: Duration) -> Self::Timer {
+        core::future::pending()
+    }
+
     fn put(&self, key: [u8; 8], value: &[u8]) -> Op<()> {
         Self::put(self, key, value)
     }
@@ -53,6 +64,12 @@ impl Calls for EmbeddedClient {
 }
 
 impl Calls for LocalShard {
+    type Timer = Pin<Box<dyn Future<Output = ()>>>;
+
+    fn timer(&self, span: Duration) -> Self::Timer {
+        Box::pin(self.sleep(span))
+    }
+
     fn put(&self, key: [u8; 8], value: &[u8]) -> Op<()> {
         Self::put(self, key, value)
     }
@@ -73,11 +90,16 @@ impl Future for Call {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let good = match &mut *self {
-            Self::Put(op) => core::task::ready!(Pin::new(op).poll(cx)).is_ok(),
+            Self::Put(op) => core::task::ready!(Pin::new(op).poll(cx)).map(|()| true),
             // Every key was written before: one that is not found is a failure too.
-            Self::Get(op) => matches!(core::task::ready!(Pin::new(op).poll(cx)), Ok(Some(_))),
+            Self::Get(op) => core::task::ready!(Pin::new(op).poll(cx)).map(|got| got.is_some()),
         };
-        Poll::Ready(if good { Outcome::Done } else { Outcome::Failed })
+        Poll::Ready(match good {
+            Ok(true) => Outcome::Done,
+            Ok(false) => Outcome::Failed(None),
+            Err(Error::Busy { retry_after, .. }) => Outcome::Again(retry_after),
+            Err(error) => Outcome::Failed(Some(error.code())),
+        })
     }
 }
 
@@ -94,6 +116,11 @@ struct Asking<C> {
 
 impl<C: Calls> Target for Asking<C> {
     type Call = Call;
+    type Timer = C::Timer;
+
+    fn timer(&self, span: Duration) -> C::Timer {
+        self.calls.timer(span)
+    }
 
     fn submit(&mut self) -> Call {
         let chance = self.dice.roll();
@@ -114,18 +141,27 @@ impl<C: Calls> Target for Asking<C> {
 
 impl Load {
     /// Writes every key once, so that every read finds something.
-    pub(crate) fn fill(&self, client: &EmbeddedClient) -> Result<(), bowline::Error> {
+    pub(crate) fn fill(&self, client: &EmbeddedClient) -> Result<(), Error> {
         const AT_ONCE: usize = 512;
-        let mut open = std::collections::VecDeque::with_capacity(AT_ONCE);
+        let put = |key| client.put(bytes_of(key), self.values.pick(key));
+        let settle = |(key, op): (u64, Op<()>)| {
+            let mut result = op.wait();
+            while let Err(Error::Busy { retry_after, .. }) = result {
+                sleep_until(clock() + retry_after);
+                result = put(key).wait();
+            }
+            result
+        };
+        let mut open = VecDeque::with_capacity(AT_ONCE);
         for key in 0..self.keys.count() {
             if open.len() == AT_ONCE
                 && let Some(first) = open.pop_front()
             {
-                Op::wait(first)?;
+                settle(first)?;
             }
-            open.push_back(client.put(bytes_of(key), self.values.pick(key)));
+            open.push_back((key, put(key)));
         }
-        open.into_iter().try_for_each(Op::wait)
+        open.into_iter().try_for_each(settle)
     }
 
     /// Runs the clients on threads of this process.
@@ -155,7 +191,7 @@ impl Load {
     }
 
     /// Runs the clients on the cores, spread over the shards that have keys.
-    pub(crate) fn on_cores(&self, engine: &EmbeddedEngine) -> Result<Outcomes, bowline::Error> {
+    pub(crate) fn on_cores(&self, engine: &EmbeddedEngine) -> Result<Outcomes, Error> {
         let schedule = self.schedule(1);
         let shards: Vec<_> = self.keys.shards().collect();
         let used_shards = shards.len().min(self.clients);

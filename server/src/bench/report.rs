@@ -32,6 +32,10 @@ pub(crate) struct Line {
     pub(crate) cpu_us_per_op: f64,
     pub(crate) bytes_written: u64,
     pub(crate) errors: u64,
+    /// Code of the first error.
+    pub(crate) failure: Option<String>,
+    /// Times that a call was turned away (BOW-0501) and made again.
+    pub(crate) busy: u64,
     pub(crate) unsent: u64,
     pub(crate) probe_write_sync_p50_us: f64,
     pub(crate) probe_write_sync_p99_us: f64,
@@ -100,6 +104,8 @@ impl Line {
             cpu_us_per_op: micros(round.used.cpu) / float(ops.max(1)),
             bytes_written: round.used.written,
             errors: round.tally.errors,
+            failure: round.tally.failure.map(|code| code.to_string()),
+            busy: round.tally.busy,
             unsent: round.tally.unsent,
             probe_write_sync_p50_us: probe_p50,
             probe_write_sync_p99_us: mean(|probe| micros(probe.write_sync_p99)),
@@ -127,7 +133,7 @@ pub(crate) fn heading(setting: &Setting) -> String {
     };
     format!(
         "{}: {} clients {clients}, {pace}; {} shards, {} cores; {} B values, {} keys; synced\n\
-         {:<5} {:>10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>8} {:>6} {:>9} {:>7} {:>9} {:>7}",
+         {:<5} {:>10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>8} {:>6} {:>6} {:>9} {:>7} {:>9} {:>7}",
         setting.workload,
         setting.clients,
         setting.shards,
@@ -143,6 +149,7 @@ pub(crate) fn heading(setting: &Setting) -> String {
         "cpu us",
         "MiB/s",
         "errors",
+        "busy",
         "probe us",
         "p50/it",
         "pipe MiB",
@@ -153,7 +160,7 @@ pub(crate) fn heading(setting: &Setting) -> String {
 /// One row of the table.
 pub(crate) fn row(name: &str, line: &Line) -> String {
     format!(
-        "{name:<5} {:>10.0} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>7.2} {:>8.1} {:>6} {:>9.1} {:>7.2} \
+        "{name:<5} {:>10.0} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>7.2} {:>8.1} {:>6} {:>6} {:>9.1} {:>7.2} \
          {:>9.0} {:>7.2}",
         line.ops_per_s,
         line.p50_us,
@@ -163,6 +170,7 @@ pub(crate) fn row(name: &str, line: &Line) -> String {
         line.cpu_us_per_op,
         float(line.bytes_written) / f64::from(1 << 20) / line.seconds,
         line.errors + line.unsent,
+        line.busy,
         line.probe_write_sync_p50_us,
         line.p50_to_probe,
         line.probe_pipe_mib_per_s,

@@ -18,11 +18,14 @@ use core::pin::Pin;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::task::Wake;
 use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
+use bowline::Code;
 use hdrhistogram::Histogram;
 
 /// What a call came to.
@@ -30,8 +33,11 @@ use hdrhistogram::Histogram;
 pub(crate) enum Outcome {
     /// Answered as it should be.
     Done,
-    /// Refused, failed, or answered with something else.
-    Failed,
+    /// Turned away, nothing done: the client makes its call again after this time, and measures
+    /// from the first attempt.
+    Again(Duration),
+    /// Failed, or answered with something else.
+    Failed(Option<Code>),
 }
 
 /// What the clients call.
@@ -39,8 +45,14 @@ pub(crate) trait Target {
     /// One call.
     type Call: Future<Output = Outcome> + Unpin;
 
+    /// Resolves after a time; where the one who polls has a clock ([`Window::next_due`]), never.
+    type Timer: Future<Output = ()>;
+
     /// Submits the next call.
     fn submit(&mut self) -> Self::Call;
+
+    /// Wakes the window after `span`.
+    fn timer(&self, span: Duration) -> Self::Timer;
 }
 
 /// When the clients begin, count and stop.
@@ -63,6 +75,10 @@ pub(crate) struct Tally {
     pub(crate) latency: Histogram<u64>,
     /// Calls that were not.
     pub(crate) errors: u64,
+    /// What the first of them failed with, if it was an error of the library.
+    pub(crate) failure: Option<Code>,
+    /// Times that a call was turned away and made again.
+    pub(crate) busy: u64,
     /// Open loop: calls that were due but found no free client before the end.
     pub(crate) unsent: u64,
 }
@@ -71,17 +87,27 @@ impl Tally {
     /// Nothing yet; three digits, up to a minute.
     pub(crate) fn new() -> Self {
         let latency = Histogram::new_with_bounds(1, 60_000_000_000, 3);
-        Self { latency: latency.expect("bounds are in order"), errors: 0, unsent: 0 }
+        Self {
+            latency: latency.expect("bounds are in order"),
+            errors: 0,
+            failure: None,
+            busy: 0,
+            unsent: 0,
+        }
     }
 
     /// Both together.
     pub(crate) fn add(&mut self, other: &Self) {
         self.latency.add(&other.latency).expect("all have the same bounds");
         self.errors += other.errors;
+        self.failure = self.failure.or(other.failure);
+        self.busy += other.busy;
         self.unsent += other.unsent;
     }
 }
 
+/// How long a client waits after a failure.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Calls that one poll of a window may finish before others have their turn.
 const TURNS_MAX: u32 = 1_024;
 
@@ -132,6 +158,9 @@ pub(crate) struct Window<T: Target> {
     /// Open loop: slots without a call, and when the next call is due.
     idle: Vec<usize>,
     due: Instant,
+    /// Slots that make a call after a pause, the next one first; and what wakes for it.
+    paused: BinaryHeap<Reverse<(Instant, usize)>>,
+    timer: Option<Pin<Box<T::Timer>>>,
     /// Calls without an answer.
     open: usize,
     tally: Tally,
@@ -149,15 +178,17 @@ impl<T: Target> Window<T> {
         };
         let slots = (0..clients).map(slot).collect();
         let (idle, due) = (Vec::with_capacity(clients), schedule.begin);
-        Self { target, schedule, slots, ready, idle, due, open: 0, tally: Tally::new() }
+        let (paused, timer) = (BinaryHeap::new(), None);
+        let tally = Tally::new();
+        Self { target, schedule, slots, ready, idle, due, paused, timer, open: 0, tally }
     }
 
     /// When the window has something to do that no answer tells of; none: never.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        match self.schedule.interval {
-            Some(_) if !self.idle.is_empty() => Some(self.due.min(self.schedule.end)),
-            Some(_) | None => None,
-        }
+        let end = self.schedule.end;
+        let due = self.schedule.interval.filter(|_| !self.idle.is_empty()).map(|_| self.due);
+        let paused = self.paused.peek().map(|Reverse((at, _))| *at);
+        due.into_iter().chain(paused).min().map(|at| at.min(end))
     }
 
     /// When the window is given up: answers that are not there by then never come.
@@ -182,10 +213,7 @@ impl<T: Target> Window<T> {
                 let Poll::Ready(outcome) = Pin::new(call).poll(&mut cx) else { return turns };
                 slot.call = None;
                 self.open -= 1;
-                let began = slot.began;
-                let now = clock();
-                self.count(outcome, began, now);
-                self.submit(at, now);
+                self.answered(at, outcome);
             } else {
                 self.submit(at, clock());
             }
@@ -196,6 +224,55 @@ impl<T: Target> Window<T> {
         }
         self.ready.set(at);
         turns
+    }
+
+    fn answered(&mut self, at: usize, outcome: Outcome) {
+        let began = self.slots[at].began;
+        let now = clock();
+        match outcome {
+            Outcome::Done => {
+                self.count(outcome, began, now);
+                self.submit(at, now);
+            },
+            Outcome::Again(pause) => {
+                self.tally.busy += 1;
+                self.pause(at, now + pause);
+            },
+            Outcome::Failed(_) => {
+                self.count(outcome, began, now);
+                if self.schedule.interval.is_some() {
+                    return self.submit(at, now);
+                }
+                // What fails at once would fail as often as it can.
+                self.slots[at].began = now + PAUSE;
+                self.pause(at, now + PAUSE);
+            },
+        }
+    }
+
+    fn pause(&mut self, at: usize, until: Instant) {
+        self.paused.push(Reverse((until, at)));
+        self.timer = None;
+    }
+
+    /// Lets clients whose pause is over make their calls.
+    fn wake_paused(&mut self) {
+        if self.paused.is_empty() {
+            return;
+        }
+        let now = clock();
+        while let Some(Reverse((until, at))) = self.paused.peek().copied()
+            && (until <= now || now >= self.schedule.end)
+        {
+            self.paused.pop();
+            if now < self.schedule.end {
+                self.slots[at].call = Some(self.target.submit());
+                self.open += 1;
+                self.ready.set(at);
+            } else if self.schedule.interval.is_some() {
+                self.tally.unsent += 1;
+            }
+        }
     }
 
     fn count(&mut self, outcome: Outcome, began: Instant, now: Instant) {
@@ -209,7 +286,11 @@ impl<T: Target> Window<T> {
                 let nanos = now.saturating_duration_since(began).as_nanos();
                 self.tally.latency.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
             },
-            Outcome::Failed => self.tally.errors += 1,
+            Outcome::Failed(code) => {
+                self.tally.errors += 1;
+                self.tally.failure = self.tally.failure.or(code);
+            },
+            Outcome::Again(_) => {},
         }
     }
 
@@ -269,7 +350,7 @@ impl<T: Target> Window<T> {
         if let Some(interval) = self.schedule.interval {
             let late = self.schedule.end.saturating_duration_since(self.due);
             let unsent = late.as_nanos().div_ceil(interval.as_nanos().max(1));
-            self.tally.unsent = u64::try_from(unsent).unwrap_or(u64::MAX);
+            self.tally.unsent += u64::try_from(unsent).unwrap_or(u64::MAX);
         }
         core::mem::replace(&mut self.tally, Tally::new())
     }
@@ -285,6 +366,7 @@ impl<T: Target> Future for Window<T> {
         this.ready.window.register(cx.waker());
         let mut left = TURNS_MAX;
         loop {
+            this.wake_paused();
             if this.schedule.interval.is_some() {
                 this.wake_idle();
             }
@@ -297,11 +379,19 @@ impl<T: Target> Future for Window<T> {
                 Some(rest) => left = rest,
             }
         }
-        if this.open == 0 && clock() >= this.schedule.end {
-            Poll::Ready(this.finish())
-        } else {
-            Poll::Pending
+        let now = clock();
+        if this.open == 0 && now >= this.schedule.end {
+            return Poll::Ready(this.finish());
         }
+        if let Some(due) = this.next_due() {
+            let span = due.saturating_duration_since(now);
+            let timer = this.timer.get_or_insert_with(|| Box::pin(this.target.timer(span)));
+            if timer.as_mut().poll(cx).is_ready() {
+                this.timer = None;
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -322,10 +412,15 @@ mod tests {
 
     impl Target for AtOnce {
         type Call = core::future::Ready<Outcome>;
+        type Timer = core::future::Pending<()>;
 
         fn submit(&mut self) -> Self::Call {
             self.0 = self.0.saturating_sub(1);
-            core::future::ready(if self.0 == 0 { Outcome::Failed } else { Outcome::Done })
+            core::future::ready(if self.0 == 0 { Outcome::Failed(None) } else { Outcome::Done })
+        }
+
+        fn timer(&self, _: Duration) -> Self::Timer {
+            core::future::pending()
         }
     }
 
@@ -353,12 +448,45 @@ mod tests {
 
     impl Target for Second {
         type Call = SecondCall;
+        type Timer = core::future::Pending<()>;
 
         fn submit(&mut self) -> SecondCall {
             let (now, most) = self.open.get();
             self.open.set((now + 1, most.max(now + 1)));
             SecondCall(Rc::clone(&self.open), false)
         }
+
+        fn timer(&self, _: Duration) -> Self::Timer {
+            core::future::pending()
+        }
+    }
+
+    /// Turned away twice, 5 ms each, then done; and so on.
+    struct TurnedAway(u32);
+
+    impl Target for TurnedAway {
+        type Call = core::future::Ready<Outcome>;
+        type Timer = core::future::Pending<()>;
+
+        fn submit(&mut self) -> Self::Call {
+            self.0 += 1;
+            let pause = Duration::from_millis(5);
+            let done = self.0.is_multiple_of(3);
+            core::future::ready(if done { Outcome::Done } else { Outcome::Again(pause) })
+        }
+
+        fn timer(&self, _: Duration) -> Self::Timer {
+            core::future::pending()
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_turned_away_is_measured_from_its_first_attempt() {
+        let tally = run(Window::new(TurnedAway(0), 1, schedule(100, None)));
+        assert_eq!(tally.errors, 0);
+        assert!(tally.busy >= 2 * tally.latency.len(), "{} {}", tally.busy, tally.latency.len());
+        let shortest = Duration::from_nanos(tally.latency.min());
+        assert!(shortest >= Duration::from_millis(9), "two pauses are in it: {shortest:?}");
     }
 
     fn schedule(millis: u64, interval: Option<Duration>) -> Schedule {

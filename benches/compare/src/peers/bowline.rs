@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bowline::{EmbeddedClient, EmbeddedEngine, Op};
+use bowline::{EmbeddedClient, EmbeddedEngine, Error, Op};
 use bowline_env::glommio::{GlommioEnv, GlommioFactory};
 use bowline_env::{Bell, CoreNo, CoreOptions, Env as _, EnvFactory as _};
 use bowline_raft::batch::{BodyWriter, body_len};
@@ -55,7 +55,12 @@ impl Putter for Store {
     const SHARDS: u64 = SHARDS;
 
     fn put(&self, _client: usize, key: [u8; 8], value: &[u8]) -> Result<(), String> {
-        self.client.put(key, value).wait().map_err(text)
+        loop {
+            match self.client.put(key, value).wait() {
+                Err(Error::Busy { retry_after, .. }) => std::thread::sleep(retry_after),
+                result => return result.map_err(text),
+            }
+        }
     }
 }
 
@@ -81,8 +86,10 @@ impl Future for Put {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let done = |result: Result<(), _>| {
-            if result.is_ok() { Outcome::Done } else { Outcome::Failed }
+        let done = |result| match result {
+            Ok(()) => Outcome::Done,
+            Err(Error::Busy { retry_after, .. }) => Outcome::Again(retry_after),
+            Err(error) => Outcome::Failed(Some(error.code())),
         };
         Pin::new(&mut self.0).poll(cx).map(done)
     }
@@ -90,11 +97,16 @@ impl Future for Put {
 
 impl Target for Puts<'_> {
     type Call = Put;
+    type Timer = std::future::Pending<()>;
 
     fn submit(&mut self) -> Put {
         let chance = self.dice.roll();
         let key = (chance % self.keys).to_be_bytes();
         Put(self.client.put(key, self.values.pick(chance >> 40)))
+    }
+
+    fn timer(&self, _: Duration) -> Self::Timer {
+        std::future::pending()
     }
 }
 
@@ -118,7 +130,7 @@ pub(crate) fn clients(dir: &Path, work: Work) -> Result<Measured, String> {
         (clients.join().expect("a client does not panic"), used)
     });
     if tally.errors > 0 {
-        return Err(format!("{} puts failed", tally.errors));
+        return Err(format!("{} puts failed, the first with {:?}", tally.errors, tally.failure));
     }
     let seconds = work.measured.as_secs_f64();
     Ok(Measured { operations: tally.latency.len(), seconds, latency: tally.latency, used })
