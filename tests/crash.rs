@@ -89,8 +89,14 @@ fn write_for_ever(client: &bowline::EmbeddedClient, thread: u64, first: u64) {
         window.push_back((name.clone(), seq, client.put(&name, format!("{seq:>width$}"))));
         while window.len() >= WINDOW {
             let (name, seq, op) = window.pop_front().unwrap();
-            op.wait().unwrap();
-            say(&format!("ack {name} {seq}"));
+            match op.wait() {
+                Ok(()) => say(&format!("ack {name} {seq}")),
+                // Certainly not applied: the log or the delta is full for a moment.
+                Err(error) if error.is_retryable() => {
+                    std::thread::sleep(Duration::from_millis(5));
+                },
+                Err(error) => panic!("a put fails: {error}"),
+            }
         }
     }
 }

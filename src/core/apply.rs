@@ -175,7 +175,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 return Progress::Blocked;
             },
             Staged::OverBudget => {
-                replica.touched = true;
+                // Until flushes have made room; the log keeps the entries.
+                self.starved.push(slot);
                 return Progress::Blocked;
             },
             Staged::Damaged(damage) => {

@@ -253,6 +253,7 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         wakes: crate::ticket::WakeList::default(),
         changes: Vec::new(),
         to_apply: VecDeque::new(),
+        starved: Vec::new(),
         touched: Vec::new(),
         ticketed: Vec::new(),
         parked: VecDeque::new(),

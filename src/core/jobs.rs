@@ -8,8 +8,8 @@
 use std::rc::Rc;
 
 use bowline_env::{Class, Env, Nanos};
-use bowline_raft::{Admin, LogIndex, Lsn, Slot, Term};
-use bowline_statemachine::store::{JobDone, JobError};
+use bowline_raft::{Admin, LogIndex, Lsn, ShardId, Slot, Term};
+use bowline_statemachine::store::{DeltaPressure, JobDone, JobError};
 use bowline_statemachine::{Machine, Pressure};
 use bowline_wal::{GcWork, LogStorage, Record, StageError};
 
@@ -59,13 +59,28 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.replicas[place(slot)].touched = false;
             self.start_job(slot, Pressure::None, now);
         }
-        self.touched = touched;
+        self.touched.append(&mut touched);
+        self.relieve(now);
         let is_full = self.logs.streams.iter().any(|log| log.used_permille() >= GC_PERMILLE);
         if is_full || now.since(self.gc_at) >= GC_EVERY {
             self.gc_at = now;
             self.collect_garbage(now);
         }
         self.retry_staged(now);
+    }
+
+    /// While the core's deltas are over half of their budget the largest is flushed, whether or not
+    /// its shard did anything lately: it may be what the others wait for.
+    fn relieve(&mut self, now: Nanos) {
+        if self.store.pressure() >= DeltaPressure::Flush
+            && let Some((shard, _)) = self.store.largest_delta()
+            && let Some(slot) = self.slot_of(ShardId(shard))
+        {
+            self.start_job(slot, Pressure::None, now);
+        }
+        for slot in std::mem::take(&mut self.starved) {
+            self.list_for_apply(slot);
+        }
     }
 
     /// Starts the next flush or merge of a replica, if one is due.

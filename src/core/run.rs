@@ -87,6 +87,8 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) changes: Vec<LeaderChange>,
     /// Slots with entries to apply, first come first served.
     pub(crate) to_apply: VecDeque<Slot>,
+    /// Slots whose entries wait for room in the core's deltas.
+    pub(crate) starved: Vec<Slot>,
     /// Slots that applied something since the last tick.
     pub(crate) touched: Vec<Slot>,
     /// Slots that hold tickets with deadlines.
@@ -145,6 +147,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     fn is_busy(&self) -> bool {
         !self.ticketed.is_empty()
+            || !self.starved.is_empty()
             || !self.parked.is_empty()
             || !self.jobs_are_over()
             || self.drain.is_some()
