@@ -1,8 +1,8 @@
 //! One core of a node: its loop over log, raft, state machines and callers.
 //!
 //! ```text
-//! rings ->| pass: durable -> mail -> requests -> raft.flush_pass -> log.submit -> apply -> answers |
-//!         |                                                                                      |
+//! rings ->| pass: durable, mail, requests, raft.flush_pass, log.submit, apply, answers |
+//!         |                                                                            |
 //! jobs  <-+--- background tasks: flush, merge, cold reads, reads of the log; they only report ---+
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! whole state of a core is one [`Core`] behind a `RefCell` that is never borrowed across an await.
 //!
 //! * C1 a ticket is completed exactly once.
-//! * C2 an entry's ticket is answered after the entry was applied, and it is applied after raft said
+//! * C2 an entry's ticket is answered after it was applied, and it is applied after raft said
 //!   that it is committed.
 //! * C3 an index is applied once, in order: `machine.applied() + 1` each time.
 //! * C4 the log is compacted up to an index only after the manifest of that index is durable.

@@ -39,7 +39,10 @@ macro_rules! checks {
         /// Every check.
         #[must_use]
         pub fn checks<E: Env>() -> Vec<Check<E>> {
-            vec![$($(Check { name: stringify!($name), run: |env| Box::pin($module::$name(env)) },)*)*]
+            vec![$($(Check {
+                name: stringify!($name),
+                run: |env| Box::pin($module::$name(env)),
+            },)*)*]
         }
     };
 }

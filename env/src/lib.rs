@@ -14,6 +14,7 @@ mod error;
 mod facts;
 mod name;
 mod traits;
+mod values;
 
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -27,7 +28,7 @@ pub use buffer::{BLOCK, Buf, Memory, SharedBuf};
 pub use error::{EnvError, Kind, Op};
 pub use facts::{ClaimError, DirFacts, Facts, FileSystem, UringState};
 pub use name::{Name, NameError};
-pub use traits::{
-    Claim, Class, CoreFailure, CoreNo, CoreOptions, CoreThread, Dir, Env, EnvFactory, Fact, File,
-    Listener, Millis, Mode, Moved, Nanos, Stream,
+pub use traits::{Dir, Env, EnvFactory, File, Listener, Stream};
+pub use values::{
+    Claim, Class, CoreFailure, CoreNo, CoreOptions, CoreThread, Fact, Millis, Mode, Moved, Nanos,
 };

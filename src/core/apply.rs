@@ -261,13 +261,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.list_for_apply(slot);
             },
             Err(error) => {
-                tracing::error!(shard = replica.shard.0, %error, "committed entries are unreadable");
+                tracing::error!(shard = replica.shard.0, %error, "entries cannot be read");
                 self.close_shard(slot, ShardFailure::LogDamaged);
             },
         }
     }
 
-    /// The machine itself stopped: a panic in the application's code, or an entry of a newer version.
+    /// The machine itself stopped: a panic in the application's code, or an entry of a newer
+    /// version.
     fn close_halted(&mut self, slot: Slot) {
         let replica = &self.replicas[place(slot)];
         let message = replica.machine.halted().map_or_else(

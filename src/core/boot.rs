@@ -127,7 +127,8 @@ pub(crate) async fn open_streams<E: Env, O: OpenLog<E>, M: Machine<E>>(
             logs.format(env, id).await?;
         }
         let (mut log, mut recovered) = logs.open(env, id, bell.clone()).await?;
-        tracing::info!(stream = no, boot = recovered.boot, report = ?recovered.report, "log opened");
+        let report = &recovered.report;
+        tracing::info!(stream = no, boot = recovered.boot, ?report, "log opened");
         if plan.founding {
             found::<E, O::Log, M>(&mut log, plan, no, bell).await?;
             recovered.shards = plan.shards_of(no).map(founded).collect();

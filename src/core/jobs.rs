@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! next_job -> Job::run (background) -> manifest_after -> [MANIFEST staged] -> durable: publish
-//!                                                                           -> Compact up to it (C4)
+//!                                                            -> Compact up to it (C4)
 //! ```
 
 use std::rc::Rc;

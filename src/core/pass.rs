@@ -43,7 +43,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.raft.handle_timer(TIMERS_MAX, &mut self.logs, &mut self.out);
         self.flush();
         let more_to_apply = self.apply_pass();
-        // Applying may have published, compacted or proposed: one more flush writes it in this pass.
+        // Applying may have published or compacted: one more flush writes it in this pass.
         self.flush();
         self.tell_board();
         self.count(more_requests);
@@ -175,7 +175,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.read_refused(refused.slot, refused.token, refused.why);
         }
         for event in out.event.drain(..) {
-            tracing::info!(shard = event.shard.0, term = event.term.0, reason = ?event.reason, "raft");
+            let (shard, term) = (event.shard.0, event.term.0);
+            tracing::info!(shard, term, reason = ?event.reason, "raft");
             if let bowline_raft::Reason::Broken(_) = event.reason {
                 self.close_shard(event.slot, ShardFailure::Invariant("raft closed the shard"));
             }

@@ -1,8 +1,8 @@
 //! The road of a shard's proposals through its core: pending, then waiting for their commit.
 //!
 //! A proposal is *pending* until raft takes it into a batch, then *waiting* under (index, term).
-//! Only what is applied at that index settles it: the same term gives its output, another term means
-//! that it certainly was not applied.
+//! Only what is applied at that index settles it: the same term gives its output, another term
+//! means that it certainly was not applied.
 
 use std::collections::VecDeque;
 
@@ -85,7 +85,8 @@ impl Queue {
                 next = next.min(waiting.deadline);
             }
         }
-        // A pending command keeps its place: raft counted it. It goes into the log without a caller.
+        // A pending command keeps its place, for raft counted it; its caller is answered from the
+        // log.
         for pending in &self.pending {
             next = next.min(pending.deadline);
         }

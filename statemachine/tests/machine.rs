@@ -11,6 +11,8 @@
 mod hosted;
 #[path = "machine/kv.rs"]
 mod kv;
+#[path = "machine/kv_pages.rs"]
+mod kv_pages;
 #[path = "machine/model.rs"]
 mod model;
 #[path = "machine/random.rs"]

@@ -160,8 +160,8 @@ pub(crate) fn heading(setting: &Setting) -> String {
 /// One row of the table.
 pub(crate) fn row(name: &str, line: &Line) -> String {
     format!(
-        "{name:<5} {:>10.0} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>7.2} {:>8.1} {:>6} {:>6} {:>9.1} {:>7.2} \
-         {:>9.0} {:>7.2}",
+        "{name:<5} {:>10.0} {:>9.1} {:>9.1} {:>9.1} {:>9.1} {:>7.2} {:>8.1} {:>6} {:>6} {:>9.1} \
+         {:>7.2} {:>9.0} {:>7.2}",
         line.ops_per_s,
         line.p50_us,
         line.p99_us,
