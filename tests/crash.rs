@@ -1,10 +1,10 @@
 //! A writer process is killed at random moments, again and again on one directory, and every write
 //! that it acknowledged must be there afterwards.
 //!
-//! The parent is the judge and keeps the log of acknowledgements in its own memory. The child is this
-//! test binary, started again: it dumps what it recovered, then writes over 2 cores and 8 shards and
-//! says each attempt and each acknowledgement on its standard output. `BOWLINE_ROUNDS=n` sets the
-//! rounds, `BOWLINE_SEED=s` the moments.
+//! The parent is the judge and keeps the log of acknowledgements in its own memory. The child is
+//! this test binary, started again: it dumps what it recovered, then writes over 2 cores and 8
+//! shards and says each attempt and each acknowledgement on its standard output.
+//! `BOWLINE_ROUNDS=n` sets the rounds, `BOWLINE_SEED=s` the moments.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::disallowed_methods, reason = "processes, threads and clocks are what is tested")]
 #![expect(clippy::disallowed_macros, reason = "the seed is printed before it runs")]

@@ -1,10 +1,10 @@
-//! Whole nodes in the deterministic simulator: the production engine on a disk that loses power, and
-//! writers that remember every answer.
+//! Whole nodes in the deterministic simulator: the production engine on a disk that loses power,
+//! and writers that remember every answer.
 //!
-//! `BOWLINE_SEEDS=n` seeds from `BOWLINE_SEED_BASE=b` on, or one by `BOWLINE_SEED=s`. A seed decides
-//! the whole run. A run is some lives of one node on one disk; each ends by a clean stop, a kill or
-//! a power loss. The judge (`model`) knows only calls and answers: what was acknowledged must be read
-//! again, what certainly did not happen must never be seen.
+//! `BOWLINE_SEEDS=n` seeds from `BOWLINE_SEED_BASE=b` on, or one by `BOWLINE_SEED=s`. A seed
+//! decides the whole run. A run is some lives of one node on one disk; each ends by a clean stop, a
+//! kill or a power loss. The judge (`model`) knows only calls and answers: what was acknowledged
+//! must be read again, what certainly did not happen must never be seen.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::print_stdout, clippy::disallowed_macros, reason = "a seed is printed first")]
 

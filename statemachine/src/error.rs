@@ -324,10 +324,10 @@ impl fmt::Display for Damage {
             Self::Panicked { shard, index, message } => {
                 write!(f, "shard {shard}: apply panicked at index {index}: {message}")
             },
-            Self::NeedsVersion { shard, index, kind, version } => write!(
-                f,
-                "shard {shard}: entry {index} of kind {kind} version {version} needs a newer program"
-            ),
+            Self::NeedsVersion { shard, index, kind, version } => {
+                write!(f, "shard {shard}: entry {index} (kind {kind}, version {version}) ")?;
+                f.write_str("needs a newer build")
+            },
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Every operation of the facade in the simulator: real cores, logs and state machines, with time of
-//! its own.
+//! Every operation of the facade in the simulator: real cores, logs and state machines, with time
+//! of its own.
 
 use std::future::Future;
 use std::time::Duration;

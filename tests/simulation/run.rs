@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bowline::{Config, EmbeddedClient, EmbeddedEngine, Error};
 use bowline_env::Nanos;
-use bowline_env::sim::{Crash, Profile, Rng, World};
+use bowline_env::sim::{Crash, Fault, Profile, Rng, World};
 use bowline_wal::{Geometry, SyncChoice, WalLogs, WalOptions};
 
 use crate::model::{Model, Value};
@@ -63,7 +63,10 @@ impl Tally {
 impl Plan {
     pub(crate) fn drawn(seed: u64) -> Self {
         let rng = Rng::new(seed ^ 0x6b6e_6f74);
-        let profile = if rng.ratio(1, 4) { Profile::calm() } else { Profile::one_copy() };
+        // A failed sync is left out: what a boot reads back after one may be gone at the next power
+        // loss, and only copying the tail forward would survive that (see `docs/decisions`).
+        let faulty = Profile::one_copy().without(Fault::SyncError);
+        let profile = if rng.ratio(1, 4) { Profile::calm() } else { faulty };
         Self {
             seed,
             profile,

@@ -250,6 +250,9 @@ impl WalLogs {
     }
 }
 
+/// Slots by which a log grows beyond its bound when a boot finds none free.
+const EMERGENCY_SLOTS: u64 = 2;
+
 impl<E: Env> OpenLog<E> for WalLogs {
     type Log = Wal<E>;
 
@@ -263,6 +266,13 @@ impl<E: Env> OpenLog<E> for WalLogs {
         id: StreamId,
         signal: Bell,
     ) -> Result<(Self::Log, Recovered), OpenError> {
-        Wal::open(env, &Self::dir(id.stream), id, self.options(), signal).await
+        let (dir, options) = (Self::dir(id.stream), self.options());
+        let opened = Wal::open(env, &dir, id, options, signal.clone()).await;
+        let Err(OpenError::Full) = opened else { return opened };
+        // Lives that ended before their first flush pinned every slot, the reserve too. A log that
+        // cannot be opened can never be emptied, so it grows for this boot.
+        let more = EMERGENCY_SLOTS * self.geometry.slot_bytes;
+        let options = WalOptions { log_bytes: options.log_bytes + more, ..options };
+        Wal::open(env, &dir, id, options, signal).await
     }
 }
