@@ -2,8 +2,8 @@
 
 use core::future::Future;
 
-use bowline_env::sim::{Profile, SimEnv, World};
 use bowline_env::Nanos;
+use bowline_env::sim::{Profile, SimEnv, World};
 use bowline_statemachine::envelope::{KIND_SESSION_OPEN, KIND_TICK, KIND_USER};
 use bowline_statemachine::kv::command::{self as wire, KV_VERSION};
 use bowline_statemachine::kv::encode::{self, Expect, Guard, Op, Ttl};
