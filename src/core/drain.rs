@@ -40,6 +40,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         true
     }
 
+    /// The core ends by a panic: nothing new is taken, and whoever waits is told at once.
+    pub(crate) fn abandon(&mut self) {
+        self.inbox.close();
+        self.answer_the_rest();
+        self.stop_tickets.clear();
+        self.wakes.wake_all();
+    }
+
     /// Answers everything that still waits: what is in the log may have been applied.
     fn answer_the_rest(&mut self) {
         for at in 0..self.logs.queues.len() {

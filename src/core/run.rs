@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -179,7 +180,11 @@ pub(crate) async fn run<E: Env, L: LogStorage, M: Machine<E>>(
 pub(crate) fn pass<E: Env, L: LogStorage, M: Machine<E>>(core: &SharedCore<E, L, M>) -> Left {
     let mark = mark_core_thread();
     let mut held = core.borrow_mut();
-    let left = held.pass();
+    // A defect ends this core, not the callers that wait for it.
+    let left = catch_unwind(AssertUnwindSafe(|| held.pass())).unwrap_or_else(|panic| {
+        held.abandon();
+        resume_unwind(panic)
+    });
     let jobs = std::mem::take(&mut held.local_jobs);
     let mut wakes = std::mem::take(&mut held.wakes);
     drop(held);
