@@ -109,6 +109,10 @@ struct Shared {
     model: RefCell<Model>,
     tally: RefCell<Tally>,
     stop: Cell<bool>,
+    /// A budget was spent: the client that sees this waits as it was told.
+    busy: Cell<bool>,
+    /// A handle, not the world itself.
+    world: World,
     next: Cell<u64>,
 }
 
@@ -121,6 +125,8 @@ pub(crate) fn run(plan: &Plan) -> Tally {
         model: RefCell::default(),
         tally: RefCell::default(),
         stop: Cell::new(false),
+        busy: Cell::new(false),
+        world: world.clone(),
         next: Cell::new(0),
     });
     for _ in 0..plan.lives {
@@ -252,7 +258,8 @@ fn live(world: &World, plan: &Plan, rng: &Rng, shared: &Rc<Shared>, engine: &Emb
     for number in 0..plan.clients {
         let client = engine.client();
         let (plan, shared, rng) = (plan.clone(), Rc::clone(shared), Rng::new(rng.bits()));
-        clients.push(world.spawn_client(work(client, number, plan, shared, rng)));
+        let task = work(client, number, plan, shared, rng);
+        clients.push(world.spawn_client(task));
     }
     let how = rng.below(4);
     let power = how < 2;
@@ -308,6 +315,9 @@ async fn work(client: EmbeddedClient, number: usize, plan: Plan, shared: Rc<Shar
         if !goes_on {
             return;
         }
+        if shared.busy.take() {
+            shared.world.sleep(Nanos::from_millis(5)).await;
+        }
     }
 }
 
@@ -342,6 +352,7 @@ fn take(shared: &Shared, name: &[u8], now: Value, result: Result<bool, Error>) -
                 }
                 tally.refused += 1;
             }
+            shared.busy.set(matches!(error, Error::Busy { .. }));
             if let Error::Shard { .. } = error {
                 tally.failed_shards += 1;
                 return false;
