@@ -2,6 +2,7 @@
 
 use crate::checkpoint;
 use crate::error::OpenError;
+use crate::forward::shows_life;
 use crate::frame::{BOOT, COVER, FIRST, Head, kind};
 use crate::scan::{Expect, Scanner, SlotRead, SlotState};
 
@@ -14,6 +15,15 @@ pub(crate) struct Base {
     pub(crate) first_lsn: u64,
     pub(crate) end_lsn: u64,
     pub(crate) slots: Vec<checkpoint::SlotState>,
+}
+
+/// What follows a complete checkpoint.
+struct After {
+    /// It is that of a boot: it counts only if the boot ended.
+    boots: bool,
+    boot: u64,
+    block_no: u32,
+    expect: Expect,
 }
 
 /// A slot to be walked, in order.
@@ -60,8 +70,10 @@ pub(crate) async fn plan<R: SlotRead>(
     let mut base = None;
     let mut newer = Vec::new();
     for (epoch, slot_no) in newest {
-        base = complete(scanner, slot_no, epoch).await?;
-        if base.is_some() {
+        if let Some((found, after)) = complete(scanner, slot_no, epoch).await?
+            && counts(scanner, (&found, &after), (&newer, &states), clean_lsn).await?
+        {
+            base = Some(found);
             break;
         }
         newer.push(slot_no);
@@ -97,6 +109,71 @@ pub(crate) async fn plan<R: SlotRead>(
     let newest_lost =
         (0..).zip(&states).any(|(slot_no, state)| *state == SlotState::Lost && !is_listed(slot_no));
     Ok(Plan { states, base, links, newest_lost })
+}
+
+/// Whether a complete checkpoint is one to begin at: not behind the cut of a later life that went
+/// on, and not of a boot that never ended.
+async fn counts<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    (base, after): (&Base, &After),
+    (newer, states): (&[u32], &[SlotState]),
+    clean_lsn: u64,
+) -> Result<bool, OpenError> {
+    let mut known = !after.boots || clean_lsn >= base.end_lsn;
+    for slot_no in newer {
+        let state = &states[usize::try_from(*slot_no).expect("usize holds a u32")];
+        let epoch = state.epoch().expect("it was sorted by epoch");
+        let head = scanner.first_head(*slot_no, epoch).await;
+        let life = match (state, head) {
+            (_, Some(head)) if head.flags & BOOT != 0 => Some((head.lsn, head.prev_lsn)),
+            (SlotState::Good(head), _) if head.life_lsn != 0 => {
+                Some((head.life_lsn, head.life_cut))
+            },
+            _ => None,
+        };
+        if let Some((first, cut)) = life
+            && first > base.end_lsn
+            && any_shows_life(scanner, *slot_no, epoch).await?
+        {
+            if cut < base.end_lsn {
+                return Ok(false);
+            }
+            known = true;
+        }
+        known = known || (state.boot() == after.boot && head.is_some());
+    }
+    if known {
+        return Ok(true);
+    }
+    let next = scanner.frame_at(base.slot_no, after.block_no, &after.expect).await?;
+    if next.is_some_and(|found| shows_life(&found)) {
+        return Ok(true);
+    }
+    any_shows_life(scanner, base.slot_no, base.epoch).await
+}
+
+/// The newest complete checkpoint before `base` that ends at `proved` or before.
+pub(crate) async fn complete_before<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    plan: &Plan,
+    base: &Base,
+    proved: u64,
+) -> Result<Option<Base>, OpenError> {
+    let older = |(_, state): &(u32, &SlotState)| state.epoch().is_some_and(|at| at < base.epoch);
+    let mut slots: Vec<(u64, u32)> = (0..)
+        .zip(&plan.states)
+        .filter(older)
+        .filter_map(|(slot_no, state)| Some((state.epoch()?, slot_no)))
+        .collect();
+    slots.sort_unstable_by(|a, b| b.cmp(a));
+    for (epoch, slot_no) in slots {
+        if let Some((found, _)) = complete(scanner, slot_no, epoch).await?
+            && found.end_lsn <= proved
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// A live slot under an older header than listed, with frames of the listed epoch: they count.
@@ -171,10 +248,11 @@ async fn complete<R: SlotRead>(
     scanner: &mut Scanner<'_, R>,
     slot_no: u32,
     epoch: u64,
-) -> Result<Option<Base>, OpenError> {
+) -> Result<Option<(Base, After)>, OpenError> {
     let mut expect = Expect { epoch, ..Expect::default() };
     let mut block_no = 1;
     let mut first_lsn = 0;
+    let mut boots = false;
     loop {
         let Some(found) = scanner.frame_at(slot_no, block_no, &expect).await? else {
             return Ok(None);
@@ -204,13 +282,14 @@ async fn complete<R: SlotRead>(
         if !found.dir_good {
             return Ok(None);
         }
-        if let Some(slots) = end {
-            let end_lsn = head.lsn;
-            return Ok(Some(Base { slot_no, epoch, first_lsn, end_lsn, slots }));
-        }
+        boots |= head.flags & BOOT != 0;
         block_no += head.blocks;
         expect.lsn = Some(head.lsn + 1);
         expect.prev_crc = Some(head.crc());
+        if let Some(slots) = end {
+            let base = Base { slot_no, epoch, first_lsn, end_lsn: head.lsn, slots };
+            return Ok(Some((base, After { boots, boot: head.boot, block_no, expect })));
+        }
     }
 }
 
@@ -239,7 +318,7 @@ async fn drop_unfinished<R: SlotRead>(
         let closed = clean_lsn > 0 && first.is_some_and(|lsn| clean_lsn >= lsn);
         let mut went_on = used > 1 || known_later || closed;
         for link in &own {
-            went_on = went_on || shows_life(scanner, link).await?;
+            went_on = went_on || any_shows_life(scanner, link.slot_no, link.epoch).await?;
         }
         if !went_on {
             links.retain(|link| link.boot != boot || link.epoch <= after);
@@ -248,22 +327,22 @@ async fn drop_unfinished<R: SlotRead>(
     Ok(())
 }
 
-/// Whether a slot holds a frame that only a finished boot can have written.
-async fn shows_life<R: SlotRead>(
+/// Whether a slot holds a frame that only a boot that had ended can have written.
+async fn any_shows_life<R: SlotRead>(
     scanner: &mut Scanner<'_, R>,
-    link: &Link,
+    slot_no: u32,
+    epoch: u64,
 ) -> Result<bool, OpenError> {
-    let expect = Expect { epoch: link.epoch, ..Expect::default() };
-    for hit in scanner.hits(link.slot_no).await {
-        if hit.epoch != link.epoch {
+    for hit in scanner.hits(slot_no).await {
+        if hit.epoch != epoch {
             continue;
         }
         if hit.flags & COVER != 0 {
             return Ok(true);
         }
-        let expect = Expect { lsn: Some(hit.lsn), ..expect };
-        if let Some(found) = scanner.frame_at(link.slot_no, hit.block_no, &expect).await?
-            && found.rows().any(|row| !row.is_echo() && row.kind < kind::CHECKPOINT)
+        let expect = Expect { epoch, lsn: Some(hit.lsn), ..Expect::default() };
+        if let Some(found) = scanner.frame_at(slot_no, hit.block_no, &expect).await?
+            && shows_life(&found)
         {
             return Ok(true);
         }

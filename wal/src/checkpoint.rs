@@ -146,7 +146,7 @@ impl SlotState {
         let live = match slot.life {
             Life::Active => true,
             Life::Closed => !slot.live.is_dead() || slot.epoch >= keep_from,
-            Life::Free | Life::Preparing | Life::Prepared => false,
+            Life::Free | Life::Preparing | Life::Prepared | Life::Held => false,
         };
         let (first_lsn, last_lsn) =
             if slot.in_use() { (slot.first_lsn, slot.last_lsn) } else { (0, 0) };

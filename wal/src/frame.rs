@@ -28,6 +28,8 @@ pub(crate) const FIRST: u8 = 1;
 pub(crate) const BOOT: u8 = 2;
 /// An empty frame that says its forerunner was durable.
 pub(crate) const COVER: u8 = 4;
+/// Records of an earlier life, written again by a boot.
+pub(crate) const COPY: u8 = 8;
 
 const VERSION: u8 = 1;
 const HEADER_MAGIC: [u8; 4] = *b"BWF1";

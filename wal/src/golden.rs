@@ -76,11 +76,11 @@ impl Bench {
         let recovery = crate::reader::now(recover(self, &self.superblock, geometry)).unwrap();
         let start = Start {
             lsn: recovery.lsn_seen + LSN_SKIP,
-            cut: recovery.outcome.cut,
-            cut_crc: recovery.outcome.cut_crc,
+            cut: recovery.outcome.tail.proved,
+            cut_crc: recovery.outcome.tail.proved_crc,
             boot: recovery.boot_seen + 1,
             tag: self.superblock.tag(),
-            complete_epoch: recovery.plan.base.as_ref().map_or(0, |base| base.epoch),
+            complete_epoch: recovery.complete_epoch,
         };
         let table = recovery.slot_table(&geometry);
         self.superblock.sequence += 1;
@@ -90,7 +90,7 @@ impl Bench {
         let buffers = Box::new(|len| Ok(Buf::heap(len)));
         let mut stream = Stream::new(geometry, WalOptions::small(), parts, start, buffers);
         self.prepare(&mut stream);
-        stream.stage_boot().unwrap();
+        stream.stage_boot(&recovery.outcome.tail.frames).unwrap();
         self.write(&mut stream);
         stream
     }
@@ -254,7 +254,7 @@ fn damaged(clean: &Bench) -> Vec<(&'static str, Bench)> {
     let (slot, at, _) = place(2);
     torn.slots[slot][at + 300] ^= 1;
     out.push(("torn", torn));
-    for (name, nth, off) in [("body", 5, 400), ("header", 4, 20), ("boot", 6, 30)] {
+    for (name, nth, off) in [("body", 6, 400), ("header", 4, 20), ("boot", 7, 30)] {
         let mut bench = copy();
         let (slot, at, _) = place(nth);
         bench.slots[slot][at + off] ^= 8;

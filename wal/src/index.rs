@@ -4,6 +4,7 @@ use bowline_raft::{HardState, LogIndex, ReplicaId, ShardId, Term};
 use hashbrown::HashTable;
 
 use crate::error::StageError;
+use crate::frame::Row;
 use crate::log::{DamageState, LogBounds, Record};
 use crate::shard::{Extent, Kill, ShardLog};
 
@@ -154,6 +155,30 @@ impl Index {
             return true;
         }
         self.edit(place, |log| apply_to(log, record, lsn, kills))
+    }
+
+    /// A batch that lived in frame `old` lives in `new` now; false: it does not live.
+    pub(crate) fn move_batch(&mut self, row: &Row, (old, new): (u64, u64), off: u32) -> bool {
+        let Some(place) = self.find(ShardId(row.shard)) else { return false };
+        let log = self.at_mut(place);
+        let at = log.extents.partition_point(|extent| extent.first < row.index);
+        let is_it = |extent: &&mut Extent| {
+            (extent.first, extent.lsn, extent.off) == (row.index, old, row.body_off)
+        };
+        let Some(extent) = log.extents.get_mut(at).filter(is_it) else { return false };
+        (extent.lsn, extent.off) = (new, off);
+        true
+    }
+
+    /// The same for a manifest.
+    pub(crate) fn move_manifest(&mut self, shard: u64, (old, new): (u64, u64)) -> bool {
+        let Some(place) = self.find(ShardId(shard)) else { return false };
+        let log = self.at_mut(place);
+        let lives = log.manifest_lsn == old;
+        if lives {
+            log.manifest_lsn = new;
+        }
+        lives
     }
 
     /// Declares bodies lost.

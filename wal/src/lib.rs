@@ -6,6 +6,7 @@ mod checkpoint;
 pub mod conformance;
 mod error;
 mod field;
+mod forward;
 mod frame;
 mod gc;
 mod geometry;

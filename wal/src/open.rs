@@ -13,6 +13,7 @@ use crate::head::{SUPER_LEN, Super, SuperCopy, SyncMode, slot_file};
 use crate::log::{Recovered, StreamId};
 use crate::options::{SyncChoice, WalOptions};
 use crate::recover::{LSN_SKIP, Recovery, recover};
+use crate::scan::Found;
 use crate::shared::{Files, OpenSlots, Ref, Shared, SuperFile, mode_of};
 use crate::stream::{Start, Stream};
 use crate::tasks;
@@ -91,11 +92,11 @@ pub(crate) async fn open<E: Env>(
     let table = recovery.slot_table(&geometry);
     let start = Start {
         lsn: recovery.lsn_seen + LSN_SKIP,
-        cut: recovery.outcome.cut,
-        cut_crc: recovery.outcome.cut_crc,
+        cut: recovery.outcome.tail.proved,
+        cut_crc: recovery.outcome.tail.proved_crc,
         boot,
         tag: superblock.tag(),
-        complete_epoch: recovery.plan.base.as_ref().map_or(0, |base| base.epoch),
+        complete_epoch: recovery.complete_epoch,
     };
     let index = core::mem::take(&mut recovery.replay.index);
     let own = env.clone();
@@ -126,7 +127,8 @@ pub(crate) async fn open<E: Env>(
             superblock.max_epoch = epoch_seen;
         })
         .await?;
-    Box::pin(record_boot(&shared)).await?;
+    let frames = core::mem::take(&mut recovery.outcome.tail.frames);
+    Box::pin(record_boot(&shared, &frames)).await?;
     let recovered = recovered(&shared, &mut recovery, boot);
     tasks::start(&shared);
     Ok((shared, recovered))
@@ -204,8 +206,9 @@ async fn open_slots<E: Env>(
     Ok((OpenSlots { files }, whole))
 }
 
-/// Puts this life on record: a slot of its own, BOOT, the whole checkpoint, durable.
-async fn record_boot<E: Env>(shared: &Shared<E>) -> Result<(), OpenError> {
+/// Puts this life on record: a slot of its own, BOOT, what it copies, the whole checkpoint, and a
+/// frame that covers them, one after the other, durable.
+async fn record_boot<E: Env>(shared: &Shared<E>, frames: &[Found]) -> Result<(), OpenError> {
     let mut prepare = shared.stream.borrow_mut().slots.poll_prepare();
     if prepare.is_none() {
         let grow = shared.stream.borrow_mut().slots.poll_grow();
@@ -218,7 +221,7 @@ async fn record_boot<E: Env>(shared: &Shared<E>) -> Result<(), OpenError> {
     let (slot_no, _) = prepare.ok_or(OpenError::Full)?;
     shared.prepare(slot_no).await?;
     shared.stream.borrow_mut().slots.handle_prepared(slot_no, true);
-    let staged = shared.stream.borrow_mut().stage_boot();
+    let staged = shared.stream.borrow_mut().stage_boot(frames);
     let end = staged.map_err(|error| {
         if let StageError::Poisoned(cause) = error {
             OpenError::Log(cause)

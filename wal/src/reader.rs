@@ -314,6 +314,8 @@ impl<S: Source> WalReader<S> {
             lsn_seen: 0,
             epoch_seen: 0,
             boot_seen: read.boot,
+            complete_epoch: 0,
+            held: Vec::new(),
         };
         let table = recovery.slot_table(&self.geometry);
         let view = |(slot_no, slot): (u32, &crate::slots::Slot)| SlotView {

@@ -1,6 +1,6 @@
 //! From the files of a stream to what it holds: plan, walk, replay, and where to go on.
 
-use crate::base::{Plan, plan};
+use crate::base::{Plan, complete_before, plan};
 use crate::error::OpenError;
 use crate::geometry::Geometry;
 use crate::head::Super;
@@ -26,6 +26,10 @@ pub(crate) struct Recovery {
     pub(crate) lsn_seen: u64,
     pub(crate) epoch_seen: u64,
     pub(crate) boot_seen: u64,
+    /// Epoch of the slot of the newest complete checkpoint that is proved synced.
+    pub(crate) complete_epoch: u64,
+    /// Slots that count again should the base, which nothing proves synced, be lost.
+    pub(crate) held: Vec<u32>,
 }
 
 /// Reads and verifies everything that lives.
@@ -39,6 +43,7 @@ pub(crate) async fn recover<R: SlotRead>(
     let mut replay = Replay::new(plan.base.as_ref());
     let outcome = walk(&mut scanner, &plan, superblock, &mut replay).await?;
     replay.finish();
+    let (complete_epoch, held) = fall_back(&mut scanner, &plan, &outcome).await?;
     let corrupt = outcome.bad.iter().filter(|bad| bad.verdict == Verdict::Corrupt).count();
     let report = RecoveryReport {
         frames: outcome.frames,
@@ -50,11 +55,53 @@ pub(crate) async fn recover<R: SlotRead>(
     };
     let (lsn_seen, epoch_seen) = (scanner.lsn_seen.max(outcome.cut), scanner.epoch_seen);
     let boot_seen = scanner.boot_seen;
-    Ok(Recovery { plan, outcome, replay, report, lsn_seen, epoch_seen, boot_seen })
+    Ok(Recovery {
+        plan,
+        outcome,
+        replay,
+        report,
+        lsn_seen,
+        epoch_seen,
+        boot_seen,
+        complete_epoch,
+        held,
+    })
+}
+
+/// Where a replay would begin if all that is not proved synced were lost: the epoch of that
+/// checkpoint, and the slots that the plan does without.
+async fn fall_back<R: SlotRead>(
+    scanner: &mut Scanner<'_, R>,
+    plan: &Plan,
+    outcome: &Outcome,
+) -> Result<(u64, Vec<u32>), OpenError> {
+    let Some(base) = &plan.base else { return Ok((0, Vec::new())) };
+    let proved = outcome.tail.proved;
+    if base.end_lsn <= proved {
+        return Ok((base.epoch, Vec::new()));
+    }
+    let Some(older) = complete_before(scanner, plan, base, proved).await? else {
+        return Ok((0, Vec::new()));
+    };
+    let lives = |slot_no: u32, epoch: u64| {
+        let listed = |row: &crate::checkpoint::SlotState| {
+            row.slot_no == slot_no && row.live && row.epoch == epoch
+        };
+        (older.epoch < epoch && epoch < base.epoch) || older.slots.iter().any(listed)
+    };
+    let placed = |slot_no: u32| outcome.placed.iter().any(|placed| placed.slot_no == slot_no);
+    let held = (0..)
+        .zip(&plan.states)
+        .filter(|(slot_no, state)| {
+            state.epoch().is_some_and(|epoch| lives(*slot_no, epoch)) && !placed(*slot_no)
+        })
+        .map(|(slot_no, _)| slot_no);
+    Ok((older.epoch, held.collect()))
 }
 
 impl Recovery {
-    /// The table of slots to go on with: what holds kept frames is Closed, the rest Free.
+    /// The table of slots to go on with: what holds kept frames is Closed, the rest Free, or Held
+    /// until this life is on record.
     pub(crate) fn slot_table(&self, geometry: &Geometry) -> SlotTable {
         let mut slots: Vec<Slot> = self
             .plan
@@ -62,6 +109,9 @@ impl Recovery {
             .iter()
             .map(|state| Slot { epoch: state.epoch().unwrap_or(0), ..Slot::default() })
             .collect();
+        for slot_no in &self.held {
+            slots[usize::try_from(*slot_no).expect("usize holds a u32")].life = Life::Held;
+        }
         for placed in &self.outcome.placed {
             let at = usize::try_from(placed.slot_no).expect("usize holds a u32");
             let slot = &mut slots[at];

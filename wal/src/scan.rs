@@ -64,7 +64,7 @@ impl SlotState {
 }
 
 /// A frame that was found where it was looked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) head: Head,
     /// The whole frame.

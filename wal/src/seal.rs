@@ -137,7 +137,7 @@ impl Stream {
         let start = open.buf.filled();
         let mut damaged = Vec::new();
         let mut count = 0;
-        while cursor.next < cursor.end {
+        while cursor.next < cursor.end && !self.copies {
             let Some(log) = self.index.place(cursor.next) else {
                 cursor.next += 1;
                 continue;
@@ -175,7 +175,7 @@ impl Stream {
     /// Adds the end of the checkpoint if every state is written and it fits.
     fn add_end(&mut self, open: &mut Open, cursor: Cursor, room: usize) -> Option<Cursor> {
         let len = len_of(self.slots.count()) * SLOT_ROW_LEN;
-        if cursor.next < cursor.end || len > room {
+        if cursor.next < cursor.end || len > room || self.copies {
             return Some(cursor);
         }
         let start = open.buf.filled();

@@ -1,7 +1,7 @@
 //! The slots of a stream: their lives, what still lives in them, where a frame lies.
 //!
 //! ```text
-//! Free -> Preparing -> Prepared -> Active -> Closed -> Free
+//! Free -> Preparing -> Prepared -> Active -> Closed -> Free      at a boot also: Held -> Free
 //! ```
 //!
 //! * I4 epochs are given out in ascending order and never twice.
@@ -25,6 +25,8 @@ pub(crate) enum Life {
     Prepared,
     Active,
     Closed,
+    /// Free once this life's first checkpoint is durable, not before.
+    Held,
 }
 
 /// What lives in a frame or a slot.
@@ -210,14 +212,16 @@ impl SlotTable {
     pub(crate) fn dead(&self, keep_from: u64) -> impl Iterator<Item = u32> + '_ {
         (0..self.count()).filter(move |no| {
             let slot = self.slot(*no);
-            slot.life == Life::Closed && slot.live.is_dead() && slot.epoch < keep_from
+            let dead = slot.life == Life::Closed && slot.live.is_dead() && slot.epoch < keep_from;
+            dead || slot.life == Life::Held
         })
     }
 
     /// A durable complete checkpoint does not call the slot live: it is Free (I6).
     pub(crate) fn free(&mut self, slot_no: u32) {
         let slot = &mut self.slots[at(slot_no)];
-        assert!(slot.life == Life::Closed && slot.live.is_dead(), "only dead slots are freed");
+        let done = matches!(slot.life, Life::Closed | Life::Held);
+        assert!(done && slot.live.is_dead(), "only dead slots are freed");
         slot.life = Life::Free;
         slot.blocks = Vec::new();
         self.order.retain(|no| *no != slot_no);

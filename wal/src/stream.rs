@@ -22,10 +22,12 @@ use crate::cache::Cache;
 use crate::checkpoint::Cursor;
 use crate::error::{LogError, StageError};
 use crate::field::{len_of, len_u64};
+use crate::forward::has_rows;
 use crate::frame::{BOOT, COVER, Copy2, Head};
 use crate::geometry::{Geometry, HEAD_LEN, RECORD_LEN};
 use crate::index::Index;
 use crate::options::WalOptions;
+use crate::scan::Found;
 use crate::shard::Kill;
 use crate::slots::{Live, SlotTable};
 
@@ -106,7 +108,7 @@ pub(crate) struct WriteOp {
 pub(crate) struct Start {
     /// First number of this life.
     pub(crate) lsn: u64,
-    /// The last frame kept, and its header's checksum.
+    /// The last frame kept where it lies, and its header's checksum.
     pub(crate) cut: u64,
     pub(crate) cut_crc: u32,
     pub(crate) boot: u64,
@@ -133,6 +135,8 @@ pub(crate) struct Stream {
     /// Rows of the last sealed frame, as echoes.
     pub(crate) echo: Vec<u8>,
     pub(crate) checkpoint: Option<Cursor>,
+    /// Copies come before the states of the checkpoint.
+    pub(crate) copies: bool,
     pub(crate) ends: VecDeque<EndMark>,
     pub(crate) complete_epoch: u64,
     pub(crate) force_roll: bool,
@@ -186,6 +190,7 @@ impl Stream {
             built_crc: start.cut_crc,
             echo: Vec::new(),
             checkpoint: None,
+            copies: false,
             ends: VecDeque::new(),
             complete_epoch: start.complete_epoch,
             force_roll: false,
@@ -205,18 +210,29 @@ impl Stream {
         }
     }
 
-    /// Stages this life's first frames: BOOT and the whole checkpoint. The number of the last.
+    /// Stages this life's first frames: BOOT, copies of `frames`, the whole checkpoint, and one
+    /// that covers them. The number of the last. Each must be durable before the next is issued.
     ///
     /// # Errors
     ///
     /// No slot is prepared, or no memory.
-    pub(crate) fn stage_boot(&mut self) -> Result<Lsn, StageError> {
+    pub(crate) fn stage_boot(&mut self, frames: &[Found]) -> Result<Lsn, StageError> {
         self.force_roll = true;
+        // The states come behind the copies: each is true at its own frame.
+        self.copies = frames.iter().any(has_rows);
         self.open_frame(0, 0)?;
         if !self.seal(true) {
             return Err(StageError::Full);
         }
+        if core::mem::take(&mut self.copies) {
+            self.copy_forward(frames)?;
+        }
         self.finish_checkpoint()?;
+        self.open_with(0, 0, 0)?;
+        self.open.as_mut().expect("it was opened").cover = true;
+        if !self.seal(false) {
+            return Err(StageError::Full);
+        }
         Ok(Lsn(self.next_lsn - 1))
     }
 

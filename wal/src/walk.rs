@@ -7,10 +7,14 @@
 //! otherwise                                          -> TORN(n): keep up to n-1
 //! ```
 //!
+//! `prev_lsn` of a BOOT frame is no more than what was proved synced when it was written; good frames
+//! beyond it were copied by that life and do not count where they lie.
+//!
 //! A corrupt frame whose directory is gone is known from the echo in the next one.
 
 use crate::base::{Link, Plan};
 use crate::error::OpenError;
+use crate::forward::Tail;
 use crate::frame::{BOOT, Row};
 use crate::head::Super;
 use crate::scan::{Expect, Found, Scanner, SlotRead};
@@ -85,16 +89,16 @@ pub(crate) struct Placed {
 }
 
 /// What a walk ends with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
-    /// The last frame kept, and its header's checksum.
+    /// The last frame that counts.
     pub(crate) cut: u64,
-    pub(crate) cut_crc: u32,
     pub(crate) frames: u64,
     /// A bad frame at the end that was not an unwritten block.
     pub(crate) torn: bool,
     pub(crate) bad: Vec<BadFrame>,
     pub(crate) placed: Vec<Placed>,
+    pub(crate) tail: Tail,
 }
 
 /// A later valid head of the same walk.
@@ -146,6 +150,7 @@ pub(crate) async fn walk<R: SlotRead, S: Sink>(
         while walk.step().await? {}
     }
     walk.tell_lost(None)?;
+    walk.out.tail.close(superblock.clean_lsn, walk.out.cut);
     let closed = superblock.clean_lsn == walk.out.cut && superblock.boot == walk.boot;
     if plan.newest_lost && !closed {
         let from = walk.out.cut + 1;
@@ -158,7 +163,8 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
     /// Sets the expectations at the head of a slot.
     fn enter(&mut self) -> Result<(), OpenError> {
         let link = &self.links[self.link];
-        if let Some((first, _)) = link.birth {
+        if let Some((first, cut)) = link.birth {
+            self.out.tail.begin(link.head.map_or(link.boot, |head| head.boot), cut);
             self.lsn = Some(first);
             self.prev_crc = None;
         } else if let Some(first) = link.first_lsn {
@@ -239,6 +245,7 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         self.sink.event(Event::Frame { slot_no: link.slot_no, found })?;
         self.note_place(head.lsn, self.block_no);
         self.out.frames += 1;
+        self.out.tail.take(found);
         self.pass(head.lsn, self.block_no + head.blocks, Some(head.crc()));
         self.boot = head.boot;
         Ok(())
@@ -247,7 +254,6 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
     /// Moves on behind frame `lsn`.
     fn pass(&mut self, lsn: u64, block_no: u32, crc: Option<u32>) {
         self.out.cut = lsn;
-        self.out.cut_crc = crc.unwrap_or(0);
         self.lsn = Some(lsn + 1);
         self.prev_crc = crc;
         self.block_no = block_no;
@@ -294,6 +300,7 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
             self.lose(lsn, lsn)?;
             self.pass(lsn, self.block_no + found.head.blocks, Some(found.head.crc()));
         }
+        self.out.tail.prove(lsn);
         Ok(true)
     }
 
@@ -311,12 +318,14 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
             let to = limit.map_or(known, |(_, cut)| cut).max(lsn);
             self.lose(lsn, to)?;
             self.pass(to, 1, None);
+            self.out.tail.prove(to);
             let next = limit.map_or(self.links.len(), |(at, _)| at);
             return Ok(self.go_to(next));
         };
         self.lose(lsn, ahead.lsn - 1)?;
         self.link = ahead.link;
         self.pass(ahead.lsn - 1, ahead.block_no, None);
+        self.out.tail.prove(lsn);
         Ok(true)
     }
 

@@ -15,6 +15,8 @@ mod conform;
 mod crash;
 #[path = "wal/faults.rs"]
 mod faults;
+#[path = "wal/forward.rs"]
+mod forward;
 #[path = "wal/image.rs"]
 mod image;
 #[path = "wal/kit.rs"]

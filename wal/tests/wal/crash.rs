@@ -1,6 +1,7 @@
 //! Crashes at every change of the disk: acknowledged is found, nothing is invented.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bowline_env::sim::{Crash, Rng, SimEnv, World};
@@ -89,7 +90,11 @@ async fn agree(log: &Log, story: &Shared) -> Models {
     if states.is_empty() {
         candidates.push(&empty);
     }
-    let found = candidates.iter().find(|models| outline(log) == outline_of(models));
+    let entries = entries(log).await;
+    let is_it = |models: &Models| {
+        outline(log) == outline_of(models) && entries.iter().eq(&entries_of(models))
+    };
+    let found = candidates.iter().find(|models| is_it(models));
     let Some(found) = found else {
         panic!(
             "durable {durable}: found {:?}, possible {:?}",
@@ -168,6 +173,37 @@ fn last_life(world: &World, story: &Shared) {
         agree(&log, &own).await;
         log.abandon();
     });
+}
+
+type Entries = BTreeMap<(u64, u64), (u64, u64)>;
+
+/// Term and mark of every entry, and at index 0 of the manifest: a tail may have been replaced by one of the same length.
+async fn entries(log: &Log) -> Entries {
+    let mut out = Entries::new();
+    for shard in &log.found.shards {
+        if let Some((index, _, body)) = &shard.manifest {
+            let mark = u64::from_le_bytes(body[..8].try_into().unwrap());
+            out.insert((shard.shard.0, 0), (index.0, mark));
+        }
+        for batch in log.all(shard.shard.0).await {
+            let mark = u64::from_le_bytes(batch.body[8..16].try_into().unwrap());
+            for index in batch.head.first.0..batch.head.first.0 + u64::from(batch.keep) {
+                if index >= shard.bounds.first.0 {
+                    out.insert((shard.shard.0, index), (batch.head.term.0, mark));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn entries_of(models: &Models) -> Entries {
+    let of = |(shard, model): (&u64, &crate::model::Model)| {
+        let manifest = model.manifest.map(|manifest| ((*shard, 0), manifest));
+        let entries = model.entries.iter().map(|(index, entry)| ((*shard, *index), *entry));
+        entries.chain(manifest).collect::<Vec<_>>()
+    };
+    models.iter().flat_map(of).collect()
 }
 
 #[test]

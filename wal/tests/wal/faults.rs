@@ -151,7 +151,7 @@ fn a_block_that_cannot_be_read_damages_its_shard_alone_and_stays_on_record() {
         assert!(manifest.batches == 41);
         // The first batches left the cache: their block fails.
         let name = dir().join("000.slot");
-        assert!(handle.disk(NODE).unreadable(&name, 8192..12_288));
+        assert!(handle.disk(NODE).unreadable(&name, 12_288..16_384));
         let range = LogIndex(1)..LogIndex(41);
         let got = log.wal.read(ShardId(1), range, 1 << 20).await.map(|_| ());
         assert!(matches!(got, Err(ReadError::Damaged { shard: ShardId(1), .. })), "{got:?}");
