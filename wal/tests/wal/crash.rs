@@ -177,7 +177,8 @@ fn last_life(world: &World, story: &Shared) {
 
 type Entries = BTreeMap<(u64, u64), (u64, u64)>;
 
-/// Term and mark of every entry, and at index 0 of the manifest: a tail may have been replaced by one of the same length.
+/// Term and mark of every entry, and at index 0 of the manifest: a tail may have been replaced by
+/// one of the same length.
 async fn entries(log: &Log) -> Entries {
     let mut out = Entries::new();
     for shard in &log.found.shards {
