@@ -8,8 +8,7 @@
 //! ```
 //!
 //! `prev_lsn` of a BOOT frame is no more than what was proved synced when it was written; good
-//! frames
-//! beyond it were copied by that life and do not count where they lie.
+//! frames beyond it were copied by that life and do not count where they lie.
 //!
 //! A corrupt frame whose directory is gone is known from the echo in the next one.
 
