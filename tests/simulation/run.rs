@@ -63,7 +63,7 @@ impl Tally {
 impl Plan {
     pub(crate) fn drawn(seed: u64) -> Self {
         let rng = Rng::new(seed ^ 0x6b6e_6f74);
-        // Writes and syncs that fail are left out. After one, the next boot may take a tail that was
+        // Writes and syncs that fail are left out. After one, a boot may take a tail that was
         // never acknowledged for damage and close its shard, which a single copy must not (seed
         // 101035 of the profile with them).
         let faulty = [Fault::SyncError, Fault::WriteError, Fault::ShortWrite]
