@@ -233,8 +233,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if replica.applying == Applying::Ready && replica.fetched.is_empty() {
             replica.pins.clear();
         }
-        replica.touched = true;
-        self.touched.push(slot);
+        self.touch(slot);
         self.raft.handle_applied(slot, applied);
         self.announce(slot);
         self.serve_applied(slot);

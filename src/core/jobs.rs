@@ -54,12 +54,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn jobs_tick(&mut self, now: Nanos) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
-        touched.dedup();
         for slot in touched.drain(..) {
             self.replicas[place(slot)].touched = false;
             self.start_job(slot, Pressure::None, now);
         }
-        self.touched.append(&mut touched);
+        touched.append(&mut self.touched);
+        self.touched = touched;
         self.relieve(now);
         let is_full = self.logs.streams.iter().any(|log| log.used_permille() >= GC_PERMILLE);
         if is_full || now.since(self.gc_at) >= GC_EVERY {
@@ -67,6 +67,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.collect_garbage(now);
         }
         self.retry_staged(now);
+    }
+
+    /// Puts a replica once on the list of those whose jobs are looked at in the next tick.
+    pub(crate) fn touch(&mut self, slot: Slot) {
+        let replica = &mut self.replicas[place(slot)];
+        if !replica.touched {
+            replica.touched = true;
+            self.touched.push(slot);
+        }
     }
 
     /// While the core's deltas are over half of their budget the largest is flushed, whether or not
@@ -137,7 +146,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 replica.job_not_before = now.after(JobError::retry_after(replica.job_failures));
                 self.job_over(slot, flush);
                 self.replicas[place(slot)].machine.job_failed(flush);
-                self.touched.push(slot);
+                self.touch(slot);
             },
         }
     }
@@ -192,7 +201,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.compact(slot, flushed);
             self.answer_flushed(slot, flushed);
             self.list_for_apply(slot);
-            self.touched.push(slot);
+            self.touch(slot);
         }
     }
 
