@@ -4,6 +4,7 @@ use crate::checkpoint;
 use crate::error::OpenError;
 use crate::forward::shows_life;
 use crate::frame::{BOOT, COVER, FIRST, Head, kind};
+use crate::head::Super;
 use crate::scan::{Expect, Scanner, SlotRead, SlotState};
 
 /// A complete checkpoint.
@@ -54,12 +55,14 @@ pub(crate) struct Plan {
     pub(crate) newest_lost: bool,
 }
 
-/// Reads every slot's header and the heads of checkpoints.
+/// Reads every slot's header and the heads of checkpoints. None that ends beyond `limit` is begun
+/// at.
 pub(crate) async fn plan<R: SlotRead>(
     scanner: &mut Scanner<'_, R>,
-    slot_count: u32,
-    clean_lsn: u64,
+    superblock: &Super,
+    limit: u64,
 ) -> Result<Plan, OpenError> {
+    let (slot_count, clean_lsn) = (superblock.slot_count, superblock.clean_lsn);
     let mut states = Vec::new();
     for slot_no in 0..slot_count {
         states.push(scanner.slot_state(slot_no).await);
@@ -71,6 +74,7 @@ pub(crate) async fn plan<R: SlotRead>(
     let mut newer = Vec::new();
     for (epoch, slot_no) in newest {
         if let Some((found, after)) = complete(scanner, slot_no, epoch).await?
+            && found.end_lsn <= limit
             && counts(scanner, (&found, &after), (&newer, &states), clean_lsn).await?
         {
             base = Some(found);

@@ -3,7 +3,6 @@
 //! It runs the same plan, walk and replay as an open. A slot whose header moved on while it was
 //! read makes the reader begin again; a bad tail of the newest slot is one that may be in progress.
 
-use core::cell::RefCell;
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
@@ -12,17 +11,17 @@ use std::collections::BTreeMap;
 use bowline_env::{Buf, Kind, SharedBuf};
 use bowline_raft::{LogIndex, Lsn, ShardId, Term};
 
-use crate::base::{Plan, plan};
+use crate::base::Plan;
 use crate::error::OpenError;
 use crate::field::len_u64;
 use crate::frame::{Row, kind};
 use crate::geometry::Geometry;
 use crate::head::{SUPER_LEN, Super, SuperCopy, slot_file};
 use crate::log::{DamageState, RecoveredShard, RecoveryReport, StreamId};
-use crate::recover::Recovery;
+use crate::recover::{Recovery, read_through};
 use crate::replay::Replay;
 use crate::scan::{Found, Scanner, SlotRead, SlotState};
-use crate::walk::{BadFrame, Event, Outcome, Sink, Verdict, walk};
+use crate::walk::{BadFrame, Event, Outcome, Sink, Verdict};
 
 /// Attempts to read a stream that a running node recycles meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -343,13 +342,13 @@ impl<S: Source> WalReader<S> {
         loop {
             let slots = Slots(&self.source);
             let mut scanner = Scanner::new(&slots, &self.superblock, self.geometry);
-            let count = self.superblock.slot_count;
-            let clean = self.superblock.clean_lsn;
-            let plan = now(plan(&mut scanner, count, clean))?;
-            let views = Views { replay: Replay::new(plan.base.as_ref()), ..Views::default() };
-            let views = RefCell::new(views);
-            let mut sink = Watch { views: &views, block: self.geometry.block };
-            let outcome = now(walk(&mut scanner, &plan, &self.superblock, &mut sink))?;
+            let views_of = |plan: &Plan| Views {
+                replay: Replay::new(plan.base.as_ref()),
+                block: self.geometry.block,
+                ..Views::default()
+            };
+            let (plan, outcome, mut views) =
+                now(read_through(&mut scanner, &self.superblock, views_of))?;
             let mut again = Scanner::new(&slots, &self.superblock, self.geometry);
             let moved = plan.links.iter().any(|link| {
                 let state = now(again.slot_state(link.slot_no));
@@ -359,9 +358,9 @@ impl<S: Source> WalReader<S> {
                 attempt += 1;
                 continue;
             }
-            let mut views = views.into_inner();
             views.replay.finish();
-            let read = Read { plan, outcome, bytes: scanner.bytes, boot: scanner.boot_seen, clean };
+            let (bytes, boot) = (scanner.bytes, scanner.boot_seen);
+            let read = Read { plan, outcome, bytes, boot, clean: self.superblock.clean_lsn };
             return Ok((read, views));
         }
     }
@@ -375,12 +374,14 @@ struct Read {
     clean: u64,
 }
 
+/// Notes what the replay is fed.
 #[derive(Default)]
 struct Views {
     frames: Vec<FrameView>,
     records: Vec<RecordView>,
     lost: Vec<Finding>,
     replay: Replay,
+    block: u32,
 }
 
 impl Views {
@@ -397,27 +398,20 @@ impl Views {
     }
 }
 
-/// Notes what the replay is fed.
-struct Watch<'a> {
-    views: &'a RefCell<Views>,
-    block: u32,
-}
-
-impl Sink for Watch<'_> {
+impl Sink for Views {
     fn event(&mut self, event: Event<'_>) -> Result<(), OpenError> {
-        let mut views = self.views.borrow_mut();
         if let Event::Lost { from, to } = &event {
-            views.lost.push(Finding::Lost { from: Lsn(*from), to: Lsn(*to) });
+            self.lost.push(Finding::Lost { from: Lsn(*from), to: Lsn(*to) });
         }
         if let Event::Frame { slot_no, found } = &event {
-            views.frames.push(frame_view(*slot_no, found, self.block));
+            self.frames.push(frame_view(*slot_no, found, self.block));
             let rows = found.rows().enumerate().filter(|(_, row)| !row.is_echo());
             for (nth, row) in rows {
                 let good = found.bad.binary_search(&nth).is_err();
-                views.records.push(record_view(found.head.lsn, &row, good));
+                self.records.push(record_view(found.head.lsn, &row, good));
             }
         }
-        views.replay.event(event)
+        self.replay.event(event)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::log::RecoveryReport;
 use crate::replay::Replay;
 use crate::scan::{Scanner, SlotRead};
 use crate::slots::{Life, Live, Slot, SlotTable};
-use crate::walk::{Outcome, Verdict, walk};
+use crate::walk::{Outcome, Sink, Verdict, walk};
 
 /// Numbers that a boot leaves unused: a frame of an earlier life that lands late has one of them,
 /// or none that this life gives out.
@@ -39,9 +39,8 @@ pub(crate) async fn recover<R: SlotRead>(
     geometry: Geometry,
 ) -> Result<Recovery, OpenError> {
     let mut scanner = Scanner::new(reader, superblock, geometry);
-    let plan = plan(&mut scanner, superblock.slot_count, superblock.clean_lsn).await?;
-    let mut replay = Replay::new(plan.base.as_ref());
-    let outcome = walk(&mut scanner, &plan, superblock, &mut replay).await?;
+    let replay_of = |plan: &Plan| Replay::new(plan.base.as_ref());
+    let (plan, outcome, mut replay) = read_through(&mut scanner, superblock, replay_of).await?;
     replay.finish();
     let (complete_epoch, held) = fall_back(&mut scanner, &plan, &outcome).await?;
     let corrupt = outcome.bad.iter().filter(|bad| bad.verdict == Verdict::Corrupt).count();
@@ -66,6 +65,26 @@ pub(crate) async fn recover<R: SlotRead>(
         complete_epoch,
         held,
     })
+}
+
+/// Plans and walks. A checkpoint is complete with a bad body of somebody else's in its frames, and
+/// the walk may find that frame torn: what was never durable is none to begin at, so it goes again
+/// from the one before.
+pub(crate) async fn read_through<R: SlotRead, S: Sink>(
+    scanner: &mut Scanner<'_, R>,
+    superblock: &Super,
+    mut sink_of: impl FnMut(&Plan) -> S,
+) -> Result<(Plan, Outcome, S), OpenError> {
+    let mut limit = u64::MAX;
+    loop {
+        let plan = plan(scanner, superblock, limit).await?;
+        let mut sink = sink_of(&plan);
+        let outcome = walk(scanner, &plan, superblock, &mut sink).await?;
+        match &plan.base {
+            Some(base) if base.end_lsn > outcome.cut => limit = base.end_lsn - 1,
+            _ => return Ok((plan, outcome, sink)),
+        }
+    }
 }
 
 /// Where a replay would begin if all that is not proved synced were lost: the epoch of that

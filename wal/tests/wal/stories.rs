@@ -121,6 +121,38 @@ fn a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
 }
 
 #[test]
+fn a_torn_frame_that_holds_a_whole_checkpoint_is_not_begun_at() {
+    let world = calm(37);
+    live(&world, async move |env| {
+        format(&env).await;
+        let mut log = open(&env).await;
+        let mut last = log.open_shard(1);
+        log.sync(last).await;
+        for index in 1..=15 {
+            last = log.put(1, 1, &body(1, index, 6000)).lsn;
+            log.sync(last).await;
+        }
+        log.abandon();
+    });
+    power_cut(&world);
+    let mut image = Image::of(&world);
+    let frames = image.frames();
+    let roll = frames.iter().rposition(|frame| frame.first && !frame.boots).unwrap();
+    let raw = image.frame(&frames[roll]);
+    let (_, rows) = raw_rows(&raw);
+    let entries = rows.iter().find(|row| row.kind == 1).expect("a batch is in the frame");
+    assert!(rows.iter().any(|row| row.kind == 9), "the checkpoint is whole in one frame");
+    frames[roll + 1..].iter().for_each(|frame| image.destroy(frame));
+    let at = usize::try_from(frames[roll].offset).unwrap() + entries.body.0;
+    image.flip(frames[roll].slot, at);
+    let lines = image.lines();
+    assert_eq!(lines.len(), 1, "the shard is there: {lines:?}");
+    assert_eq!(lines[0].damage, 0);
+    assert_eq!(lines[0].numbers[5], entries.index - 1, "up to the frame that is torn");
+    assert_eq!(image.verified(), Verified::TornTail);
+}
+
+#[test]
 fn a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
     let world = calm(35);
     live(&world, async move |env| {
