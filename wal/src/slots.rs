@@ -227,14 +227,16 @@ impl SlotTable {
         self.order.retain(|no| *no != slot_no);
     }
 
-    /// The next slot to prepare: number and new epoch.
+    /// The next slot to prepare: number and new epoch. The one that was out of use the longest: a
+    /// write of a life that was killed, still on its way, then lands where nothing is.
     pub(crate) fn poll_prepare(&mut self) -> Option<(u32, u64)> {
         let ready = self.count_of(Life::Prepared) + self.count_of(Life::Preparing);
         if ready >= PREPARED {
             return None;
         }
         let is_ready = |slot: &Slot| slot.life == Life::Free && slot.readers.get() == 0;
-        let slot_no = (0..self.count()).find(|no| is_ready(self.slot(*no)))?;
+        let free = (0..self.count()).filter(|no| is_ready(self.slot(*no)));
+        let slot_no = free.min_by_key(|no| self.slot(*no).epoch)?;
         let slot = &mut self.slots[at(slot_no)];
         slot.life = Life::Preparing;
         slot.epoch = self.next_epoch;
@@ -316,7 +318,18 @@ mod tests {
         let mut table = table();
         assert_eq!(table.poll_prepare(), Some((0, 1)));
         table.handle_prepared(0, false);
-        assert_eq!(table.poll_prepare(), Some((0, 2)));
+        assert_eq!(table.poll_prepare(), Some((1, 2)));
+    }
+
+    #[test]
+    fn the_slot_that_was_out_of_use_the_longest_is_prepared() {
+        let mut table = table();
+        for (slot, epoch) in table.slots.iter_mut().zip([7, 0, 3, 9]) {
+            slot.epoch = epoch;
+        }
+        table.next_epoch = 10;
+        assert_eq!(table.poll_prepare(), Some((1, 10)));
+        assert_eq!(table.poll_prepare(), Some((2, 11)));
     }
 
     #[test]
