@@ -13,7 +13,7 @@ use std::sync::{MutexGuard, PoisonError};
 use bowline_raft::{NodeId, ShardId, Term};
 use tokio::sync::watch;
 
-use crate::{NotReady, Unready};
+use crate::{Code, NotReady, Unready};
 
 #[expect(clippy::disallowed_types, reason = "taken once a pass in which leadership changed")]
 type Mutex<T> = std::sync::Mutex<T>;
@@ -51,6 +51,8 @@ struct Totals {
     /// Terms never fall, so the highest that was seen is the highest there is.
     term: Term,
     senders: BTreeMap<u32, watch::Sender<Option<LeaderInfo>>>,
+    /// Shards that are closed here, and why.
+    closed: BTreeMap<ShardId, Code>,
 }
 
 /// The leaderships of a node.
@@ -60,6 +62,8 @@ pub(crate) struct Board {
     leads_all: AtomicBool,
     totals: Mutex<Totals>,
     node_level: watch::Sender<Option<LeaderInfo>>,
+    /// Every shard is led or closed here.
+    settled: watch::Sender<bool>,
 }
 
 /// What one atomic load tells of a shard: `generation u32 | node's low 16 bits | role u16`.
@@ -100,6 +104,7 @@ impl Board {
             led: BTreeMap::new(),
             term: Term(0),
             senders: BTreeMap::new(),
+            closed: BTreeMap::new(),
         };
         Self {
             node,
@@ -107,6 +112,7 @@ impl Board {
             leads_all: AtomicBool::new(false),
             totals: Mutex::new(totals),
             node_level: watch::Sender::new(None),
+            settled: watch::Sender::new(false),
         }
     }
 
@@ -130,6 +136,37 @@ impl Board {
         self.leads_all.store(leads_all, Ordering::Release);
         // Under the lock, so that two cores' changes reach the watchers in their order.
         self.node_level.send_if_modified(|seen| core::mem::replace(seen, now) != now);
+        self.settle(&totals);
+    }
+
+    /// Notes that a shard is closed here.
+    ///
+    /// # Panics
+    ///
+    /// If the shard is not on the board.
+    pub(crate) fn close(&self, shard: ShardId, why: Code) {
+        assert!(shard.0 < u64::from(self.of()), "a shard's number is below the count");
+        let mut totals = self.lock();
+        totals.closed.insert(shard, why);
+        self.settle(&totals);
+    }
+
+    fn settle(&self, totals: &Totals) {
+        let led = |shard: &ShardId| place(*shard).is_some_and(|at| totals.shards[at].is_some());
+        let closed = totals.closed.keys().filter(|shard| !led(shard)).count();
+        let open = totals.shards.len() - closed;
+        let now = usize::try_from(totals.with_leader).is_ok_and(|leaders| leaders == open);
+        self.settled.send_if_modified(|seen| core::mem::replace(seen, now) != now);
+    }
+
+    /// Whether a shard is closed here.
+    pub(crate) fn any_closed(&self) -> bool {
+        !self.lock().closed.is_empty()
+    }
+
+    /// Follows whether every shard is led or closed here: nothing more will come by itself.
+    pub(crate) fn watch_settled(&self) -> watch::Receiver<bool> {
+        self.settled.subscribe()
     }
 
     /// Whether this node leads every shard.
@@ -180,7 +217,10 @@ impl Board {
     pub(crate) fn not_ready(&self) -> NotReady {
         let totals = self.lock();
         let missing = totals.shards.iter().zip(0_u64..).filter(|(leader, _)| leader.is_none());
-        let named = missing.map(|(_, shard)| (ShardId(shard), Unready::NoLeader));
+        let closed = |shard| totals.closed.get(&shard).map(|why| Unready::Closed(*why));
+        let named = missing.map(|(_, shard)| {
+            (ShardId(shard), closed(ShardId(shard)).unwrap_or(Unready::NoLeader))
+        });
         let named = named.take(NotReady::NAMED_MAX).collect();
         NotReady::new(named, self.of() - totals.with_leader, self.of())
     }

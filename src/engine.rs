@@ -85,8 +85,8 @@ impl EmbeddedEngine {
         Builder::new()
     }
 
-    /// Resolves once every shard has a leader here; after `timeout`,
-    /// [`Error::NotReady`](crate::Error::NotReady) says which have none.
+    /// Resolves once every shard has a leader here. After `timeout`, or once only closed shards are
+    /// left without one, [`Error::NotReady`](crate::Error::NotReady) says which they are and why.
     pub fn wait_ready(&self, timeout: Duration) -> Op<LeaderInfo> {
         ready::wait(self.node(), timeout)
     }

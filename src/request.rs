@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use bowline_env::Nanos;
 use bowline_raft::ShardId;
 use bowline_statemachine::Query;
 use bytes::Bytes;
@@ -57,6 +58,8 @@ pub(crate) enum Call {
     /// Run a closure on the home core of the shard. It answers the ticket by itself; the
     /// request's own ticket is answered with `Reply::Unit`, or an error if there is no such shard.
     Run(Box<dyn FnOnce(LocalShard) + Send>),
+    /// Answers `Reply::Unit` after this much time. Names no shard, so it works whatever is closed.
+    Alarm(Nanos),
     /// Flush the shard's state. Answers `Reply::Unit` once it is durable.
     Flush,
     /// Stop the core. Answers `Reply::Unit` once its log is closed cleanly.
@@ -76,7 +79,7 @@ impl Call {
             Self::Propose { body, .. } => body.len(),
             Self::Read { query: Query::MultiGet(keys), .. } => keys.iter().map(Bytes::len).sum(),
             Self::Read { query: Query::Get(bytes) | Query::Custom(bytes), .. } => bytes.len(),
-            Self::Read { .. } | Self::Run(_) | Self::Flush | Self::Stop => 0,
+            Self::Read { .. } | Self::Run(_) | Self::Alarm(_) | Self::Flush | Self::Stop => 0,
         }
     }
 }
@@ -87,6 +90,7 @@ impl fmt::Debug for Call {
             Self::Propose { kind, body } => write!(f, "Propose({kind}, {} bytes)", body.len()),
             Self::Read { consistency, .. } => write!(f, "Read({consistency:?})"),
             Self::Run(_) => f.write_str("Run"),
+            Self::Alarm(after) => write!(f, "Alarm({after:?})"),
             Self::Flush => f.write_str("Flush"),
             Self::Stop => f.write_str("Stop"),
         }

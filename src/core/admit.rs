@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use bowline_env::{Env, Nanos};
+use bowline_env::{Class, Env, Nanos};
 use bowline_raft::batch::entry_len;
 use bowline_raft::{Proposal, ProposeError, Role, ShardId, Slot};
 use bowline_statemachine::envelope::ENVELOPE_LEN;
@@ -39,6 +39,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Call::Stop => {
                 self.stop_tickets.push(ticket);
                 self.start_drain();
+            },
+            Call::Alarm(after) => {
+                let until = self.env.sleep_until(self.logs.now.after(after));
+                drop(self.env.spawn(Class::Core, async move {
+                    until.await;
+                    ticket.complete_now(Ok(Reply::Unit));
+                }));
             },
             Call::Propose { .. } | Call::Read { .. } | Call::Run(_) | Call::Flush => {
                 if let Err(error) = self.admit_shard(shard, call, ticket, deadline) {
@@ -84,7 +91,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.local_jobs.push((shard, job));
                 ticket.complete(Ok(Reply::Unit), &mut self.wakes);
             },
-            Call::Stop => unreachable!("it names no shard"),
+            Call::Stop | Call::Alarm(_) => unreachable!("it names no shard"),
         }
         Ok(())
     }

@@ -343,6 +343,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     "slots are given in order"
                 );
                 let mut replica = Replica::new(shard, machine, applied);
+                if let Some(why) = &closed {
+                    self.board.close(shard, why.code());
+                }
                 replica.closed = closed;
                 self.replicas.push(replica);
                 self.confs.push(Bytes::from(conf));
@@ -351,7 +354,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Err(error) => {
                 tracing::error!(shard = shard.0, %error, "raft does not take a shard");
                 self.logs.queues.pop();
-                self.lost.insert(shard, ShardFailure::LogDamaged);
+                self.lose(shard, ShardFailure::LogDamaged);
             },
         }
     }
@@ -362,9 +365,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             for shard in plan.shards_of(stream) {
                 if !self.slots.contains_key(&shard) {
                     tracing::error!(shard = shard.0, "the log does not know a shard of this node");
-                    self.lost.insert(shard, ShardFailure::LogDamaged);
+                    self.lose(shard, ShardFailure::LogDamaged);
                 }
             }
         }
+    }
+
+    /// A shard has no replica here at all.
+    fn lose(&mut self, shard: ShardId, why: ShardFailure) {
+        self.board.close(shard, why.code());
+        self.lost.insert(shard, why);
     }
 }

@@ -228,6 +228,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let shard = replica.shard;
         tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard is closed");
         replica.closed = Some(why.clone());
+        self.board.close(shard, why.code());
         let error = crate::Error::Shard { shard, why };
         for wait in replica.reads.drain(..) {
             wait.question.ticket.complete(Err(error.clone()), &mut self.wakes);

@@ -3,14 +3,13 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use bowline_env::Nanos;
 use bowline_raft::{NodeId, ShardId};
 use tokio::sync::watch;
 
-use crate::core::LocalShard;
 use crate::node::Node;
 use crate::request::Call;
 use crate::shard::unit;
-use crate::ticket::{Reply, issue};
 use crate::{Error, LeaderInfo, Op};
 
 /// What a node is and how it does.
@@ -54,59 +53,44 @@ pub(super) fn status(node: &Node) -> Status {
     }
 }
 
-/// Waits for a leader of every shard, at most `timeout`.
+/// Waits until every shard is led, at most `timeout`. A shard that is closed gets no leader: then it
+/// ends as soon as the others are led.
 pub(super) fn wait(node: &Arc<Node>, timeout: Duration) -> Op<LeaderInfo> {
     if let Some(leader) = node.board.leader() {
         return Op::ready(Ok(leader));
     }
-    let leaders = node.board.watch();
-    let late = alarm(node, timeout);
+    let mut settled = node.board.watch_settled();
+    let mut late = alarm(node, timeout);
     let node = Arc::clone(node);
     Op::many(async move {
-        match first(leaders, late).await {
-            First::Leader(leader) => Ok(leader),
-            First::Late(Ok(())) => {
-                let leader = node.board.leader();
-                leader.ok_or_else(|| Error::NotReady(Arc::new(node.board.not_ready())))
-            },
-            First::Late(Err(error)) => Err(error),
+        loop {
+            let is_late = first(&mut settled, &mut late).await?;
+            if let Some(leader) = node.board.leader() {
+                return Ok(leader);
+            }
+            if is_late || node.board.any_closed() {
+                return Err(Error::NotReady(Arc::new(node.board.not_ready())));
+            }
         }
     })
 }
 
 /// An operation that a core finishes after `timeout`: clocks and timers are the cores'.
 fn alarm(node: &Node, timeout: Duration) -> Op<()> {
-    let (waiter, ticket) = issue();
-    let call = Call::Run(Box::new(move |local: LocalShard| {
-        let sleep = local.sleep(timeout);
-        local.spawn(async move {
-            sleep.await;
-            ticket.complete_now(Ok(Reply::Unit));
-        });
-    }));
-    let taken = node.submit(ShardId(0), node.timeout_ms(), call, unit);
-    drop(taken);
-    Op::waiting(waiter, unit)
+    let after = Nanos(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+    node.submit(ShardId(0), node.timeout_ms(), Call::Alarm(after), unit)
 }
 
-enum First {
-    Leader(LeaderInfo),
-    Late(Result<(), Error>),
-}
-
-async fn first(mut leaders: watch::Receiver<Option<LeaderInfo>>, mut late: Op<()>) -> First {
-    let leader = async {
-        match leaders.wait_for(Option::is_some).await {
-            Ok(leader) => (*leader).map_or(First::Late(Err(Error::stopped())), First::Leader),
-            Err(_closed) => First::Late(Err(Error::stopped())),
-        }
-    };
-    let mut leader = core::pin::pin!(leader);
+/// Waits for whichever comes first. Whether it was the alarm.
+async fn first(settled: &mut watch::Receiver<bool>, late: &mut Op<()>) -> Result<bool, Error> {
+    let settled = async { settled.wait_for(|now| *now).await.map(drop) };
+    let mut settled = core::pin::pin!(settled);
     core::future::poll_fn(|cx| {
-        if let core::task::Poll::Ready(first) = leader.as_mut().poll(cx) {
-            return core::task::Poll::Ready(first);
+        if let core::task::Poll::Ready(seen) = settled.as_mut().poll(cx) {
+            let seen = seen.map(|()| false).map_err(|_closed| Error::stopped());
+            return core::task::Poll::Ready(seen);
         }
-        core::pin::Pin::new(&mut late).poll(cx).map(First::Late)
+        core::pin::Pin::new(&mut *late).poll(cx).map_ok(|()| true)
     })
     .await
 }

@@ -216,14 +216,17 @@ pub enum Unready {
     NoLeader,
     /// A leader is known; no entry of its term is applied here yet.
     NotApplied,
+    /// It is closed here, for this reason; it gets no leader here before it is repaired.
+    Closed(Code),
 }
 
 impl fmt::Display for Unready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoLeader => "no leader",
-            Self::NotApplied => "the leader's first entry is not applied here",
-        })
+        match self {
+            Self::NoLeader => f.write_str("no leader"),
+            Self::NotApplied => f.write_str("the leader's first entry is not applied here"),
+            Self::Closed(code) => write!(f, "closed ({code})"),
+        }
     }
 }
 

@@ -327,3 +327,43 @@ fn metrics_and_status_tell_of_the_node() {
         engine.stop().await.unwrap();
     });
 }
+
+#[test]
+fn shards_whose_log_is_gone_are_named_and_the_others_serve() {
+    let world = World::new(9, Profile::calm());
+    let factory = world.node(1);
+    let first = factory.clone();
+    let write = async move {
+        let engine = ready(first, 4).await;
+        engine.client().put_many((0..64).map(|n| (format!("k{n}"), "v"))).await.unwrap();
+        engine.stop().await.unwrap();
+    };
+    world.block_on(LIMIT, write).unwrap();
+    let disk = world.disk(1);
+    for name in disk.files() {
+        let ours = name.dir().is_some_and(|dir| dir.file() == "stream-00");
+        if ours && name.file().ends_with(".slot") {
+            let len = disk.durable(&name).unwrap().len();
+            disk.place(&name, &vec![0; len]);
+        }
+    }
+    let read = async move {
+        let engine = start(factory, 4).await.unwrap();
+        let error = engine.wait_ready(READY).await.unwrap_err();
+        let Error::NotReady(missing) = &error else { panic!("{error}") };
+        assert_eq!((missing.count, missing.of), (2, 4));
+        let closed = bowline::Unready::Closed(Code::LOG_DAMAGED);
+        assert!(missing.shards.iter().all(|(_, why)| *why == closed), "{missing}");
+        let kv = engine.client();
+        for key in (0..64).map(|n| format!("k{n}")) {
+            let lost =
+                missing.shards.iter().any(|(shard, _)| *shard == engine.shard_of(key.as_bytes()));
+            match kv.get_linearizable(&key).await {
+                Ok(value) => assert!(!lost && value.is_some()),
+                Err(error) => assert!(lost && error.code() == Code::LOG_DAMAGED, "{error}"),
+            }
+        }
+        engine.stop().await.unwrap();
+    };
+    world.block_on(LIMIT, read).unwrap();
+}
