@@ -332,7 +332,7 @@ fn metrics_and_status_tell_of_the_node() {
 fn shards_whose_log_is_gone_are_named_and_the_others_serve() {
     let world = World::new(9, Profile::calm());
     let factory = world.node(1);
-    let first = factory.clone();
+    let first = factory;
     let write = async move {
         let engine = ready(first, 4).await;
         engine.client().put_many((0..64).map(|n| (format!("k{n}"), "v"))).await.unwrap();
@@ -342,7 +342,9 @@ fn shards_whose_log_is_gone_are_named_and_the_others_serve() {
     let disk = world.disk(1);
     for name in disk.files() {
         let ours = name.dir().is_some_and(|dir| dir.file() == "stream-00");
-        if ours && name.file().ends_with(".slot") {
+        let is_slot =
+            std::path::Path::new(name.file()).extension().is_some_and(|end| end == "slot");
+        if ours && is_slot {
             let len = disk.durable(&name).unwrap().len();
             disk.place(&name, &vec![0; len]);
         }
