@@ -108,7 +108,7 @@ pub(crate) struct CoreCounters {
     pub(crate) requests: Counter,
     /// Times that the core went to sleep.
     pub(crate) parks: Counter,
-    /// Passes and polls over 10 ms.
+    /// Passes over 10 ms.
     pub(crate) stalls: Counter,
     /// Nanoseconds of the longest one.
     pub(crate) stall_nanos_max: Counter,
@@ -146,8 +146,6 @@ pub(crate) struct CoreCounters {
     pub(crate) leaderless: Counter,
     /// Shards that were closed by a failure.
     pub(crate) shards_failed: Counter,
-    /// 1 if the core's I/O buffers are registered with the kernel.
-    pub(crate) registered_buffers: Counter,
     /// From arrival to answer.
     pub(crate) proposal: Histogram,
     /// From arrival to answer.
@@ -195,7 +193,6 @@ impl CoreCounters {
             leader_changes: self.leader_changes.now(),
             leaderless: self.leaderless.now(),
             shards_failed: self.shards_failed.now(),
-            registered_buffers: self.registered_buffers.now(),
             proposal: self.proposal.copy(),
             read: self.read.copy(),
             wal_write: self.wal_write.copy(),
@@ -247,7 +244,6 @@ pub struct CoreMetrics {
     pub leader_changes: u64,
     pub leaderless: u64,
     pub shards_failed: u64,
-    pub registered_buffers: u64,
     pub proposal: Latency,
     pub read: Latency,
     pub wal_write: Latency,

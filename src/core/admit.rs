@@ -81,10 +81,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         match call {
             Call::Propose { kind, body } => {
-                self.admit_write(slot, Pending { kind, body, ticket, deadline });
+                let arrived = self.logs.now;
+                self.admit_write(slot, Pending { kind, body, ticket, arrived, deadline });
             },
             Call::Read { query, consistency } => {
-                self.admit_read(slot, consistency, Question { query, ticket, deadline });
+                let arrived = self.logs.now;
+                let question = Question { query, ticket, arrived, deadline };
+                self.admit_read(slot, consistency, question);
             },
             Call::Flush => self.flush_shard(slot, ticket),
             Call::Run(job) => {

@@ -204,6 +204,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Answers whoever waits for the entry at `index` (C1, C2).
     fn settle(&mut self, slot: Slot, index: LogIndex, term: Term, output: Output) {
+        let now = self.logs.now;
         let queue = self.logs.queue_mut(slot);
         let shard = queue.shard;
         let mut freed = 0;
@@ -217,6 +218,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let Some(ticket) = waiting.ticket else { continue };
             let result = if waiting.index == index && waiting.term == term {
                 self.counters.proposals_applied.add(1);
+                self.counters.proposal.record(now.since(waiting.arrived).0);
                 Ok(Reply::Output(output.take().unwrap_or_default()))
             } else {
                 self.counters.proposals_failed.add(1);

@@ -252,6 +252,7 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         board: links.board,
         counters: links.counters,
         wakes: crate::ticket::WakeList::default(),
+        announced: 0,
         changes: Vec::new(),
         to_apply: VecDeque::new(),
         starved: Vec::new(),

@@ -105,6 +105,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let flush = job.is_flush();
         if flush {
             replica.flushing = true;
+            replica.flush_began = now;
         } else {
             replica.merging = true;
         }
@@ -143,6 +144,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 let replica = &mut self.replicas[place(slot)];
                 tracing::warn!(shard = replica.shard.0, %error, flush, "a background job failed");
                 replica.job_failures += 1;
+                self.counters.jobs_failed.add(1);
                 replica.job_not_before = now.after(JobError::retry_after(replica.job_failures));
                 self.job_over(slot, flush);
                 self.replicas[place(slot)].machine.job_failed(flush);
@@ -194,7 +196,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 continue;
             }
             let Publishing { slot, flush, done, .. } = job;
-            let machine = &mut self.replicas[place(slot)].machine;
+            let replica = &mut self.replicas[place(slot)];
+            if flush {
+                self.counters.flushes.add(1);
+                self.counters.flush.record(self.logs.now.since(replica.flush_began).0);
+            }
+            let machine = &mut replica.machine;
             machine.publish(done);
             let flushed = LogIndex(machine.flushed());
             self.job_over(slot, flush);

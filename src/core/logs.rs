@@ -3,6 +3,8 @@
 //! A value is copied once here, from the caller's memory into the frame; that buffer is what the
 //! disk gets and what apply reads.
 
+use std::collections::VecDeque;
+
 use bowline_env::{Millis, Nanos};
 use bowline_raft::batch::{BodyWriter, body_len};
 use bowline_raft::{Log, LogIndex, Lsn, NewBatch, Place, Record, Refused, ShardId, Slot, Term};
@@ -22,11 +24,17 @@ pub(crate) struct Logs<L> {
     pub(crate) wall: Millis,
     /// Client bytes queued or in the log and not applied.
     pub(crate) bytes: usize,
+    /// By stream: writes that are not durable, ascending, and when the first byte was staged.
+    pub(crate) under_way: Vec<VecDeque<(Lsn, Nanos)>>,
+    /// Entries given to the streams in this life.
+    pub(crate) entries: u64,
 }
 
 impl<L: LogStorage> Logs<L> {
     pub(crate) fn new(streams: Vec<L>, command_version: u16) -> Self {
         Self {
+            under_way: streams.iter().map(|_| VecDeque::new()).collect(),
+            entries: 0,
             streams,
             queues: Vec::new(),
             command_version,
@@ -56,6 +64,23 @@ impl<L: LogStorage> Logs<L> {
     pub(crate) fn stream_mut(&mut self, slot: Slot) -> &mut L {
         let at = self.queue(slot).stream;
         &mut self.streams[at]
+    }
+
+    /// Notes that something was staged into the write `lsn`.
+    fn staged(&mut self, stream: usize, lsn: Lsn) -> Lsn {
+        let under_way = &mut self.under_way[stream];
+        if under_way.back().is_none_or(|(last, _)| *last < lsn) {
+            under_way.push_back((lsn, self.now));
+        }
+        lsn
+    }
+
+    /// Takes the writes of a stream that are durable up to `lsn`: how long each took.
+    pub(crate) fn landed(&mut self, stream: usize, lsn: Lsn) -> impl Iterator<Item = Nanos> + '_ {
+        let now = self.now;
+        let under_way = &mut self.under_way[stream];
+        let count = under_way.partition_point(|(at, _)| *at <= lsn);
+        under_way.drain(..count).map(move |(_, since)| now.since(since))
     }
 
     /// Encodes the first `count` pending commands of a queue as the batch `at`.
@@ -89,26 +114,30 @@ impl<L: LogStorage> Logs<L> {
                 index,
                 term: at.term,
                 ticket: Some(command.ticket),
+                arrived: command.arrived,
                 deadline: command.deadline,
                 bytes,
             });
             index = index.next();
         }
-        Ok(staged.lsn)
+        let stream = queue.stream;
+        self.entries += u64::from(at.count);
+        Ok(self.staged(stream, staged.lsn))
     }
 
     /// A leader's first entry: empty.
     fn encode_empty(&mut self, at: &NewBatch) -> Result<Lsn, Refused> {
         let stream = stream(at.at);
         let len = body_len([0].into_iter());
-        self.streams[stream]
+        let staged = self.streams[stream]
             .append(to_wal(at), len, |out| {
                 let mut writer = BodyWriter::new(out, 1);
                 writer.entry(0, |_| ());
                 writer.finish();
             })
-            .map(|staged| staged.lsn)
-            .map_err(refused)
+            .map_err(refused)?;
+        self.entries += 1;
+        Ok(self.staged(stream, staged.lsn))
     }
 }
 
@@ -131,7 +160,8 @@ impl<L: LogStorage> Log for Logs<L> {
                 bowline_wal::Record::Compact { first, prev_term }
             },
         };
-        self.streams[stream(at)].stage(at.shard, &[record]).map_err(refused)
+        let lsn = self.streams[stream(at)].stage(at.shard, &[record]).map_err(refused)?;
+        Ok(self.staged(stream(at), lsn))
     }
 
     fn term_at(&self, at: Place, index: LogIndex) -> Option<Term> {

@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 
 use bowline_env::{Bell, Env};
 use bowline_raft::Slot;
+use bowline_statemachine::Damage;
 use bowline_statemachine::store::{JobDone, JobError, Pins};
-use bowline_statemachine::{Damage, Query};
 use bowline_wal::{BatchRef, ReadError};
 
-use crate::ticket::Ticket;
+use super::replica::Question;
 
 /// Something a background task finished.
 pub(crate) enum Event<E: Env> {
@@ -18,7 +18,7 @@ pub(crate) enum Event<E: Env> {
     /// Pages that entries need were read.
     PagesForApply { slot: Slot, result: Result<Pins, Damage> },
     /// Pages that a read needs were read.
-    PagesForRead { slot: Slot, query: Query, ticket: Ticket, result: Result<Pins, Damage> },
+    PagesForRead { slot: Slot, question: Question, result: Result<Pins, Damage> },
     /// Entries that memory no longer held were read from the log.
     Entries { slot: Slot, result: Result<Vec<BatchRef>, ReadError> },
 }

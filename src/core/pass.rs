@@ -21,6 +21,8 @@ use crate::{LeaderInfo, ShardFailure};
 /// Requests and bytes taken from the rings in one pass.
 const REQUESTS_MAX: usize = 1_024;
 const REQUEST_BYTES_MAX: usize = 512 * 1024;
+/// A pass that takes longer keeps everybody else waiting: it is counted.
+const STALL_NANOS: u64 = 10_000_000;
 /// Timers that raft handles in one pass.
 const TIMERS_MAX: usize = 1_024;
 
@@ -68,6 +70,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let stream = StreamNo(u16::try_from(at).expect("a core has few streams"));
             let durable = self.logs.streams[at].durable();
             self.raft.handle_durable(stream, durable, &mut self.out);
+            for took in self.logs.landed(at, durable) {
+                self.counters.wal_write.record(took.0);
+            }
             let state = self.logs.streams[at].health().state;
             if let HealthState::Poisoned { cause } = state
                 && !self.failed_streams[at]
@@ -98,8 +103,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             match event {
                 Event::Job { slot, flush, result } => self.job_ended(slot, flush, result, now),
                 Event::PagesForApply { slot, result } => self.pages_for_apply(slot, result),
-                Event::PagesForRead { slot, query, ticket, result } => {
-                    self.pages_for_read(slot, query, ticket, result);
+                Event::PagesForRead { slot, question, result } => {
+                    self.pages_for_read(slot, question, result);
                 },
                 Event::Entries { slot, result } => self.entries_read(slot, result),
             }
@@ -150,6 +155,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let used = self.logs.streams.iter().map(LogStorage::used_permille).max();
         self.counters.wal_used.set(used.unwrap_or(0).into());
         self.counters.wal_limit.set(1_000);
+        let (mut frames, mut bytes) = (0, 0);
+        for written in self.logs.streams.iter().map(LogStorage::written) {
+            frames += written.frames;
+            bytes += written.bytes;
+        }
+        self.counters.wal_frames.set(frames);
+        self.counters.wal_bytes.set(bytes);
+        self.counters.wal_entries.set(self.logs.entries);
+        let shards = self.replicas.len() + self.lost.len() - self.announced;
+        self.counters.leaderless.set(u64::try_from(shards).unwrap_or(u64::MAX));
         self.counters.delta_bytes.set(self.store.stats().delta_bytes);
         self.counters.parked.set(u64::try_from(self.parked.len()).unwrap_or(u64::MAX));
     }
@@ -193,7 +208,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let led = replica.leads.is_some();
         if role == Role::Leader {
             replica.leads = Some((term, term_start));
-            replica.announced = false;
+            self.announced -= usize::from(std::mem::take(&mut replica.announced));
             let wall = self.logs.wall.0;
             let now = self.logs.now.0;
             let clock = replica.machine.clock_ms();
@@ -202,7 +217,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.elected = true;
         } else if led {
             replica.leads = None;
-            replica.announced = false;
+            self.announced -= usize::from(std::mem::take(&mut replica.announced));
             self.changes.push(LeaderChange { shard: replica.shard, leader: None });
         }
     }
@@ -215,6 +230,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         replica.announced = true;
+        self.announced += 1;
         let leader = LeaderInfo { leader_id: self.node, term, led: 1, of: 1 };
         self.changes.push(LeaderChange { shard: replica.shard, leader: Some(leader) });
     }
@@ -246,6 +262,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         if self.replicas[place(slot)].announced {
             self.replicas[place(slot)].announced = false;
+            self.announced -= 1;
             self.changes.push(LeaderChange { shard, leader: None });
         }
         self.replicas[place(slot)].leads = None;
@@ -260,9 +277,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     fn count(&self, more_requests: bool) {
-        let end = self.env.now();
+        let nanos = self.env.now().since(self.logs.now).0;
         self.counters.passes.add(1);
-        self.counters.pass_nanos.add(end.since(self.logs.now).0);
+        self.counters.pass_nanos.add(nanos);
+        if nanos > STALL_NANOS {
+            self.counters.stalls.add(1);
+            self.counters.stall_nanos_max.set(nanos.max(self.counters.stall_nanos_max.now()));
+        }
         if more_requests {
             self.counters.full_passes.add(1);
         }

@@ -19,6 +19,7 @@ pub(crate) struct Pending {
     pub(crate) kind: u8,
     pub(crate) body: Bytes,
     pub(crate) ticket: Ticket,
+    pub(crate) arrived: Nanos,
     pub(crate) deadline: Nanos,
 }
 
@@ -29,6 +30,7 @@ pub(crate) struct Waiting {
     pub(crate) term: Term,
     /// None once its deadline passed: the caller was told that it may still be applied.
     pub(crate) ticket: Option<Ticket>,
+    pub(crate) arrived: Nanos,
     pub(crate) deadline: Nanos,
     pub(crate) bytes: usize,
 }

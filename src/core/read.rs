@@ -16,7 +16,7 @@ use super::mail::Event;
 use super::replica::{Question, ReadWait};
 use super::run::{Core, Waits};
 use crate::request::Consistency;
-use crate::ticket::{Reply, Ticket};
+use crate::ticket::Reply;
 use crate::{Error, RequestError, ShardFailure};
 
 /// Raft's word for a consistency; none: no word of raft's is needed.
@@ -37,7 +37,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.queue_read(slot, mode, asked);
             return;
         }
-        self.serve(slot, asked.query, asked.ticket, &Pins::default());
+        self.serve(slot, asked, &Pins::default());
     }
 
     /// Answers a read on this very core, without a ticket; none: it has to wait.
@@ -55,7 +55,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.raft.read_now(slot, mode)?;
         }
         match replica.machine.read(query, &Pins::default()) {
-            Read::Ready(answer) => Some(answered(answer)),
+            Read::Ready(answer) => {
+                self.counters.reads.add(1);
+                Some(answered(answer))
+            },
             Read::Cold(_) => None,
             Read::Damaged(_) => {
                 Some(Err(Error::Shard { shard: replica.shard, why: ShardFailure::RunDamaged }))
@@ -111,44 +114,44 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 break;
             }
             let wait = self.replicas[at].reads.pop_front().expect("the front was there");
-            let Question { query, ticket, .. } = wait.question;
-            self.serve(slot, query, ticket, &Pins::default());
+            self.serve(slot, wait.question, &Pins::default());
         }
     }
 
     /// Answers a read from the state as it is, with the pages that `pins` holds.
-    fn serve(&mut self, slot: Slot, query: Query, ticket: Ticket, pins: &Pins) {
+    fn serve(&mut self, slot: Slot, question: Question, pins: &Pins) {
         let replica = &self.replicas[place(slot)];
         let shard = replica.shard;
-        let result = match replica.machine.read(&query, pins) {
+        let result = match replica.machine.read(&question.query, pins) {
             Read::Ready(answer) => answered(answer).map(Reply::Answer),
             Read::Cold(pages) => {
                 let mut pins = pins.clone();
                 let (store, mail) = (Rc::clone(&self.store), Rc::clone(&self.mail));
                 drop(self.env.spawn(Class::Core, async move {
                     let result = store.load(pages, &mut pins).await.map(|()| pins);
-                    mail.push(Event::PagesForRead { slot, query, ticket, result });
+                    mail.push(Event::PagesForRead { slot, question, result });
                 }));
                 return;
             },
             Read::Damaged(damage) => Err(damaged(shard, &damage)),
         };
-        ticket.complete(result, &mut self.wakes);
+        self.counters.reads.add(1);
+        self.counters.read.record(self.logs.now.since(question.arrived).0);
+        question.ticket.complete(result, &mut self.wakes);
     }
 
     /// Pages that a read waited for are there, or cannot be read.
     pub(crate) fn pages_for_read(
         &mut self,
         slot: Slot,
-        query: Query,
-        ticket: Ticket,
+        question: Question,
         result: Result<Pins, Damage>,
     ) {
         match result {
-            Ok(pins) => self.serve(slot, query, ticket, &pins),
+            Ok(pins) => self.serve(slot, question, &pins),
             Err(damage) => {
                 let error = damaged(self.replicas[place(slot)].shard, &damage);
-                ticket.complete(Err(error), &mut self.wakes);
+                question.ticket.complete(Err(error), &mut self.wakes);
             },
         }
     }

@@ -28,6 +28,7 @@ pub(crate) enum Applying {
 pub(crate) struct Question {
     pub(crate) query: Query,
     pub(crate) ticket: Ticket,
+    pub(crate) arrived: Nanos,
     pub(crate) deadline: Nanos,
 }
 
@@ -54,6 +55,8 @@ pub(crate) struct Replica<M> {
     pub(crate) fetched: VecDeque<BatchRef>,
     pub(crate) reads: VecDeque<ReadWait>,
     pub(crate) flushing: bool,
+    /// When the flush under way was begun.
+    pub(crate) flush_began: Nanos,
     pub(crate) merging: bool,
     /// No job before this: the disk was full.
     pub(crate) job_not_before: Nanos,
@@ -82,6 +85,7 @@ impl<M> Replica<M> {
             fetched: VecDeque::new(),
             reads: VecDeque::new(),
             flushing: false,
+            flush_began: Nanos(0),
             merging: false,
             job_not_before: Nanos(0),
             job_failures: 0,

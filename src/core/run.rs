@@ -84,6 +84,8 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
     pub(crate) wakes: WakeList,
+    /// Replicas whose leadership the board was told of.
+    pub(crate) announced: usize,
     /// Leaderships that changed in this pass.
     pub(crate) changes: Vec<LeaderChange>,
     /// Slots with entries to apply, first come first served.
@@ -160,12 +162,13 @@ pub(crate) async fn run<E: Env, L: LogStorage, M: Machine<E>>(
     core: &SharedCore<E, L, M>,
     bell: &Bell,
 ) {
-    let (env, mail, spin) = {
+    let (env, mail, spin, counters) = {
         let core = core.borrow();
-        (core.env.clone(), Rc::clone(&core.mail), core.options.spin)
+        let counters = Arc::clone(&core.counters);
+        (core.env.clone(), Rc::clone(&core.mail), core.options.spin, counters)
     };
     drop(env.spawn(Class::Core, tick(env.clone(), Rc::downgrade(core), mail)));
-    let mut idle = Idle { cap: spin, gap: spin.0 / 2 };
+    let mut idle = Idle { cap: spin, gap: spin.0 / 2, counters };
     loop {
         let left = pass(core);
         match left {
@@ -219,11 +222,13 @@ struct Idle {
     cap: Nanos,
     /// Moving average of the time until the next event, in nanoseconds.
     gap: u64,
+    counters: Arc<CoreCounters>,
 }
 
 impl Idle {
     async fn wait<E: Env>(&mut self, env: &E, bell: &Bell, idle: impl Fn() -> bool + Unpin) {
         if self.cap.0 == 0 {
+            self.counters.parks.add(1);
             bell.park(idle).await;
             return;
         }
@@ -240,6 +245,7 @@ impl Idle {
                 core::hint::spin_loop();
             }
         }
+        self.counters.parks.add(1);
         bell.park(idle).await;
         self.learn(env.now().since(start).0);
     }

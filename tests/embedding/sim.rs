@@ -314,18 +314,36 @@ fn ten_puts_are_on_their_way_before_one_is_awaited() {
 
 #[test]
 fn metrics_and_status_tell_of_the_node() {
-    run(async move |factory| {
+    let world = World::new(7, Profile::calm());
+    let (factory, clock) = (world.node(1), world.clone());
+    let test = async move {
         let engine = ready(factory, 4).await;
         engine.client().put("k", "v").await.unwrap();
+        engine.client().get_linearizable("k").await.unwrap();
+        engine.shard(engine.shard_of(b"k")).unwrap().flush().await.unwrap();
+        // A tick later the gauges are told.
+        clock.sleep(Nanos::from_millis(200)).await;
         let status = engine.status();
         assert_eq!((status.cores, status.shards, status.leads), (2, 4, 4));
         assert_eq!(status.leaderless, []);
         let metrics = engine.metrics();
         assert_eq!((metrics.cores.len(), metrics.shards.len()), (2, 4));
-        assert!(metrics.cores.iter().map(|core| core.passes).sum::<u64>() > 0);
+        let sum = |of: fn(&bowline::CoreMetrics) -> u64| metrics.cores.iter().map(of).sum::<u64>();
+        assert!(sum(|core| core.passes) > 0 && sum(|core| core.parks) > 0);
+        assert_eq!((sum(|core| core.leaderless), sum(|core| core.leader_changes)), (0, 4));
+        assert_eq!((sum(|core| core.flushes), sum(|core| core.flush.count())), (1, 1));
+        assert_eq!((sum(|core| core.jobs_failed), sum(|core| core.stalls)), (0, 0));
+        let puts = sum(|core| core.proposals_applied);
+        assert_eq!((puts, sum(|core| core.proposal.count())), (1, 1));
+        assert!(sum(|core| core.proposal.sum_nanos()) > 0, "a put waits for the disk");
+        assert_eq!((sum(|core| core.reads), sum(|core| core.read.count())), (1, 1));
+        assert!(sum(|core| core.wal_entries) >= 5, "a put, and a first entry of each leader");
+        assert!(sum(|core| core.wal_bytes) >= 4_096 * sum(|core| core.wal_frames));
+        assert!(sum(|core| core.wal_write.count()) > 0);
         assert!(metrics.shards.iter().all(|shard| shard.leads));
         engine.stop().await.unwrap();
-    });
+    };
+    world.block_on(LIMIT, test).unwrap();
 }
 
 #[test]

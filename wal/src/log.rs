@@ -32,6 +32,15 @@ pub struct Health {
     pub state: HealthState,
 }
 
+/// What a log gave to its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Writes.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// The state of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -342,6 +351,11 @@ pub trait LogStorage: 'static {
 
     /// How full the log is, in thousandths of its slots.
     fn used_permille(&self) -> u32;
+
+    /// What was given to the disk in this life, for metrics.
+    fn written(&self) -> Written {
+        Written::default()
+    }
 
     /// Drains, covers the last frame and marks the stream closed cleanly.
     ///

@@ -11,7 +11,7 @@ use crate::error::{LogError, OpenError, ReadError, StageError};
 use crate::geometry::Geometry;
 use crate::log::{
     BatchRef, Durability, GcWork, Health, HealthState, LogBounds, LogStorage, NewBatch, OpenLog,
-    Record, Recovered, Staged, StreamId,
+    Record, Recovered, Staged, StreamId, Written,
 };
 use crate::options::WalOptions;
 use crate::shared::Ref;
@@ -190,6 +190,11 @@ impl<E: Env> LogStorage for Wal<E> {
 
     fn used_permille(&self) -> u32 {
         self.shared.stream.borrow().used_permille()
+    }
+
+    fn written(&self) -> Written {
+        let counters = self.counters();
+        Written { frames: counters.frames, bytes: counters.bytes }
     }
 
     fn close(self) -> impl Future<Output = Result<(), LogError>> + 'static {
