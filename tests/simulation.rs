@@ -42,6 +42,23 @@ fn what_was_acknowledged_survives_every_crash() {
     assert!(total.power_losses > 0 || count < 20, "no run lost power: {total:?}");
 }
 
+/// Seeds that found something once, and what.
+const FOUND: [(u64, &str); 5] = [
+    (180, "what a failed sync left in the cache was taken for durable"),
+    (101_035, "after a failed write an unacknowledged tail was called damage"),
+    (302_430, "a checkpoint in a torn frame was begun at"),
+    (1_000_972, "a late write of a killed life hit a slot in use again"),
+    (1_050_891, "the same, several lives later"),
+];
+
+#[test]
+fn seeds_that_found_something_stay_clean() {
+    for (seed, what) in FOUND {
+        println!("BOWLINE_SEED={seed}: {what}");
+        run::run(&Plan::drawn(seed));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [3, 17, 40] {

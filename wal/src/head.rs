@@ -9,7 +9,7 @@
 //!  76 frame_cap u32  80 slot_bytes u64  88 sequence u64       56 slot_bytes u64  64 wall_ms u64
 //!  96 boot u64  104 max_epoch u64  112 clean_lsn u64          72 life_lsn u64  80 life_cut u64
 //! 120 slot_count u32  124 sync_mode u8  128 probe_ns u64     88.. zero  block-4 crc32
-//! 4092 crc32
+//! 136 quiet_boot u64  4092 crc32
 //! ```
 
 use crate::error::{Foreign, OpenError};
@@ -53,6 +53,8 @@ pub(crate) struct Super {
     pub(crate) slot_count: u32,
     pub(crate) sync_mode: SyncMode,
     pub(crate) probe_ns: u64,
+    /// No write of this life or an earlier one is on its way to the disk.
+    pub(crate) quiet_boot: u64,
 }
 
 impl Super {
@@ -94,6 +96,7 @@ impl Super {
             SyncMode::Fdatasync => 1,
         };
         put(&mut out, 128, self.probe_ns.to_le_bytes());
+        put(&mut out, 136, self.quiet_boot.to_le_bytes());
         let crc = crc32fast::hash(&out[..4092]);
         put(&mut out, 4092, crc.to_le_bytes());
         out
@@ -128,6 +131,7 @@ impl Super {
             slot_count: u32_at(bytes, 120),
             sync_mode: if bytes[124] == 0 { SyncMode::Dsync } else { SyncMode::Fdatasync },
             probe_ns: u64_at(bytes, 128),
+            quiet_boot: u64_at(bytes, 136),
         })
     }
 
@@ -298,6 +302,7 @@ mod tests {
             slot_count: 6,
             sync_mode: SyncMode::Fdatasync,
             probe_ns: 100_000,
+            quiet_boot: 2,
             ..Super::new(id, 0xabcd << 64 | 7, &Geometry::small())
         }
     }

@@ -15,6 +15,7 @@ use crate::options::{SyncChoice, WalOptions};
 use crate::recover::{LSN_SKIP, Recovery, recover};
 use crate::scan::Found;
 use crate::shared::{Files, OpenSlots, Ref, Shared, SuperFile, mode_of};
+use crate::slots::LATE_MAX;
 use crate::stream::{Start, Stream};
 use crate::tasks;
 use crate::wake::Wake;
@@ -89,7 +90,8 @@ pub(crate) async fn open<E: Env>(
     }
     let files = slots.files.into_iter().zip(whole).map(|(file, whole)| file.filter(|_| whole));
     let boot = recovery.boot_seen + 1;
-    let table = recovery.slot_table(&geometry);
+    let mut table = recovery.slot_table(&geometry);
+    table.quiet_at = (!recovery.is_quiet()).then(|| env.now().after(LATE_MAX));
     let start = Start {
         lsn: recovery.lsn_seen + LSN_SKIP,
         cut: recovery.outcome.tail.proved,
@@ -211,12 +213,7 @@ async fn open_slots<E: Env>(
 async fn record_boot<E: Env>(shared: &Shared<E>, frames: &[Found]) -> Result<(), OpenError> {
     let mut prepare = shared.stream.borrow_mut().slots.poll_prepare();
     if prepare.is_none() {
-        let grow = shared.stream.borrow_mut().slots.poll_grow();
-        if let Some(slot_no) = grow {
-            tasks::grow(shared, slot_no).await?;
-            shared.stream.borrow_mut().slots.handle_grown(true);
-            prepare = shared.stream.borrow_mut().slots.poll_prepare();
-        }
+        prepare = grow_or_wait(shared).await?;
     }
     let (slot_no, _) = prepare.ok_or(OpenError::Full)?;
     shared.prepare(slot_no).await?;
@@ -235,6 +232,22 @@ async fn record_boot<E: Env>(shared: &Shared<E>, frames: &[Found]) -> Result<(),
         write_next(shared).await?;
     }
     Ok(())
+}
+
+/// No slot is free: makes one, or else waits until those are that a late write might hit.
+async fn grow_or_wait<E: Env>(shared: &Shared<E>) -> Result<Option<(u32, u64)>, OpenError> {
+    let grow = shared.stream.borrow_mut().slots.poll_grow();
+    if let Some(slot_no) = grow {
+        tasks::grow(shared, slot_no).await?;
+        shared.stream.borrow_mut().slots.handle_grown(true);
+    } else {
+        let quiet_at = shared.stream.borrow().slots.quiet_at;
+        if let Some(at) = quiet_at {
+            shared.env.sleep_until(at).await;
+        }
+        shared.stream.borrow_mut().slots.quieten(shared.env.now());
+    }
+    Ok(shared.stream.borrow_mut().slots.poll_prepare())
 }
 
 /// Writes one frame of the boot.

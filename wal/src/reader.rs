@@ -312,6 +312,7 @@ impl<S: Source> WalReader<S> {
             report: report.clone(),
             lsn_seen: 0,
             epoch_seen: 0,
+            quiet_boot: self.superblock.quiet_boot,
             boot_seen: read.boot,
             complete_epoch: 0,
             held: Vec::new(),

@@ -1,5 +1,7 @@
 //! From the files of a stream to what it holds: plan, walk, replay, and where to go on.
 
+use std::collections::BTreeMap;
+
 use crate::base::{Plan, complete_before, plan};
 use crate::error::OpenError;
 use crate::geometry::Geometry;
@@ -7,7 +9,7 @@ use crate::head::Super;
 use crate::log::RecoveryReport;
 use crate::replay::Replay;
 use crate::scan::{Scanner, SlotRead};
-use crate::slots::{Life, Live, Slot, SlotTable};
+use crate::slots::{LAST_SLOTS, Life, Live, Slot, SlotTable};
 use crate::walk::{Outcome, Sink, Verdict, walk};
 
 /// Numbers that a boot leaves unused: a frame of an earlier life that lands late has one of them,
@@ -26,6 +28,8 @@ pub(crate) struct Recovery {
     pub(crate) lsn_seen: u64,
     pub(crate) epoch_seen: u64,
     pub(crate) boot_seen: u64,
+    /// The last life of which no write is on its way any more.
+    pub(crate) quiet_boot: u64,
     /// Epoch of the slot of the newest complete checkpoint that is proved synced.
     pub(crate) complete_epoch: u64,
     /// Slots that count again should the base, which nothing proves synced, be lost.
@@ -62,6 +66,7 @@ pub(crate) async fn recover<R: SlotRead>(
         lsn_seen,
         epoch_seen,
         boot_seen,
+        quiet_boot: superblock.quiet_boot,
         complete_epoch,
         held,
     })
@@ -128,6 +133,9 @@ impl Recovery {
             .iter()
             .map(|state| Slot { epoch: state.epoch().unwrap_or(0), ..Slot::default() })
             .collect();
+        for slot_no in self.last_slots() {
+            slots[slot_no].suspect = true;
+        }
         for slot_no in &self.held {
             slots[usize::try_from(*slot_no).expect("usize holds a u32")].life = Life::Held;
         }
@@ -152,6 +160,26 @@ impl Recovery {
             }
         }
         table
+    }
+
+    /// Whether a write of an earlier life may be on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet_boot >= self.boot_seen
+    }
+
+    /// The newest slots of each life that may have left a write to one of them under way. Lives can
+    /// be short, so it is not the last one alone.
+    fn last_slots(&self) -> impl Iterator<Item = usize> {
+        let mut lives = BTreeMap::<u64, Vec<(u64, usize)>>::new();
+        for (at, state) in self.plan.states.iter().enumerate() {
+            if let Some(epoch) = state.epoch().filter(|_| state.boot() > self.quiet_boot) {
+                lives.entry(state.boot()).or_default().push((epoch, at));
+            }
+        }
+        lives.into_values().flat_map(|mut slots| {
+            slots.sort_unstable_by(|a, b| b.cmp(a));
+            slots.into_iter().take(LAST_SLOTS).map(|(_, at)| at)
+        })
     }
 
     /// The newest slots that hold frames: what was read of them may be in the device's cache only.

@@ -4,6 +4,7 @@ use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bowline_env::{Bell, Dir, Env, EnvError, File, Kind, Mode, Name, SharedBuf};
+use bowline_raft::Lsn;
 
 use crate::error::LogError;
 use crate::geometry::Geometry;
@@ -115,6 +116,18 @@ impl<E: Env> Shared<E> {
         Ok(file)
     }
 
+    /// Notes that the stream was closed cleanly at `lsn`: no write of this life is left.
+    pub(crate) async fn mark_clean(&self, lsn: Lsn) -> Result<(), EnvError> {
+        let quiet = self.stream.borrow().slots.quiet_at.is_none();
+        let mark = |superblock: &mut Super| {
+            superblock.clean_lsn = lsn.0;
+            if quiet {
+                superblock.quiet_boot = superblock.boot;
+            }
+        };
+        self.write_super(mark).await
+    }
+
     /// Writes the superblock with a change.
     pub(crate) async fn write_super(
         &self,
@@ -124,6 +137,9 @@ impl<E: Env> Shared<E> {
             let held = self.superblock.borrow();
             let mut next = held.current;
             change(&mut next);
+            if self.stream.borrow().slots.quiet_at.is_none() {
+                next.quiet_boot = next.quiet_boot.max(next.boot.saturating_sub(1));
+            }
             next.sequence += 1;
             let copy = held.copy.other();
             (next, copy, held.file(copy).clone())

@@ -11,11 +11,17 @@
 use core::cell::Cell;
 use std::rc::Rc;
 
+use bowline_env::Nanos;
+
 use crate::head::SlotHead;
 use crate::shard::Kill;
 
 /// Slots kept ready for a roll.
 const PREPARED: usize = 2;
+/// The newest slots of a life, which its last writes went to: two frames may be in flight (I13).
+pub(crate) const LAST_SLOTS: usize = PREPARED + 2;
+/// A write of a life that ended may land this long after its end (env.md), not later.
+pub(crate) const LATE_MAX: Nanos = Nanos(2 * Nanos::SECOND.0);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -72,6 +78,8 @@ pub(crate) struct Slot {
     pub(crate) blocks: Vec<u32>,
     pub(crate) live: Live,
     pub(crate) readers: Rc<Cell<u32>>,
+    /// The last writes of an earlier life went here, and one may still be on its way.
+    pub(crate) suspect: bool,
 }
 
 impl Slot {
@@ -96,6 +104,8 @@ pub(crate) struct SlotTable {
     pub(crate) growing: bool,
     /// No slot could be made: what is there is all there is, for now.
     pub(crate) grow_blocked: bool,
+    /// From then on no write of an earlier life is on its way; none: that is so already.
+    pub(crate) quiet_at: Option<Nanos>,
 }
 
 fn at(slot_no: u32) -> usize {
@@ -234,7 +244,7 @@ impl SlotTable {
         if ready >= PREPARED {
             return None;
         }
-        let is_ready = |slot: &Slot| slot.life == Life::Free && slot.readers.get() == 0;
+        let is_ready = |slot: &Slot| self.is_free(slot) && slot.readers.get() == 0;
         let free = (0..self.count()).filter(|no| is_ready(self.slot(*no)));
         let slot_no = free.min_by_key(|no| self.slot(*no).epoch)?;
         let slot = &mut self.slots[at(slot_no)];
@@ -242,6 +252,16 @@ impl SlotTable {
         slot.epoch = self.next_epoch;
         self.next_epoch += 1;
         Some((slot_no, slot.epoch))
+    }
+
+    /// Free, and nothing of an earlier life can land there any more.
+    fn is_free(&self, slot: &Slot) -> bool {
+        slot.life == Life::Free && !(slot.suspect && self.quiet_at.is_some())
+    }
+
+    /// Time passed: once no write of an earlier life can land any more every slot is like another.
+    pub(crate) fn quieten(&mut self, now: Nanos) {
+        self.quiet_at = self.quiet_at.filter(|at| *at > now);
     }
 
     pub(crate) fn handle_prepared(&mut self, slot_no: u32, good: bool) {
@@ -252,8 +272,9 @@ impl SlotTable {
 
     /// The number of the slot to make next, if another is needed.
     pub(crate) fn poll_grow(&mut self) -> Option<u32> {
-        let ready = [Life::Prepared, Life::Preparing, Life::Free].map(|life| self.count_of(life));
-        if ready.iter().sum::<usize>() > PREPARED
+        let ready = [Life::Prepared, Life::Preparing].map(|life| self.count_of(life));
+        let free = self.slots.iter().filter(|slot| self.is_free(slot)).count();
+        if ready.iter().sum::<usize>() + free > PREPARED
             || self.growing
             || self.grow_blocked
             || self.count() >= self.slots_max
@@ -330,6 +351,21 @@ mod tests {
         table.next_epoch = 10;
         assert_eq!(table.poll_prepare(), Some((1, 10)));
         assert_eq!(table.poll_prepare(), Some((2, 11)));
+    }
+
+    #[test]
+    fn a_slot_that_a_late_write_may_hit_is_not_prepared_until_that_is_over() {
+        let mut table = table();
+        table.slots.truncate(2);
+        table.slots[0].suspect = true;
+        table.quiet_at = Some(Nanos(100));
+        assert_eq!(table.poll_prepare(), Some((1, 1)));
+        assert_eq!(table.poll_prepare(), None);
+        assert_eq!(table.poll_grow(), Some(2), "it does not count as ready");
+        table.quieten(Nanos(99));
+        assert_eq!(table.poll_prepare(), None);
+        table.quieten(Nanos(100));
+        assert_eq!(table.poll_prepare(), Some((0, 2)));
     }
 
     #[test]

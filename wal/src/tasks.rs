@@ -154,6 +154,7 @@ async fn keeper<E: Env>(shared: Ref<E>) {
 /// Keeps slots ready.
 async fn preparer<E: Env>(shared: Ref<E>) {
     while !shared.stopped.get() {
+        quieten(&shared).await;
         let prepare = shared.stream.borrow_mut().slots.poll_prepare();
         if let Some((slot_no, _)) = prepare {
             let done = shared.prepare(slot_no).await;
@@ -174,9 +175,37 @@ async fn preparer<E: Env>(shared: Ref<E>) {
             }
             continue;
         }
-        shared.preparer.wait().await;
+        let quiet_at = shared.stream.borrow().slots.quiet_at;
+        match quiet_at {
+            Some(at) => called_or(&shared, at).await,
+            None => shared.preparer.wait().await,
+        }
     }
     shared.leave();
+}
+
+/// Once no write of an earlier life is on its way any more that goes on record. A superblock that
+/// cannot be written costs the next boot a wait.
+async fn quieten<E: Env>(shared: &Shared<E>) {
+    let over = {
+        let slots = &mut shared.stream.borrow_mut().slots;
+        let before = slots.quiet_at.is_some();
+        slots.quieten(shared.env.now());
+        before && slots.quiet_at.is_none()
+    };
+    if over {
+        drop(shared.write_super(|_| ()).await);
+    }
+}
+
+/// Waits until the preparer is called, at most until `at`.
+async fn called_or<E: Env>(shared: &Shared<E>, at: Nanos) {
+    let mut timer = pin!(shared.env.sleep_until(at));
+    let mut call = pin!(shared.preparer.wait());
+    poll_fn(|cx| {
+        if call.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
+    })
+    .await;
 }
 
 /// Makes one more slot and counts it in the superblock.

@@ -220,7 +220,7 @@ impl<E: Env> LogStorage for Wal<E> {
             .await;
             let mut result = ended.map(|_| ());
             if let Ok(durable) = ended {
-                let clean = shared.write_super(|superblock| superblock.clean_lsn = durable.0).await;
+                let clean = shared.mark_clean(durable).await;
                 result = clean.map_err(|error| LogError::Super { kind: error.kind });
             }
             for file in shared.files.take_all() {
