@@ -77,6 +77,7 @@ pub(super) fn log(plan: &Plan, error: &OpenError) -> Error {
         OpenError::Env(error) => return env(error),
         OpenError::TooNew { .. } => Code::FORMAT_NEW,
         OpenError::Log(_) => Code::LOG_WRITE,
+        OpenError::HoldsEntries => Code::NODE_DAMAGED,
         OpenError::Foreign(_)
         | OpenError::Unreadable
         | OpenError::UnknownRecord { .. }

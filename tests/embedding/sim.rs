@@ -387,3 +387,31 @@ fn shards_whose_log_is_gone_are_named_and_the_others_serve() {
     };
     world.block_on(LIMIT, read).unwrap();
 }
+
+#[test]
+fn a_directory_that_lost_its_node_file_is_refused_and_left_alone() {
+    let world = World::new(11, Profile::calm());
+    let factory = world.node(1);
+    let write = async move {
+        let engine = ready(factory, 2).await;
+        engine.client().put("k", "v").await.unwrap();
+        engine.stop().await.unwrap();
+    };
+    world.block_on(LIMIT, write).unwrap();
+    let disk = world.disk(1);
+    let name = bowline_env::Name::of("NODE");
+    let node = disk.durable(&name).unwrap();
+    let before: Vec<_> = disk.files().iter().map(|file| (file.clone(), disk.seen(file))).collect();
+    disk.take_away(&name);
+    let refused = async move { assert_eq!(code(start(factory, 2).await), Code::NODE_DAMAGED) };
+    world.block_on(LIMIT, refused).unwrap();
+    disk.place(&name, &node);
+    let after: Vec<_> = disk.files().iter().map(|file| (file.clone(), disk.seen(file))).collect();
+    assert!(before == after, "no byte changed");
+    let read = async move {
+        let engine = ready(factory, 2).await;
+        assert_eq!(text(engine.client().get("k").await.unwrap()).as_deref(), Some("v"));
+        engine.stop().await.unwrap();
+    };
+    world.block_on(LIMIT, read).unwrap();
+}

@@ -209,6 +209,8 @@ pub enum OpenError {
     InUse,
     /// The sizes cannot be used.
     Geometry(GeometryError),
+    /// It was to be formatted, and a log with entries is there.
+    HoldsEntries,
     /// No slot is free for this boot.
     Full,
     /// The boot's own frames could not be written.
@@ -256,6 +258,7 @@ impl fmt::Display for OpenError {
             Self::UnknownRecord { kind } => write!(f, "a record of unknown kind {kind}"),
             Self::InUse => f.write_str("in use by another process"),
             Self::Geometry(error) => error.fmt(f),
+            Self::HoldsEntries => f.write_str("a log with entries is where a new one was to be"),
             Self::Full => f.write_str("no log slot is free for this start"),
             Self::Log(error) => error.fmt(f),
             Self::Env(error) => error.fmt(f),

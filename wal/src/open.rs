@@ -60,6 +60,32 @@ pub(crate) async fn format<E: Env>(
     Ok(())
 }
 
+/// Whether a stream is there that was used: a vote or an entry of any shard. What a founding that
+/// crashed left is no such stream. Nothing is written.
+pub(crate) async fn holds_entries<E: Env>(
+    env: &E,
+    dir: &Name,
+    options: &WalOptions,
+) -> Result<bool, OpenError> {
+    let superblock = match read_supers(env, dir).await {
+        Ok((superblock, _)) => superblock,
+        Err(OpenError::Unreadable) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    superblock.check_version(false)?;
+    let geometry = superblock.geometry(options.log_bytes);
+    if geometry.check().is_err() {
+        return Ok(false);
+    }
+    let (slots, _) = open_slots(env, dir, &superblock).await?;
+    let recovery = Box::pin(recover(&slots, &superblock, geometry)).await;
+    for file in slots.files.into_iter().flatten() {
+        file.close().await?;
+    }
+    let used = |log: &crate::shard::ShardLog| log.hard_state.term.0 > 0 || log.last > 0;
+    Ok(recovery?.replay.index.iter().any(used))
+}
+
 /// Opens a stream.
 pub(crate) async fn open<E: Env>(
     env: &E,

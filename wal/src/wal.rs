@@ -262,7 +262,11 @@ impl<E: Env> OpenLog<E> for WalLogs {
     type Log = Wal<E>;
 
     async fn format(&self, env: &E, id: StreamId) -> Result<(), OpenError> {
-        Wal::format(env, &Self::dir(id.stream), id, self.geometry, self.options()).await
+        let dir = Self::dir(id.stream);
+        if Box::pin(crate::open::holds_entries(env, &dir, &self.options())).await? {
+            return Err(OpenError::HoldsEntries);
+        }
+        Wal::format(env, &dir, id, self.geometry, self.options()).await
     }
 
     async fn open(
