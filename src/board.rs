@@ -60,6 +60,8 @@ pub(crate) struct Board {
     node: NodeId,
     hints: Box<[AtomicU64]>,
     leads_all: AtomicBool,
+    /// A core ended by a panic: the node stops.
+    failed: AtomicBool,
     totals: Mutex<Totals>,
     node_level: watch::Sender<Option<LeaderInfo>>,
     /// Every shard is led or closed here.
@@ -110,6 +112,7 @@ impl Board {
             node,
             hints: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             leads_all: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             totals: Mutex::new(totals),
             node_level: watch::Sender::new(None),
             settled: watch::Sender::new(false),
@@ -137,6 +140,16 @@ impl Board {
         // Under the lock, so that two cores' changes reach the watchers in their order.
         self.node_level.send_if_modified(|seen| core::mem::replace(seen, now) != now);
         self.settle(&totals);
+    }
+
+    /// Notes that a core ended by a panic.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether a core ended by a panic.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Notes that a shard is closed here.

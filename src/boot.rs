@@ -261,6 +261,7 @@ where
     // The starter gave up: end.
     let Ok(brief) = brief.await else { return };
     let Brief { plan, logs, links, reports } = brief;
+    let _guard = Guard(Arc::clone(&links.board));
     let Reports { opened, settle, settled, start, ready } = reports;
     let store = Store::new(env.clone(), plan.store);
     let streams = match open::<E, O, M>(&env, &store, &logs, &plan, &links.bell).await {
@@ -285,6 +286,17 @@ where
     }
     run::run(&core, &bell).await;
     drain::close(core).await;
+}
+
+/// Tells the other cores if this one ends by a panic.
+struct Guard(Arc<Board>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
+    }
 }
 
 /// Reports the error that ends this core's start.

@@ -76,7 +76,7 @@ impl Node {
 
     /// Whether nothing is accepted: stopped, stopping, or a core is gone.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stopping.load(Ordering::Acquire) || self.board.has_failed()
     }
 
     /// Time that an operation may take, unless its client says otherwise.

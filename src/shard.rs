@@ -2,6 +2,7 @@
 
 use core::future::{Future, poll_fn};
 use core::pin::pin;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use bowline_raft::ShardId;
@@ -60,7 +61,8 @@ impl Shard {
 
     /// Runs `job` on the shard's home core, and answers what its future returns. The future need
     /// not be `Send`; it shares the core with everything else there, so it must not block. It runs
-    /// to its end even if the `Op` is dropped.
+    /// to its end even if the `Op` is dropped. A panic of the job comes out where the `Op` is
+    /// awaited; the core goes on.
     pub fn run_local<R, J, F>(&self, job: J) -> Op<R>
     where
         J: FnOnce(LocalShard) -> F + Send + 'static,
@@ -71,26 +73,38 @@ impl Shard {
         let shards = self.node.shards;
         let call = Call::Run(Box::new(move |local: LocalShard| {
             let local = local.of(shards);
-            let task = job(local.clone());
+            let task = catch_unwind(AssertUnwindSafe(|| job(local.clone())));
             local.spawn(async move {
-                let mut task = pin!(task);
-                let result = poll_fn(|cx| {
-                    // A blocking wait inside would stop the core that must answer it.
-                    let _mark = mark_core_thread();
-                    task.as_mut().poll(cx)
-                });
-                let result = result.await;
+                let result = match task {
+                    Ok(task) => to_end(task).await,
+                    Err(panic) => Err(panic),
+                };
                 ticket.complete_now(Ok(Reply::Any(Box::new(result))));
             });
         }));
         let taken = self.node.submit(self.id, self.node.timeout_ms(), call, unit);
-        let done = Op::waiting(waiter, Op::unbox);
+        let done: Op<std::thread::Result<R>> = Op::waiting(waiter, Op::unbox);
         // The core says first whether it has the shard; only then is there a result to wait for.
         Op::many(async move {
             taken.await?;
-            done.await
+            done.await.map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)))
         })
     }
+}
+
+/// Runs a caller's future on a core; a panic ends the future alone.
+async fn to_end<F: Future>(task: F) -> std::thread::Result<F::Output> {
+    let mut task = pin!(task);
+    let guarded = poll_fn(|cx| {
+        // A blocking wait inside would stop the core that must answer it.
+        let _mark = mark_core_thread();
+        let polled = catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx)));
+        match polled {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    });
+    guarded.await
 }
 
 /// A reply that says only that it is done.

@@ -149,6 +149,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.jobs_tick(now);
         self.inbox.scan();
         self.gauges();
+        if self.board.has_failed() {
+            self.start_drain();
+        }
     }
 
     fn gauges(&self) {

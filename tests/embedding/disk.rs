@@ -119,3 +119,63 @@ fn a_wrong_configuration_comes_out_of_start() {
     let error = EmbeddedEngine::builder().shards(0).start().wait().unwrap_err();
     assert_eq!(error.code(), Code::CONFIG_VALUE);
 }
+
+#[test]
+fn a_job_that_panics_on_a_core_panics_its_caller_and_nobody_else() {
+    let Some(dir) = directory() else { return };
+    let engine = start(&dir).wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    let shard = engine.shard(bowline::ShardId(1)).unwrap();
+    let in_call = shard.run_local(|_| -> std::future::Ready<()> { panic!("in the call") });
+    let in_task = shard.run_local(async |_| panic!("in the task"));
+    for (job, text) in [(in_call, "in the call"), (in_task, "in the task")] {
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.wait()));
+        assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&text));
+    }
+    assert!(!engine.is_stopped());
+    engine.client().put("k", "v").wait().unwrap();
+    engine.stop().wait().unwrap();
+}
+
+/// A waker that fails on the thread that wakes: on a core, nothing guards against it.
+struct Bomb;
+
+impl std::task::Wake for Bomb {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+#[test]
+fn a_core_that_panics_stops_the_node_and_stop_says_why() {
+    let Some(dir) = directory() else { return };
+    let path = dir.path().join("data");
+    let config = |config: &mut bowline::Config| {
+        config.wal.allow_cow = true;
+        config.wal.slot_bytes = ByteCount::mib(1);
+        config.wal.frame_cap = ByteCount::kib(64);
+        config.wal.log_bytes = ByteCount::mib(16);
+    };
+    let engine = EmbeddedEngine::builder().data_dir(path).shards(2).cores(2).configure(config);
+    let engine = engine.start().wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    let key = |shard| {
+        (0..)
+            .map(|n| format!("k{n}"))
+            .find(|key| engine.shard_of(key.as_bytes()) == bowline::ShardId(shard))
+    };
+    let (first, second) = (key(0).unwrap(), key(1).unwrap());
+    let mut put = std::pin::pin!(engine.client().put(&first, "v"));
+    let waker = std::sync::Arc::new(Bomb).into();
+    let polled = put.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    let stopped = loop {
+        if let Err(error) = engine.client().put(&second, "v").wait() {
+            break error;
+        }
+    };
+    assert_eq!(stopped.code(), Code::STOPPED, "{stopped}");
+    assert!(engine.is_stopped());
+    let why = engine.stop().wait().unwrap_err();
+    assert!(why.to_string().contains("a waker that panics"), "{why}");
+}
