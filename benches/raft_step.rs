@@ -5,9 +5,9 @@
 //! handed out to apply. Throughput is entries.
 
 use bowline_raft::{
-    Apply, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
-    NodeId, Outbox, Place, Proposal, RaftCore, Record, Recovered, Refused, ReplicaId, ShardId,
-    Slot, StreamNo, Term,
+    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn,
+    NewBatch, NodeId, Outbox, Place, Proposal, RaftCore, Record, Recovered, Refused, ReplicaId,
+    ShardId, Slot, StreamNo, Term,
 };
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -16,8 +16,20 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 struct Numbers(u64);
 
 impl Log for Numbers {
-    fn append(&mut self, _batch: NewBatch) -> Result<Lsn, Refused> {
+    fn append(&mut self, _batch: NewBatch<'_>) -> Result<Lsn, Refused> {
         Ok(Lsn(self.0))
+    }
+
+    fn accept(&mut self, _at: Place, _batch: &Batch<'_>) -> Result<Lsn, Refused> {
+        Ok(Lsn(self.0))
+    }
+
+    fn cached(&self, _at: Place, from: LogIndex, _bytes_max: u32) -> Option<(LogIndex, u32)> {
+        Some((from, 1))
+    }
+
+    fn bytes(&self, _at: Place, from: LogIndex, to: LogIndex) -> u64 {
+        to.0 + 1 - from.0
     }
 
     fn stage(&mut self, _at: Place, _record: Record) -> Result<Lsn, Refused> {

@@ -20,10 +20,15 @@ use alloc::{
 };
 
 use crate::{
-    BootTime, Configuration, Counters, Damage, LogIndex, Lsn, Outbox, Place, Proposal, ReplicaId,
-    Role, Rule, ShardId, Slot, StreamNo, Term,
-    chain::{Chain, Chains},
+    BootTime, Configuration, CoreConfig, Counters, Damage, LogIndex, Lsn, Outbox, Place, Proposal,
+    Role, Rule, Send, ShardId, Slot, StreamNo,
+    alarm::Alarms,
+    chain::Chains,
+    lane::Lane,
     pending::Write,
+    progress::ProgressSlab,
+    replica::{BROKEN, CLOSING, Cold, DIRTY, Hot, Interned, OPEN, STALLED, WaitingRead, Warm},
+    wheel::Wheel,
 };
 
 /// Events that one pass puts into the outbox at most; the rest is counted.
@@ -31,107 +36,8 @@ pub const EVENTS_MAX: usize = 4_096;
 /// A log without room is asked again after this many nanoseconds, even if no write completed.
 pub(crate) const RETRY_NANOS: u64 = 10_000_000;
 pub(crate) const RETRY_JITTER_NANOS: u64 = 5_000_000;
-
-/// Limits of a core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CoreConfig {
-    /// Proposal bytes of a shard that may be queued or uncommitted. One item over it is taken
-    /// alone.
-    pub uncommitted_bytes_max: u32,
-    /// Proposal bytes that one pass takes from one shard; the rest stays for the next pass.
-    pub pass_bytes_max: u32,
-    /// Bytes of the largest batch body that the log takes.
-    pub batch_bytes_max: u32,
-    /// Reads that may wait on this core.
-    pub reads_max: u32,
-    /// A leader writes its commit index down, without a disk write of its own, once it moved by
-    /// this many entries.
-    pub commit_every: u32,
-}
-
-impl Default for CoreConfig {
-    fn default() -> Self {
-        Self {
-            uncommitted_bytes_max: 16 << 20,
-            pass_bytes_max: 128 << 10,
-            batch_bytes_max: 1 << 20,
-            reads_max: 65_536,
-            commit_every: 1_024,
-        }
-    }
-}
-
-/// What every pass looks at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Hot {
-    pub(crate) term: Term,
-    pub(crate) last: LogIndex,
-    pub(crate) last_term: Term,
-    pub(crate) commit: LogIndex,
-    /// Last index of this log known durable.
-    pub(crate) durable: LogIndex,
-    /// The latest write staged for this replica.
-    pub(crate) staged: Lsn,
-    pub(crate) conf: u16,
-    pub(crate) flags: u16,
-    pub(crate) role: Role,
-    pub(crate) damage: Damage,
-    /// Index in [`RaftCore::streams`].
-    pub(crate) stream: u8,
-    /// The leader's place in the configuration.
-    pub(crate) leader: u8,
-}
-
-/// What a pass looks at when something moves.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Warm {
-    pub(crate) vote: ReplicaId,
-    /// Last index handed out to apply.
-    pub(crate) handed: LogIndex,
-    pub(crate) applied: LogIndex,
-    /// First index of the log - 1.
-    pub(crate) floor: LogIndex,
-    /// First index of a leader's own term.
-    pub(crate) term_start: LogIndex,
-    pub(crate) queue: Chain,
-    pub(crate) pending: Chain,
-    /// Proposal bytes queued or not committed.
-    pub(crate) uncommitted: u32,
-}
-
-/// What is rarely looked at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cold {
-    pub(crate) shard: ShardId,
-    pub(crate) replica: ReplicaId,
-    pub(crate) conf_index: LogIndex,
-    /// The commit index of the latest hard state staged.
-    pub(crate) staged_commit: LogIndex,
-    /// Compaction asked for; 0: none.
-    pub(crate) compact: LogIndex,
-    /// Reads that have no index yet.
-    pub(crate) reads: Chain,
-    /// Reads that wait for their index to be applied.
-    pub(crate) stamped: Chain,
-    pub(crate) generation: u32,
-}
-
-const _: () = assert!(size_of::<Hot>() <= 64, "one cache line");
-const _: () = assert!(size_of::<Warm>() <= 64, "one cache line");
-const _: () = assert!(size_of::<Cold>() <= 96, "an idle replica stays small");
-
-/// The slot has a replica.
-pub(crate) const OPEN: u16 = 1;
-/// It is on the dirty list.
-pub(crate) const DIRTY: u16 = 2;
-/// It has to campaign.
-pub(crate) const CAMPAIGN: u16 = 4;
-/// It waits for room in its log.
-pub(crate) const STALLED: u16 = 8;
-/// It is to be closed at the end of this pass.
-pub(crate) const CLOSING: u16 = 16;
-/// It was in a state that cannot be; it does nothing more.
-pub(crate) const BROKEN: u16 = 32;
+/// Nanoseconds of a millisecond.
+pub(crate) const MILLI: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamState {
@@ -151,6 +57,8 @@ pub(crate) struct Stream {
     pub(crate) staged: Lsn,
     /// Whom to tell when an LSN is durable, ascending.
     pub(crate) waiting: VecDeque<Waiting>,
+    /// What may leave when an LSN is durable, ascending.
+    pub(crate) held: VecDeque<(Lsn, Send)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -158,20 +66,8 @@ pub(crate) struct Waiting {
     pub(crate) lsn: Lsn,
     pub(crate) slot: Slot,
     pub(crate) generation: u32,
-}
-
-/// A configuration and how many replicas follow it.
-#[derive(Debug)]
-pub(crate) struct Interned {
-    pub(crate) conf: Configuration,
-    pub(crate) uses: u32,
-}
-
-/// A read that waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitingRead {
-    pub(crate) token: u64,
-    pub(crate) index: LogIndex,
+    /// When it was staged.
+    pub(crate) since: BootTime,
 }
 
 /// Orders the entries of every replica at home on one core.
@@ -198,6 +94,29 @@ pub struct RaftCore {
     pub(crate) proposals: Chains<Proposal>,
     pub(crate) waiting_reads: Chains<WaitingRead>,
     pub(crate) writes: Chains<Write>,
+    pub(crate) charges: Chains<(LogIndex, u32)>,
+    /// Entries that replicas ask others for in the next flush.
+    pub(crate) repairs: Vec<(Slot, LogIndex, LogIndex)>,
+    /// Leaders that wait for room in a lane.
+    pub(crate) crowded: Vec<(u16, Slot)>,
+    pub(crate) peers: ProgressSlab,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) wheel: Wheel,
+    pub(crate) alarms: Alarms,
+    /// Leaders with Appends that have no answer: a bit a slot.
+    pub(crate) inflight: Vec<u64>,
+    /// When those are looked at.
+    pub(crate) inflight_at: Option<BootTime>,
+    /// Configurations that come back when a later one is truncated: oldest first.
+    pub(crate) older: BTreeMap<Slot, Vec<(u16, LogIndex)>>,
+    /// Configurations to append in the next flush.
+    pub(crate) changes: BTreeMap<Slot, Configuration>,
+    /// Replicas of failed streams that have to hand over.
+    pub(crate) handing: VecDeque<Slot>,
+    /// Elections that may start now, and when that was counted.
+    pub(crate) starts: u64,
+    pub(crate) starts_at: BootTime,
+    pub(crate) due: Vec<Slot>,
     pub(crate) counters: Counters,
     pub(crate) events: usize,
 }
@@ -230,6 +149,21 @@ impl RaftCore {
             proposals: Chains::new(),
             waiting_reads: Chains::new(),
             writes: Chains::new(),
+            charges: Chains::new(),
+            repairs: Vec::new(),
+            crowded: Vec::new(),
+            peers: ProgressSlab::default(),
+            lanes: Vec::new(),
+            wheel: Wheel::new(),
+            alarms: Alarms::default(),
+            inflight: Vec::new(),
+            inflight_at: None,
+            older: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            handing: VecDeque::new(),
+            starts: u64::from(config.starts_per_second),
+            starts_at: BootTime(0),
+            due: Vec::new(),
             counters: Counters::default(),
             events: 0,
         }
@@ -248,11 +182,6 @@ impl RaftCore {
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// When [`RaftCore::handle_timer`] has something to do.
-    pub fn next_deadline(&self) -> Option<BootTime> {
-        self.retry_at
     }
 
     /// Puts a slot on the dirty list once.
@@ -314,8 +243,32 @@ impl RaftCore {
         self.ill.push((slot, rule));
     }
 
+    /// Now, in milliseconds that wrap; never 0.
+    pub(crate) fn millis(&self) -> u32 {
+        let wrapped = (self.now.0 / MILLI) & u64::from(u32::MAX);
+        u32::try_from(wrapped).expect("masked to 32 bits").max(1)
+    }
+
+    /// Whether `then`, by [`RaftCore::millis`], is less than `nanos` ago; 0 never is.
+    pub(crate) fn within(&self, then: u32, nanos: u64) -> bool {
+        then != 0 && u64::from(self.millis().wrapping_sub(then)) * MILLI < nanos
+    }
+
+    /// Whether the log of a replica takes writes, and none waits for its disk for too long.
+    pub(crate) fn log_is_healthy(&self, slot: Slot) -> bool {
+        let stream = self.stream(slot);
+        let oldest = stream.waiting.front().map_or(self.now, |write| write.since);
+        stream.state == StreamState::Good
+            && self.now.0.saturating_sub(oldest.0) < self.config.times.support / 2
+    }
+
+    /// The active configuration of a replica.
+    pub(crate) fn conf(&self, slot: Slot) -> &Interned {
+        &self.confs[usize::from(self.hot[at(slot)].conf)]
+    }
+
     /// The next number of the generator (`SplitMix64`).
-    fn draw(&mut self) -> u64 {
+    pub(crate) fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 
 use bowline_raft::{
-    Apply, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
-    NodeId, Outbox, Place, Proposal, RaftCore, ReadMode, Record, Recovered, Refused, ReplicaId,
-    ShardId, Slot, StreamNo, Term,
+    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn,
+    NewBatch, NodeId, Outbox, Place, Proposal, RaftCore, ReadMode, Record, Recovered, Refused,
+    ReplicaId, ShardId, Slot, StreamNo, Term,
 };
 
 /// Numbers writes and keeps nothing.
@@ -13,8 +13,20 @@ use bowline_raft::{
 struct Numbers(u64);
 
 impl Log for Numbers {
-    fn append(&mut self, _batch: NewBatch) -> Result<Lsn, Refused> {
+    fn append(&mut self, _batch: NewBatch<'_>) -> Result<Lsn, Refused> {
         Ok(Lsn(self.0))
+    }
+
+    fn accept(&mut self, _at: Place, _batch: &Batch<'_>) -> Result<Lsn, Refused> {
+        Ok(Lsn(self.0))
+    }
+
+    fn cached(&self, _at: Place, from: LogIndex, _bytes_max: u32) -> Option<(LogIndex, u32)> {
+        Some((from, 1))
+    }
+
+    fn bytes(&self, _at: Place, from: LogIndex, to: LogIndex) -> u64 {
+        to.0 + 1 - from.0
     }
 
     fn stage(&mut self, _at: Place, _record: Record) -> Result<Lsn, Refused> {

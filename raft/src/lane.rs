@@ -1,0 +1,279 @@
+//! Lanes: one per (this core, peer node, peer core). What the transport tells of them, what goes
+//! out over them beside messages, and what raft keeps of each.
+//!
+//! A lane *life* is one connection. `life` counts up with each [`LaneEvent::Up`]; what a former
+//! life brought is dropped, so an answer of it counts for nothing.
+
+use crate::{
+    BootTime, Digest, Log, NodeId, Outbox, RaftCore, Role, Row, Slot, core::at, replica::NO_ROOM,
+};
+
+/// A lane of this core: an index that the transport gives out and may use again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneNo(pub u16);
+
+/// Where a message came from, as the transport knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The node that the hello proved.
+    pub node: NodeId,
+    /// The lane it came over; none: passed on by another core of this node.
+    pub lane: Option<LaneNo>,
+    /// The life of that lane.
+    pub life: u32,
+}
+
+/// Something that happened to a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LaneEvent<'a> {
+    /// The hello was exchanged: a new life begins.
+    Up {
+        /// The peer.
+        node: NodeId,
+        /// Its core.
+        core: u16,
+        /// The number of the peer's process; a higher one means that the one before is dead.
+        boot: u64,
+        /// The number of this life, higher than any before on this lane.
+        life: u32,
+    },
+    /// The connection is gone, and with it everything under way.
+    Down,
+    /// How many bytes of entries the lane takes now; 0 stops Appends with entries.
+    Room(u32),
+    /// The peer's beat: it asks for support.
+    Liveness(Beat),
+    /// The answer to our beat: what the peer grants.
+    LivenessReply(Beat),
+    /// What the peer says it leads with support from here.
+    Digest(Digest),
+    /// The peer asks for the rows behind our digest.
+    ShardsWanted,
+    /// Rows of the peer's digest; `last` ends them.
+    Rows {
+        /// Shards that the peer leads.
+        rows: &'a [Row],
+        /// Whether these are the last ones.
+        last: bool,
+    },
+}
+
+/// A beat of a lane, and its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// The sender's epoch as a supporter of the receiver.
+    pub epoch: u64,
+    /// Wanted support in a beat, granted support in its answer; nanoseconds.
+    pub support: u64,
+    /// What the sender's log has written; it stands still when its disk does.
+    pub log_progress: u64,
+    /// The sender's clock in a beat; repeated by the answer.
+    pub sent_at: u64,
+    /// The sender's wall clock, milliseconds; raft does not read it.
+    pub wall: u64,
+    /// Hash over the shards that the sender leads with the receiver's support.
+    pub led_hash: u64,
+}
+
+/// Something to send over a lane that is no message of a replica. It may leave at once, before
+/// messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneSend {
+    /// The lane.
+    pub lane: LaneNo,
+    /// What.
+    pub what: LaneWhat,
+}
+
+/// What a [`LaneSend`] says; the receiver gets the event of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LaneWhat {
+    /// [`LaneEvent::Liveness`].
+    Liveness(Beat),
+    /// [`LaneEvent::LivenessReply`].
+    LivenessReply(Beat),
+    /// [`LaneEvent::Digest`].
+    Digest(Digest),
+    /// [`LaneEvent::ShardsWanted`].
+    ShardsWanted,
+    /// [`LaneEvent::Rows`].
+    Rows {
+        /// Shards that this side leads.
+        rows: alloc::vec::Vec<Row>,
+        /// Whether these are the last ones.
+        last: bool,
+    },
+    /// The transport closes the lane: the peer sent bytes that are not what they say.
+    Reset,
+}
+
+/// What raft keeps of a lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lane {
+    pub(crate) node: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) life: u32,
+    pub(crate) core: u16,
+    pub(crate) up: bool,
+    /// The connection was there once: the fields of a supporter count on over lives.
+    pub(crate) known: bool,
+    pub(crate) room: u32,
+    /// As supporter: the epoch granted last, until when, and the sweep of the last digest.
+    pub(crate) epoch: u32,
+    pub(crate) sweep: u16,
+    pub(crate) promise_until: BootTime,
+    /// As leader: the peer's epoch, our number for (boot, epoch), until when we believe in it.
+    pub(crate) peer_epoch: u32,
+    pub(crate) view: u32,
+    pub(crate) belief_until: BootTime,
+    /// When the latest beat left, and when its answer or the hello came.
+    pub(crate) beat_at: BootTime,
+    pub(crate) echo_at: BootTime,
+    pub(crate) led_hash: u64,
+    pub(crate) followed_hash: u64,
+    /// Beats in a row whose led hash was another.
+    pub(crate) unequal: u8,
+    /// When a digest was exchanged last.
+    pub(crate) digest_at: BootTime,
+    /// Where the walk over this lane's replicas goes on; none: no walk.
+    pub(crate) cursor: Option<u32>,
+}
+
+/// Replicas that one pass looks at for one lane.
+const WALK_MAX: u32 = 4_096;
+/// Lanes of a core at most.
+const LANES_MAX: usize = 4_096;
+
+impl RaftCore {
+    /// Takes what happened to a lane.
+    pub fn handle_lane(
+        &mut self,
+        lane: LaneNo,
+        event: LaneEvent<'_>,
+        log: &mut impl Log,
+        out: &mut Outbox,
+    ) {
+        let place = usize::from(lane.0);
+        if place >= LANES_MAX {
+            return;
+        }
+        if self.lanes.len() <= place {
+            self.lanes.resize(place + 1, Lane::default());
+        }
+        match event {
+            LaneEvent::Up { node, core, boot, life } => {
+                let known = &mut self.lanes[place];
+                known.node = node;
+                known.core = core;
+                known.life = life;
+                known.up = true;
+                known.known = true;
+                known.room = u32::MAX;
+                known.cursor = Some(0);
+                self.lane_up(lane, boot, out);
+                self.walk_lane(lane);
+            },
+            LaneEvent::Down => {
+                self.lanes[place].up = false;
+                self.lanes[place].room = 0;
+            },
+            LaneEvent::Room(room) => {
+                self.lanes[place].room = room;
+                if room > 0 {
+                    self.uncrowd(lane);
+                }
+            },
+            other => {
+                if self.lanes[place].up {
+                    self.lane_event(lane, other, log, out);
+                }
+            },
+        }
+        self.settle(out);
+    }
+
+    /// Looks at the leaders that waited for room in a lane.
+    fn uncrowd(&mut self, lane: LaneNo) {
+        let mut crowded = core::mem::take(&mut self.crowded);
+        crowded.retain(|(crowd, slot)| {
+            if *crowd != lane.0 {
+                return true;
+            }
+            for place in 0..self.conf(*slot).members {
+                if let Some(peer) = self.peer_mut(*slot, place) {
+                    peer.flags &= !NO_ROOM;
+                }
+            }
+            self.touch(*slot);
+            false
+        });
+        self.crowded = crowded;
+    }
+
+    /// Goes on with the walks over the replicas of lanes that came up.
+    pub(crate) fn walk_lanes(&mut self) {
+        for place in 0..self.lanes.len() {
+            if self.lanes[place].cursor.is_some()
+                && let Ok(lane) = u16::try_from(place)
+            {
+                self.walk_lane(LaneNo(lane));
+            }
+        }
+    }
+
+    /// Whether a walk over the replicas of a lane is not at its end.
+    pub(crate) fn is_walking(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.cursor.is_some())
+    }
+
+    /// Some replicas of a lane that came up: what was under way is sent again, who waits for
+    /// votes asks again.
+    fn walk_lane(&mut self, lane: LaneNo) {
+        let Some(from) = self.lanes[usize::from(lane.0)].cursor else { return };
+        let end = u32::try_from(self.hot.len()).expect("slots are numbered by u32");
+        let to = from.saturating_add(WALK_MAX).min(end);
+        let node = self.lanes[usize::from(lane.0)].node;
+        for nth in from..to {
+            if self.is_open(Slot(nth)) {
+                self.meet_again(Slot(nth), lane, node);
+            }
+        }
+        self.lanes[usize::from(lane.0)].cursor = (to < end).then_some(to);
+    }
+
+    fn meet_again(&mut self, slot: Slot, lane: LaneNo, node: NodeId) {
+        let members = &self.conf(slot).conf.members;
+        let Some(place) = members.iter().position(|member| member.node == node) else { return };
+        let Ok(place) = u8::try_from(place) else { return };
+        let replica = self.conf(slot).conf.members[usize::from(place)].replica;
+        match self.hot[at(slot)].role {
+            Role::Leader => {
+                let Some(peer) = self.peer(slot, place) else { return };
+                let used = self.lanes.get(usize::from(peer.lane));
+                let other = peer.lane != lane.0 && used.is_some_and(|used| used.up);
+                if !other {
+                    self.reset_peer(slot, place);
+                    if let Some(peer) = self.peer_mut(slot, place) {
+                        peer.lane = lane.0;
+                    }
+                    self.touch(slot);
+                }
+            },
+            Role::Follower | Role::PreCandidate | Role::Candidate => {
+                if self.cold[at(slot)].leader == replica {
+                    self.ask_reads_again(slot);
+                }
+                let waits = self.cold[at(slot)].leader.0 == 0 && self.armed(slot);
+                if waits && self.hot[at(slot)].role != Role::Candidate {
+                    self.cold[at(slot)].failed = 0;
+                    let soon = self.bound_until(slot).after(self.delay(slot));
+                    if soon < self.cold[at(slot)].deadline {
+                        self.arm(slot, soon);
+                    }
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What time brings: elections, beats without lanes, retries.
+
+use crate::{
+    BootTime, Log, Outbox, RaftCore, Slot,
+    alarm::Alarm,
+    core::at,
+    replica::{OPEN, TOUCHED},
+};
+
+/// Not in the wheel.
+pub(crate) const NEVER: BootTime = BootTime(u64::MAX);
+
+impl RaftCore {
+    /// Looks at up to `count_max` replicas whose time has come. The time is that of
+    /// [`RaftCore::begin_pass`].
+    pub fn handle_timer(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
+        self.count_starts();
+        self.retry_stalled(count_max, log, out);
+        while let Some((slot, generation, alarm)) = self.alarms.due(self.now) {
+            if self.is_open(slot) && self.cold[at(slot)].generation == generation {
+                match alarm {
+                    Alarm::Transfer => self.end_transfer(slot, out),
+                    Alarm::Snapshot(peer) => self.snapshot_due(slot, peer, out),
+                }
+            }
+        }
+        self.look_at_inflight();
+        self.turn_wheel(count_max, log, out);
+        self.settle(out);
+    }
+
+    /// When [`RaftCore::begin_pass`] and [`RaftCore::handle_timer`] have something to do.
+    pub fn next_deadline(&self) -> Option<BootTime> {
+        [
+            self.retry_at,
+            self.wheel.next(),
+            self.alarms.next(),
+            self.inflight_at,
+            self.next_liveness(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Replicas whose deadline has come: first those that somebody waits for.
+    fn turn_wheel(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
+        let mut due = core::mem::take(&mut self.due);
+        while due.len() < count_max
+            && let Some(slot) = self.take_due()
+        {
+            due.push(slot);
+        }
+        for touched in [true, false] {
+            for slot in &due {
+                let hot = &self.hot[at(*slot)];
+                let open = hot.flags & OPEN != 0 && self.is_open(*slot);
+                if open && (hot.flags & TOUCHED != 0) == touched && !self.armed(*slot) {
+                    self.election_due(*slot, log, out);
+                }
+            }
+        }
+        due.clear();
+        self.due = due;
+    }
+
+    /// Sets the deadline of a replica, in place of the one it had.
+    pub(crate) fn arm(&mut self, slot: Slot, deadline: BootTime) {
+        self.cold[at(slot)].deadline = deadline;
+        self.wheel.arm(self.now, slot, deadline);
+    }
+
+    /// Takes a replica out of the wheel.
+    pub(crate) fn disarm(&mut self, slot: Slot) {
+        self.cold[at(slot)].deadline = NEVER;
+        self.wheel.disarm(slot);
+    }
+
+    /// Whether a replica has a deadline.
+    pub(crate) fn armed(&self, slot: Slot) -> bool {
+        self.cold[at(slot)].deadline != NEVER
+    }
+
+    /// Takes one replica whose deadline has come out of the wheel.
+    fn take_due(&mut self) -> Option<Slot> {
+        let slot = self.wheel.due(self.now)?;
+        self.cold[at(slot)].deadline = NEVER;
+        Some(slot)
+    }
+
+    /// Elections that the time since the last pass allows.
+    fn count_starts(&mut self) {
+        let second = 1_000_000_000_u64;
+        let most = u64::from(self.config.starts_per_second).max(1);
+        let since = self.now.0.saturating_sub(self.starts_at.0).min(second);
+        let more = since.saturating_mul(most) / second;
+        if more > 0 {
+            self.starts = (self.starts + more).min(most);
+            self.starts_at = self.now;
+        }
+    }
+
+    fn retry_stalled(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
+        if self.retry_at.is_none_or(|due| self.now < due) {
+            return;
+        }
+        let due = self.stalled.len();
+        self.retry_at = (due > count_max).then_some(self.now);
+        for _ in 0..due.min(count_max) {
+            if let Some(slot) = self.wake_stalled().filter(|slot| self.must_campaign(*slot)) {
+                self.campaign(slot, None, log, out);
+            }
+        }
+    }
+
+    /// Whether a sole voter has to campaign and may.
+    pub(crate) fn must_campaign(&self, slot: Slot) -> bool {
+        let hot = &self.hot[at(slot)];
+        hot.flags & crate::replica::CAMPAIGN != 0
+            && hot.damage == crate::Damage::Normal
+            && !self.is_broken(slot)
+            && self.stream_is_good(slot)
+    }
+}
