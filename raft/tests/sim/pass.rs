@@ -1,0 +1,505 @@
+//! A pass of a core's loop, in the one order there is, and what becomes of what it put out.
+
+use std::rc::Rc;
+
+use bowline_raft::{
+    Admin, Apply, Batch, BootTime, Damage, Fetched, LaneEvent, LaneWhat, LogIndex, Origin,
+    Proposal, Received, ReplicaId, ShardId, SnapshotEvent, Step, StreamNo, Verdict, What,
+    batch::entry_len,
+};
+
+use super::{
+    disk::shard_place,
+    image::Manifest,
+    net::{BulkWhat, Frame, peer_of},
+    node::{Input, LaneInput, Parcel, SimCore, Verb},
+    plan::{Class, MICRO, MILLI},
+    rng::place,
+    world::{Event, Fate, World},
+};
+
+/// A core's loop turns at least so often.
+const TICK: u64 = 20 * MILLI;
+
+impl World {
+    /// One turn of a core's loop.
+    pub fn turn(&mut self, node: usize, core: usize) {
+        let paused = self.nodes[node].cores[core].paused_until;
+        self.nodes[node].cores[core].pass_at = u64::MAX;
+        if paused > self.now {
+            self.wake_at(node, core, paused);
+            return;
+        }
+        self.cover.passes += 1;
+        let local = self.nodes[node].clock.read(self.now);
+        let mut inputs = std::mem::take(&mut self.nodes[node].cores[core].inputs);
+        let turn = &mut self.nodes[node].cores[core];
+        turn.passes += 1;
+        turn.raft.begin_pass(BootTime(local), &mut turn.out);
+        inputs.sort_by_key(rank);
+        self.cover.steps += 2 + inputs.len() as u64;
+        for input in inputs {
+            self.input(node, core, input);
+        }
+        self.hand_messages(node, core);
+        let turn = &mut self.nodes[node].cores[core];
+        turn.raft.handle_timer(1_024, &mut turn.log, &mut turn.out);
+        turn.raft.flush_pass(BootTime(local), &mut turn.log, &mut turn.out);
+        self.finish(node, core);
+        self.submit(node, core);
+        self.schedule(node, core);
+    }
+
+    /// When the loop turns next.
+    fn schedule(&mut self, node: usize, core: usize) {
+        let turn = &self.nodes[node].cores[core];
+        if turn.raft.has_work() {
+            let delay = 20 * MICRO + self.rng.tie.below(20 * MICRO);
+            self.wake_at(node, core, self.now + delay);
+        }
+        let deadline = self.nodes[node].cores[core].raft.next_deadline();
+        if let Some(deadline) = deadline {
+            let at = self.nodes[node].clock.when(deadline.0);
+            let at = at.max(self.now + 10 * MICRO).min(self.now + TICK);
+            self.wake_at(node, core, at);
+        }
+        self.wake_at(node, core, self.now + TICK);
+    }
+
+    fn input(&mut self, node: usize, core: usize, input: Input) {
+        let turn = &mut self.nodes[node].cores[core];
+        let SimCore { raft, log, out, .. } = turn;
+        match input {
+            Input::Durable { stream, lsn } => {
+                raft.handle_durable(stream, bowline_raft::Lsn(lsn), out);
+            },
+            Input::Failed { stream } => raft.handle_stream_failed(stream, out),
+            Input::Lane { lane, what } => hand_lane(turn, lane, what),
+            Input::Fetched { shard, replica, got } => {
+                let machine = &turn.machines[shard_place(shard)];
+                if let Some(slot) = machine.slot.filter(|_| machine.replica == replica) {
+                    raft.handle_fetched(slot, got, log, out);
+                }
+            },
+            Input::Snapshot { shard, to, from, manifest } => {
+                self.hand_snapshot(node, (shard, to), from, manifest);
+            },
+            Input::SnapshotFailed { shard, replica, peer } => {
+                let machine = &turn.machines[shard_place(shard)];
+                if let Some(slot) = machine.slot.filter(|_| machine.replica == replica) {
+                    raft.handle_snapshot(slot, SnapshotEvent::Failed { peer }, log, out);
+                }
+            },
+            Input::Repair { shard, to, from, batches } => {
+                self.repair(node, (shard, to), from, &batches);
+            },
+            Input::Propose { shard, token, count } => self.propose(node, shard, token, count),
+            Input::Read { shard, mode, token } => {
+                let slot = turn.machines[shard_place(shard)].slot;
+                let taken = slot.map(|slot| raft.read(slot, mode, token).is_ok());
+                let pass = turn.passes;
+                if taken == Some(true) {
+                    self.reads.entry(token).and_modify(|read| read.pass = pass);
+                } else {
+                    self.reads.remove(&token);
+                }
+            },
+            Input::Verb { shard, verb } => self.verb(node, shard, verb),
+            Input::Applied { shard, replica, index } => {
+                let machine = &turn.machines[shard_place(shard)];
+                if let Some(slot) = machine.slot.filter(|_| machine.replica == replica) {
+                    raft.handle_applied(slot, LogIndex(index));
+                }
+            },
+        }
+    }
+
+    fn propose(&mut self, node: usize, shard: ShardId, token: u64, count: u32) {
+        let turn = self.nodes[node].core_of_mut(shard);
+        let slot = turn.machines[shard_place(shard)].slot;
+        let bytes = u32::try_from(entry_len(8)).expect("small") * count;
+        let proposal = Proposal { count, bytes, token };
+        if slot.is_some_and(|slot| turn.raft.propose(slot, proposal).is_ok()) {
+            turn.log.queued[shard_place(shard)].push_back((token, count));
+        } else {
+            self.fate(token, count, Fate::Rejected);
+        }
+    }
+
+    /// Notes what became of tokens; what was rejected is never committed, and what was committed
+    /// is so once.
+    pub fn fate(&mut self, token: u64, count: u32, fate: Fate) {
+        for token in token..token + u64::from(count) {
+            let at = &mut self.fates[place(token)];
+            let once = *at == Fate::Unknown;
+            *at = fate;
+            if !once {
+                self.judge(Err(format!("a proposal has one fate: token {token} is {fate:?} too")));
+            }
+        }
+    }
+
+    fn verb(&mut self, node: usize, shard: ShardId, verb: Verb) {
+        let turn = self.nodes[node].core_of_mut(shard);
+        let Some(slot) = turn.machines[shard_place(shard)].slot else { return };
+        let raft = &mut turn.raft;
+        let change = |steps: &[Step], raft: &mut bowline_raft::RaftCore| {
+            raft.admin(slot, Admin::Change(steps)).is_ok()
+        };
+        let taken = match verb {
+            Verb::Compact(upto) => {
+                raft.admin(slot, Admin::Compact { upto: LogIndex(upto) }).is_ok()
+            },
+            Verb::Transfer(to) => raft.admin(slot, Admin::Transfer { to }).is_ok(),
+            Verb::Healthy => raft.admin(slot, Admin::Damaged(Damage::Normal)).is_ok(),
+            Verb::StateRot => raft.admin(slot, Admin::Damaged(Damage::State)).is_ok(),
+            Verb::Repair(from, to) => {
+                raft.admin(slot, Admin::Repair { from: LogIndex(from), to: LogIndex(to) }).is_ok()
+            },
+            Verb::Add { node, auto } => {
+                let node = bowline_raft::NodeId(node);
+                change(&[Step::Add { node, priority: 0, auto_promote: auto }], raft)
+            },
+            Verb::Promote(replica) => change(&[Step::Promote { replica }], raft),
+            Verb::Remove(replica) => change(&[Step::Remove { replica }], raft),
+            Verb::Swap { out, promote } => change(
+                &[Step::Promote { replica: promote }, Step::Remove { replica: out }],
+                raft,
+            ),
+        };
+        self.tell(|| format!("{verb:?} at node {} shard {shard}: taken {taken}", node + 1));
+        match verb {
+            Verb::Transfer(_) => self.cover.transfers_asked += u64::from(taken),
+            Verb::StateRot => self.nodes[node].machine_mut(shard).state_lost |= taken,
+            Verb::Compact(_) => self.cover.compactions += u64::from(taken),
+            Verb::Add { .. } | Verb::Promote(_) | Verb::Remove(_)
+            | Verb::Swap { .. } => self.cover.conf_changes += u64::from(taken),
+            Verb::Healthy | Verb::Repair(..) => {},
+        }
+    }
+
+    fn hand_snapshot(
+        &mut self,
+        node: usize,
+        to: (ShardId, ReplicaId),
+        from: (usize, ReplicaId),
+        manifest: Rc<Manifest>,
+    ) {
+        let (shard, replica) = to;
+        let turn = self.nodes[node].core_of_mut(shard);
+        let nth = shard_place(shard);
+        let machine = &turn.machines[nth];
+        let Some(slot) = machine.slot.filter(|_| machine.replica == replica) else { return };
+        turn.log.incoming[nth] = Some(Rc::clone(&manifest));
+        let ready = SnapshotEvent::Ready {
+            index: LogIndex(manifest.index),
+            term: manifest.term,
+            conf: &manifest.conf,
+        };
+        let verdict = turn.raft.handle_snapshot(slot, ready, &mut turn.log, &mut turn.out);
+        if verdict == Verdict::NoRoom {
+            self.cover.no_room_verdicts += 1;
+            let again = Input::Snapshot { shard, to: replica, from, manifest };
+            turn.inputs.push(again);
+        }
+    }
+
+    fn hand_messages(&mut self, node: usize, core: usize) {
+        let turn = &mut self.nodes[node].cores[core];
+        let mut waiting = std::mem::take(&mut turn.kept);
+        let fresh = std::mem::take(&mut turn.messages);
+        let (votes, others): (Vec<_>, Vec<_>) = fresh.into_iter().partition(|(_, parcel)| {
+            matches!(
+                parcel.message.what,
+                What::Vote { .. } | What::VoteResp(_) | What::PreVote { .. } | What::PreVoteResp(_)
+            )
+        });
+        for (from, parcel) in votes {
+            self.hand(node, core, from, parcel);
+        }
+        waiting.extend(others);
+        for (from, parcel) in waiting {
+            let behind = matches!(parcel.message.what, What::Append { .. })
+                && self.nodes[node].cores[core].kept.iter().any(|(_, kept)| {
+                    kept.message.shard == parcel.message.shard
+                });
+            if behind {
+                self.nodes[node].cores[core].kept.push_back((from, parcel));
+            } else {
+                self.hand(node, core, from, parcel);
+            }
+        }
+    }
+
+    fn hand(&mut self, node: usize, core: usize, from: Origin, parcel: Parcel) {
+        self.cover.steps += 1;
+        self.cover.messages += 1;
+        let rotten: Option<Vec<u8>> = parcel.damaged.then(|| {
+            let mut body = parcel.batches[0].body.clone();
+            let last = body.len() - 1;
+            body[last / 2] ^= 0x10;
+            body
+        });
+        let batches: Vec<Batch<'_>> = parcel
+            .batches
+            .iter()
+            .enumerate()
+            .map(|(nth, batch)| {
+                let body = rotten.as_deref().filter(|_| nth == 0).unwrap_or(&batch.body);
+                Batch { head: batch.head, body }
+            })
+            .collect();
+        let received = Received { message: &parcel.message, batches: &batches };
+        let turn = &mut self.nodes[node].cores[core];
+        let verdict = turn.raft.handle_message(from, received, &mut turn.log, &mut turn.out);
+        if self.trace {
+            let m = &parcel.message;
+            println!(
+                "{:>14} node {} <- {} shard {} term {} {:?}: {verdict:?}",
+                self.now / 1_000,
+                node + 1,
+                from.node,
+                m.shard,
+                m.term,
+                m.what
+            );
+        }
+        match verdict {
+            Verdict::NoRoom => {
+                self.cover.no_room_verdicts += 1;
+                self.nodes[node].cores[core].kept.push_back((from, parcel));
+            },
+            Verdict::False(_) => self.cover.false_messages += 1,
+            Verdict::Taken | Verdict::UnknownShard => {},
+        }
+    }
+
+    /// Closes the open frames and starts their writes.
+    fn submit(&mut self, node: usize, core: usize) {
+        for stream in 0..self.plan.streams {
+            let turn = &mut self.nodes[node].cores[core];
+            let Some(lsn) = turn.log.disk.seal(stream) else { continue };
+            let usual = self.plan.write;
+            let slow = !self.healing && self.plan.classes.has(Class::SlowDisk);
+            let own = usual / 2 + self.rng.disk.below(usual);
+            let late = slow && self.rng.disk.one_in(12);
+            let more = if late { self.rng.disk.log_uniform(MILLI, 900 * MILLI) } else { 0 };
+            let boot = self.nodes[node].boot;
+            let event = Event::Written { node, boot, core, stream, lsn };
+            self.at(self.now + own + more, event);
+        }
+    }
+
+    pub fn handle_written(&mut self, node: usize, core: usize, stream: usize, lsn: u64) {
+        let boot = self.nodes[node].boot;
+        let turn = &mut self.nodes[node].cores[core];
+        if turn.log.disk.streams[stream].stuck {
+            let event = Event::Written { node, boot, core, stream, lsn };
+            self.at(self.now + 30 * MILLI, event);
+            return;
+        }
+        if let Some(lsn) = turn.log.disk.complete(stream, lsn) {
+            let stream = StreamNo(turn.log.first_stream + u16::try_from(stream).expect("few"));
+            turn.inputs.push(Input::Durable { stream, lsn });
+            self.wake(node, core);
+        }
+    }
+
+    /// Judges what a turn did, then lets it out.
+    pub fn finish(&mut self, node: usize, core: usize) {
+        let out = std::mem::take(&mut self.nodes[node].cores[core].out);
+        self.judge_roles(node, core, &out);
+        self.nodes[node].cores[core].out = out;
+        self.look(node, core);
+        self.drain(node, core);
+    }
+
+    /// Takes everything out of the outbox and does what it says.
+    fn drain(&mut self, node: usize, core: usize) {
+        let mut out = std::mem::take(&mut self.nodes[node].cores[core].out);
+        let mut frames: Vec<(usize, Frame)> = Vec::new();
+        for send in out.lane.drain(..) {
+            let links = self.links_between(node, peer_of(send.lane));
+            let Some(&link) = links.iter().find(|link| self.links[**link].core == core) else {
+                continue;
+            };
+            if send.what == LaneWhat::Reset {
+                self.reset(link);
+            } else {
+                frame_for(&mut frames, link).lanes.push(send.what);
+            }
+        }
+        for send in out.send.drain(..) {
+            self.send(node, core, &send, &mut frames);
+        }
+        for (link, frame) in frames {
+            let end = self.links[link].end_of(node);
+            if self.links[link].up && self.links[link].told[end] {
+                self.transmit(link, node, frame);
+            }
+        }
+        for apply in out.apply.drain(..) {
+            self.queue_apply(node, core, apply);
+        }
+        self.drain_answers(node, core, &mut out);
+        self.drain_wants(node, core, &mut out);
+        out.clear();
+        self.nodes[node].cores[core].out = out;
+        self.apply_all(node, core);
+    }
+
+    fn send(
+        &mut self,
+        node: usize,
+        core: usize,
+        send: &bowline_raft::Send,
+        frames: &mut Vec<(usize, Frame)>,
+    ) {
+        let peer = place(send.node.0 - 1);
+        self.check_held(node, send);
+        let turn = &mut self.nodes[node].cores[core];
+        let message = send.message;
+        let mut batches = Vec::new();
+        let mut bulk = false;
+        if let Some(entries) = send.entries {
+            bulk = entries.bulk;
+            let image = turn.log.disk.memory_of(message.shard);
+            match image.batches(entries.from.0, entries.to.0) {
+                Some(found) => batches = found,
+                None => {
+                    let what = format!("an Append names entries nobody has: {send:?}");
+                    self.judge(Err(what));
+                    return;
+                },
+            }
+        }
+        let damaged = !self.healing
+            && !batches.is_empty()
+            && self.plan.classes.has(Class::BadBytes)
+            && self.rng.net.one_in(60);
+        let parcel = Parcel { message, batches, damaged };
+        if peer >= self.nodes.len() || peer == node {
+            self.judge(Err(format!("a message to nobody: {send:?}")));
+            return;
+        }
+        if self.drops.iter().any(|d| d.from == node && d.to == peer && (d.what)(&message)) {
+            return;
+        }
+        if self.plan.classes.has(Class::Strange) && self.rng.net.one_in(20) {
+            self.remember(peer, &parcel);
+        }
+        if bulk {
+            self.bulk(node, peer, BulkWhat::Message(parcel));
+            return;
+        }
+        let links = self.links_between(node, peer);
+        let own = links.iter().copied().find(|link| self.links[*link].core == core);
+        let any = links.iter().copied().find(|link| self.links[*link].up);
+        let road = if send.lane.is_some() { own } else { own.or(any) };
+        if let Some(link) = road {
+            frame_for(frames, link).parcels.push(parcel);
+        }
+    }
+
+    fn drain_wants(&mut self, node: usize, core: usize, out: &mut bowline_raft::Outbox) {
+        for fetch in out.fetch.drain(..) {
+            self.cover.fetches += 1;
+            let shard = self.nodes[node].cores[core].raft.view(fetch.slot).shard;
+            let image = self.nodes[node].cores[core].log.disk.memory_of(shard);
+            let replica = self.nodes[node].cores[core].machines[shard_place(shard)].replica;
+            let span = image.span(fetch.from.0, fetch.bytes_max);
+            let span = span.filter(|_| !image.is_lost(fetch.from.0));
+            if fetch.repair {
+                let Some((last, _)) = span else { continue };
+                let Some(batches) = image.batches(fetch.from.0, last) else { continue };
+                let what =
+                    Input::Repair { shard, to: fetch.peer, from: fetch.from.0, batches };
+                self.bulk(node, place(fetch.node.0 - 1), BulkWhat::Input(shard, what));
+                continue;
+            }
+            let got = match span {
+                Some((last, bytes)) => {
+                    Fetched::Entries {
+                        peer: fetch.peer,
+                        from: fetch.from,
+                        to: LogIndex(last),
+                        bytes,
+                    }
+                },
+                None => Fetched::Failed { peer: fetch.peer },
+            };
+            let input = Input::Fetched { shard, replica, got };
+            let boots = (self.nodes[node].boot, self.nodes[node].boot);
+            let what = BulkWhat::Input(shard, input);
+            let bulk = super::net::Bulk { from: node, to: node, boots, what };
+            let delay = self.rng.disk.log_uniform(50 * MICRO, 10 * MILLI);
+            self.at(self.now + delay, Event::Bulk(Box::new(bulk)));
+        }
+        for want in out.snapshot.drain(..) {
+            self.offer_snapshot(node, core, want);
+        }
+    }
+
+    fn queue_apply(&mut self, node: usize, core: usize, apply: Apply) {
+        let turn = &mut self.nodes[node].cores[core];
+        let slot = match apply {
+            Apply::Range { slot, .. } | Apply::Install { slot, .. } => slot,
+            _ => return,
+        };
+        let shard = turn.raft.view(slot).shard;
+        turn.machines[shard_place(shard)].waiting.push_back(apply);
+    }
+}
+
+fn frame_for(frames: &mut Vec<(usize, Frame)>, link: usize) -> &mut Frame {
+    let nth = frames.iter().position(|(at, _)| *at == link).unwrap_or_else(|| {
+        frames.push((link, Frame { lanes: Vec::new(), parcels: Vec::new() }));
+        frames.len() - 1
+    });
+    &mut frames[nth].1
+}
+
+/// The order of a pass.
+fn rank(input: &Input) -> u8 {
+    match input {
+        Input::Durable { .. } => 0,
+        Input::Failed { .. } => 1,
+        Input::Lane { .. } => 2,
+        Input::Fetched { .. }
+        | Input::Snapshot { .. }
+        | Input::SnapshotFailed { .. }
+        | Input::Repair { .. } => 3,
+        Input::Applied { .. } => 4,
+        Input::Propose { .. } | Input::Read { .. } | Input::Verb { .. } => 5,
+    }
+}
+
+fn hand_lane(turn: &mut SimCore, lane: bowline_raft::LaneNo, what: LaneInput) {
+    let SimCore { raft, log, out, .. } = turn;
+    match what {
+        LaneInput::Up { node, core, boot, life } => {
+            let node = bowline_raft::NodeId(node);
+            raft.handle_lane(lane, LaneEvent::Up { node, core, boot, life }, log, out);
+            turn.lives.insert(lane, life);
+        },
+        LaneInput::Down => {
+            raft.handle_lane(lane, LaneEvent::Down, log, out);
+            turn.lives.remove(&lane);
+        },
+        LaneInput::Room(bytes) => raft.handle_lane(lane, LaneEvent::Room(bytes), log, out),
+        LaneInput::Says(life, what) => {
+            if turn.lives.get(&lane) != Some(&life) {
+                return;
+            }
+            let event = match &what {
+                LaneWhat::Liveness(beat) => LaneEvent::Liveness(*beat),
+                LaneWhat::LivenessReply(beat) => LaneEvent::LivenessReply(*beat),
+                LaneWhat::Digest(digest) => LaneEvent::Digest(*digest),
+                LaneWhat::ShardsWanted => LaneEvent::ShardsWanted,
+                LaneWhat::Rows { rows, last } => LaneEvent::Rows { rows, last: *last },
+                _ => return,
+            };
+            raft.handle_lane(lane, event, log, out);
+        },
+    }
+}
