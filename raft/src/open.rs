@@ -117,7 +117,8 @@ impl RaftCore {
     /// Writes the arrays of a new replica.
     fn fill(&mut self, r: &Recovered<'_>, stream: u8, mut confs: Vec<(u16, LogIndex)>) -> Slot {
         let floor = r.first.prev();
-        let applied = if r.damage == Damage::Normal { r.applied } else { floor };
+        let lost = r.damage == Damage::State;
+        let applied = if lost { floor } else { r.applied.clamp(floor, r.last.max(floor)) };
         let commit = r.hard_state.commit.min(r.last).max(applied);
         let last = r.last.max(floor);
         let slot = self.take_slot();
