@@ -130,6 +130,8 @@ pub enum Answer {
     Empty,
     /// The belief lasts longer.
     Renewed,
+    /// There is a belief again, and replicas may still be bound under its epoch.
+    Revived,
     /// A new epoch: no replica is known to be bound under it yet.
     Moved,
 }
@@ -147,17 +149,17 @@ pub struct Belief {
     up_at: BootTime,
     /// The latest answer, or lane up.
     heard_at: BootTime,
-    /// When `view` moved.
-    moved_at: BootTime,
+    /// When the latest request was sent that was granted; 0: none in this life of the lane.
+    asked_at: BootTime,
 }
 
 impl Belief {
     /// The lane came up. `reborn`: its other end is not the process that granted before.
     pub fn up(&mut self, now: BootTime, reborn: bool) {
-        (self.up_at, self.heard_at) = (now, now);
+        (self.up_at, self.heard_at, self.asked_at) = (now, now, BootTime(0));
         if reborn {
-            self.peer_epoch = 0;
-            self.until = BootTime(0);
+            (self.peer_epoch, self.until) = (0, BootTime(0));
+            self.view = self.view.saturating_add(1);
         }
     }
 
@@ -194,13 +196,15 @@ impl Belief {
             }
             return Answer::Empty;
         }
-        if !moved {
-            self.until = self.until.max(until);
-            return Answer::Renewed;
+        self.asked_at = self.asked_at.max(echo);
+        if moved {
+            (self.peer_epoch, self.until) = (grant.epoch, until);
+            self.view = self.view.saturating_add(1);
+            return Answer::Moved;
         }
-        (self.peer_epoch, self.until, self.moved_at) = (grant.epoch, until, now);
-        self.view = self.view.saturating_add(1);
-        Answer::Moved
+        let revived = self.until == BootTime(0) && until > now;
+        self.until = self.until.max(until);
+        if revived { Answer::Revived } else { Answer::Renewed }
     }
 
     /// Forgets a belief that ended. Whether it ended now, so that what rests on it is looked at.
@@ -210,11 +214,6 @@ impl Belief {
             self.until = BootTime(0);
         }
         over
-    }
-
-    /// Voids the belief until the next answer: this process may have stood still.
-    pub fn void(&mut self) {
-        self.until = BootTime(0);
     }
 
     /// What a progress notes when its replica says that it is bound under `support`; 0: nothing.
@@ -227,14 +226,24 @@ impl Belief {
         view != 0 && view == self.view && view != u32::MAX && now < self.until
     }
 
-    /// Whether a replica may still be about to say that it is bound: the epoch is young.
-    pub fn gathers(&self, now: BootTime, timing: &Timing) -> bool {
-        now < self.until && now < self.gathered_at(timing)
+    /// Whether the other end is believed to promise anything now.
+    pub fn lives(&self, now: BootTime) -> bool {
+        now < self.until
     }
 
-    /// When every replica had the time to bind itself under the present epoch.
-    pub fn gathered_at(&self, timing: &Timing) -> BootTime {
-        self.moved_at.after(timing.support_nanos)
+    /// Whether the belief rests on a request sent at `since` or later.
+    pub fn is_since(&self, since: BootTime) -> bool {
+        self.asked_at >= since
+    }
+
+    /// Whether anything was granted in this life of the lane.
+    pub fn was_granted(&self) -> bool {
+        self.asked_at > BootTime(0)
+    }
+
+    /// The epoch under which the other end binds replicas, as far as is known.
+    pub fn peer_epoch(&self) -> u32 {
+        self.peer_epoch
     }
 
     /// The present view; 0: none.
@@ -344,9 +353,24 @@ mod tests {
             belief.answer(BootTime(50), BootTime(45), grant(2, 600), &TIMING),
             Answer::Moved
         );
-        assert_eq!(belief.view(), 3, "the same number of another life is another epoch");
-        assert!(belief.gathers(BootTime(60), &TIMING));
-        assert!(!belief.gathers(belief.gathered_at(&TIMING), &TIMING));
+        assert_eq!(belief.view(), 4, "the same number of another life is another epoch");
+    }
+
+    #[test]
+    fn a_belief_that_lapsed_comes_back_under_its_epoch() {
+        let mut belief = Belief::default();
+        belief.up(BootTime(1_000), false);
+        assert!(!belief.was_granted());
+        let mut take = |belief: &mut Belief, now, echo| {
+            belief.answer(BootTime(now), BootTime(echo), grant(1, 600), &TIMING)
+        };
+        take(&mut belief, 1_010, 1_005);
+        assert!(belief.lapse(BootTime(1_600)) && !belief.lives(BootTime(1_600)));
+        assert_eq!(take(&mut belief, 1_620, 1_021), Answer::Renewed, "it is over already");
+        assert!(belief.lapse(BootTime(1_620)));
+        assert_eq!(take(&mut belief, 1_700, 1_690), Answer::Revived);
+        assert!(belief.supports(1, BootTime(1_700)), "the promise never ran out");
+        assert!(belief.is_since(BootTime(1_690)) && !belief.is_since(BootTime(1_691)));
     }
 
     #[test]
