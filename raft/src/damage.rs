@@ -75,7 +75,11 @@ impl RaftCore {
     ) -> Verdict {
         let to = to.min(self.hot[at(slot)].commit);
         let known = self.conf(slot).conf.member(m.from).is_some();
-        if !known || first > to || first <= self.warm[at(slot)].floor {
+        if known && first <= self.warm[at(slot)].floor {
+            // They are compacted: only a snapshot brings what they did.
+            return self.on_snapshot_needed(slot, m, out);
+        }
+        if !known || first > to {
             return Verdict::False(Why::Unasked);
         }
         if self.hot[at(slot)].damage != Damage::Normal {

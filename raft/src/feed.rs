@@ -68,7 +68,8 @@ impl RaftCore {
                     self.reset_peer(slot, place);
                     self.touch(slot);
                 }
-                due && self.append_empty(slot, place, peer.matched, (log, out))
+                let prev = peer.matched.max(floor);
+                due && self.append_empty(slot, place, prev, (log, out))
             },
         }
     }

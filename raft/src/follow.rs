@@ -35,9 +35,7 @@ impl RaftCore {
         let took = match self.take(slot, (prev, prev_term), m.batches, (log, out)) {
             Ok(took) => took,
             Err(verdict) => {
-                if !matches!(verdict, Verdict::False(Why::Committed | Why::Configuration)) {
-                    self.on_bind(slot, from, message);
-                }
+                self.on_bind(slot, from, message);
                 return verdict;
             },
         };

@@ -228,6 +228,7 @@ impl RaftCore {
 
     /// Takes a replica off the core; its slot may be used again.
     pub(crate) fn release(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
+        self.say_release(slot, out);
         self.end_role(slot, None, out);
         self.reject_reads(slot, out);
         self.report(slot, reason, out);
@@ -254,6 +255,7 @@ impl RaftCore {
     /// Ends a leadership or a campaign, and waits for the next election. A leader says so to all:
     /// nobody stays bound to it.
     pub(crate) fn step_down(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
+        self.say_release(slot, out);
         self.end_role(slot, Some(reason), out);
         let own = self.cold[at(slot)].replica;
         if self.stream_is_good(slot) && self.conf(slot).conf.is_voter(own) {
@@ -263,13 +265,17 @@ impl RaftCore {
         }
     }
 
-    /// Becomes a follower of nobody.
-    fn end_role(&mut self, slot: Slot, reason: Option<Reason>, out: &mut Outbox) {
-        let was = self.hot[at(slot)].role;
-        let led = was == Role::Leader;
-        if led {
+    /// A leader says that it leads no more.
+    pub(crate) fn say_release(&self, slot: Slot, out: &mut Outbox) {
+        if self.hot[at(slot)].role == Role::Leader {
             self.tell_all(slot, What::Release, out);
         }
+    }
+
+    /// Becomes a follower of nobody.
+    pub(crate) fn end_role(&mut self, slot: Slot, reason: Option<Reason>, out: &mut Outbox) {
+        let was = self.hot[at(slot)].role;
+        let led = was == Role::Leader;
         self.hot[at(slot)].role = Role::Follower;
         self.hot[at(slot)].flags &= !(CAMPAIGN | TRANSFER | NO_LEASE | BEAT);
         let had_leader = core::mem::take(&mut self.cold[at(slot)].leader);

@@ -159,8 +159,13 @@ impl RaftCore {
         if index.0 > NUMBER_MAX || index.0 == 0 || term.0 == 0 || term > hot.term {
             return Verdict::False(Why::Index);
         }
-        let damaged = hot.damage == Damage::State;
-        let stale = if damaged { index < self.warm[at(slot)].floor } else { index <= hot.commit };
+        let warm = &self.warm[at(slot)];
+        let stale = match hot.damage {
+            Damage::State => index < warm.floor,
+            // Entries that are committed here cannot be handed out.
+            Damage::Repairing => index <= warm.handed,
+            Damage::Normal | Damage::Retired => index <= hot.commit,
+        };
         if stale || hot.role == Role::Leader {
             self.counters.snapshots_stale += 1;
             self.report_match(slot, hot.commit, out);

@@ -203,11 +203,15 @@ impl RaftCore {
         let commit = hot.commit;
         let record = Record::HardState(HardState { term, vote, commit });
         let lsn = log.stage(self.place(slot), record).map_err(|why| self.deny(slot, why))?;
-        if term > self.hot[at(slot)].term {
+        let higher = term > self.hot[at(slot)].term;
+        if higher {
             // The Release names the term that ends.
-            self.step_down(slot, Reason::HigherTerm, out);
+            self.say_release(slot, out);
         }
         self.hot[at(slot)].term = term;
+        if higher {
+            self.end_role(slot, Some(Reason::HigherTerm), out);
+        }
         self.warm[at(slot)].vote = vote;
         self.cold[at(slot)].staged_commit = commit;
         self.counters.hard_states += 1;

@@ -260,7 +260,11 @@ impl World {
         let (streams, shards) = (self.plan.streams, self.plan.shards);
         let homes: Vec<usize> =
             (core..shards).step_by(step).filter(|nth| nth % streams == stream).collect();
-        self.nodes[node].cores[core].out.clear();
+        let turn = &mut self.nodes[node].cores[core];
+        turn.out.clear();
+        turn.inputs.retain(|input| {
+            !matches!(input, Input::Failed { stream: no } if usize::from(no.0) == stream)
+        });
         for nth in &homes {
             self.close_slot(node, shard_at(*nth));
         }
