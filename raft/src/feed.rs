@@ -252,8 +252,13 @@ impl RaftCore {
         if progress.pace != Pace::Catchup {
             return;
         }
-        let last = self.hot[at(slot)].last;
+        let (last, floor) = (self.hot[at(slot)].last, self.warm[at(slot)].floor);
         match got {
+            Fetched::Entries { from, .. } if from <= floor => {
+                // Compacted meanwhile: a snapshot is needed.
+                self.reset_peer(slot, place);
+                self.touch(slot);
+            },
             Fetched::Entries { from, to, bytes, .. }
                 if from == progress.next && to >= from && to <= last =>
             {

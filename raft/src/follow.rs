@@ -2,7 +2,7 @@
 //! when they are durable.
 
 use crate::{
-    Batch, Configuration, Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Received,
+    Batch, Configuration, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Received,
     Refused, Role, Slot, Term, Verdict, What, Why,
     batch::{Body, FLAG_CONF},
     core::at,
@@ -15,6 +15,8 @@ enum Took {
     All,
     /// The log parts from them here.
     Mismatch(Mismatch),
+    /// The bytes of a batch are not what they say; up to here they were taken.
+    BadBytes(Mismatch),
 }
 
 impl RaftCore {
@@ -44,6 +46,9 @@ impl RaftCore {
             let answer = self.read_answer(slot, from, message, read_seq);
             out.send.push(answer);
         }
+        if let (Took::BadBytes(_), Some(lane)) = (&took, from.lane) {
+            out.lane.push(LaneSend { lane, what: LaneWhat::Reset });
+        }
         let no_quorum = self.is_retired(slot);
         let what = match took {
             Took::All => {
@@ -51,7 +56,7 @@ impl RaftCore {
                 self.raise_commit(slot, commit.min(matched));
                 What::AppendResp { matched, reject: None, no_quorum }
             },
-            Took::Mismatch(part) => {
+            Took::Mismatch(part) | Took::BadBytes(part) => {
                 self.counters.rejects += 1;
                 What::AppendResp { matched: LogIndex(0), reject: Some(part), no_quorum }
             },
@@ -72,6 +77,13 @@ impl RaftCore {
         }
         if self.hot[at(slot)].role == Role::Leader || leader.0 != 0 {
             return Err(Verdict::False(Why::Leader));
+        }
+        if self.hot[at(slot)].role == Role::Candidate {
+            // It asks for no votes any longer, and what its log ends with may change now.
+            let stream = &mut self.streams[usize::from(self.hot[at(slot)].stream)];
+            stream.held.retain(|(_, send)| {
+                send.slot != slot || !matches!(send.message.what, What::Vote { .. })
+            });
         }
         self.hot[at(slot)].role = Role::Follower;
         self.hot[at(slot)].flags &= !(crate::replica::CAMPAIGN | crate::replica::TOUCHED);
@@ -125,7 +137,7 @@ impl RaftCore {
                         (prev, prev_term)
                     };
                     self.counters.bad_checksums += 1;
-                    return Ok(Took::Mismatch(Mismatch { index, term }));
+                    return Ok(Took::BadBytes(Mismatch { index, term }));
                 },
                 Err(refused) => return Err(self.deny(slot, refused)),
             }

@@ -291,7 +291,13 @@ impl RaftCore {
         let committed = self.cold[at(slot)].conf_index <= self.hot[at(slot)].commit;
         let own = self.cold[at(slot)].replica;
         let conf = &self.conf(slot).conf;
-        if committed && conf.phase == Phase::Stable && !conf.is_voter(own) {
+        if !committed || conf.phase != Phase::Stable || conf.is_voter(own) {
+            return;
+        }
+        if self.warm[at(slot)].handed < self.hot[at(slot)].commit {
+            // It ends as a leader whose last entry is handed out.
+            self.touch(slot);
+        } else {
             let commit = self.hot[at(slot)].commit;
             for place in 0..self.conf(slot).members {
                 let matched = self.peer(slot, place).map_or(LogIndex(0), |peer| peer.matched);

@@ -23,7 +23,9 @@ impl RaftCore {
         let place = self.conf(slot).place(to).ok_or(unknown)?;
         let voters = self.conf(slot).before | self.conf(slot).after;
         let peer = *self.peer(slot, place).ok_or(AdminError::NoChange)?;
+        let node = self.conf(slot).conf.members[usize::from(place)].node;
         let ready = voters & (1 << place) != 0
+            && self.road(node, peer.lane).is_some()
             && peer.pace == Pace::Replicate
             && peer.flags & NO_QUORUM == 0
             && self.supports(slot, place);

@@ -382,7 +382,9 @@ impl RaftCore {
     fn try_win(&mut self, slot: Slot, out: &mut Outbox) {
         let own = self.own_bit(slot);
         let durable = self.cold[at(slot)].granted & own != 0;
-        if durable && self.elects(slot) {
+        // A campaign is void after a while, whether the timers have been looked at or not.
+        let void = self.now >= self.cold[at(slot)].deadline;
+        if durable && !void && self.elects(slot) {
             self.win(slot, out);
         }
     }

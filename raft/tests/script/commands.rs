@@ -4,7 +4,7 @@
 //! nodes 3 [learners=4] [lanes] [lease] [fast] [empty] [priority=0,0,9]    found, and start
 //! given 1 term 3 [vote 1] [commit 1] log 1..3@1 4@2      start [1 ..]     what a disk holds
 //! timer 1 [200ms]   campaign 1   elect 1   wait 200ms [1 ..]   advance 200ms [1 ..]   settle
-//! propose 1 x ..    read 1 [lease]   transfer 1 2   change 1 add=4 promote=4 remove=3 demote=2
+//! propose 1 x ..    read 1 [lease|follower]   transfer 1 2   change 1 add=4 promote=4 remove=3 demote=2
 //! deliver 1->2 [n]  deliver all   drop 1->2|all   duplicate 1->2   hold 1->2 [n]   unhold 1->2
 //! durable 1 [lsn]   complete 1 lsn   report 1 lsn   crash 1   restart 1   fail 1   full 1   room 1
 //! manifest 1   compact 1 3   snapshot 1 as name   snapshot 4@2 as name   install 2 name
@@ -44,7 +44,7 @@ pub fn run(world: &mut World, line: &str) -> Result<String, String> {
     }
     let told = core::mem::take(&mut world.told);
     let changed = world.changed();
-    if quiet.is_some() {
+    if quiet.is_some() || line.starts_with("nodes") || line.starts_with("given") {
         return Ok(String::new());
     }
     Ok(told.into_iter().chain(changed).map(|line| line + "\n").collect())
@@ -231,10 +231,9 @@ fn campaign(world: &mut World, id: u64) -> Done {
         let due = due.ok_or_else(|| format!("{id} has no deadline"))?;
         node.timer(due.0);
         world.collect(id);
-        let asks = format!("{id}->");
-        let asked = world.told[told..].iter().any(|line| {
-            line.starts_with(&asks) && (line.contains(" PreVote ") || line.contains(" Vote "))
-        });
+        let stands = [format!("{id} is pre-candidate"), format!("{id} is candidate")];
+        let asked =
+            world.told[told..].iter().any(|line| stands.iter().any(|it| line.starts_with(it)));
         if asked {
             return Ok(());
         }
@@ -252,7 +251,11 @@ fn ask(world: &mut World, name: &str, mut words: Words<'_>) -> Done {
             }
         }
     } else if name == "read" {
-        let mode = if words.take("lease") { ReadMode::Lease } else { ReadMode::ReadIndex };
+        let mode = match (words.take("lease"), words.take("follower")) {
+            (true, _) => ReadMode::Lease,
+            (_, true) => ReadMode::Follower,
+            _ => ReadMode::ReadIndex,
+        };
         words.end()?;
         if let Err(error) = node.read(mode) {
             node.told.push(format!("refuses the read: {error}"));
@@ -331,9 +334,7 @@ fn some(world: &mut World, name: &str, link: (u64, u64), count: usize) {
             wire.queue.extend(copies);
         },
         _ => {
-            for _ in 0..count {
-                world.deliver(link.0, link.1);
-            }
+            world.deliver(link.0, link.1, count);
         },
     }
 }

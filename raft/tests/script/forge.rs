@@ -7,7 +7,8 @@
 //! forge 3->1 VoteResp term=1 asked=1 granted forge 2->1 ReadIndexResp term=1 request=1 index=3
 //! ```
 //!
-//! Any number may be `max` or `max-3`. Every message may have `to`, `shard`, `support` and `seq`.
+//! Any number may be `max` or `max-3`. Every message may have `from`, `to`, `shard`,
+//! `support` and `seq`.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +56,7 @@ pub fn forge(world: &mut World, mut words: Words<'_>) -> Result<(), String> {
     let message = Message {
         shard: if fields.has("shard") { ShardId(fields.number("shard")?) } else { SHARD },
         to: ReplicaId(receiver),
-        from: ReplicaId(from),
+        from: ReplicaId(if fields.has("from") { fields.number("from")? } else { from }),
         term: Term(fields.number("term")?),
         hint: Hint::default(),
         support: u32::try_from(fields.number("support")?).map_err(|_large| "support is a u32")?,

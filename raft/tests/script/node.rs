@@ -98,7 +98,7 @@ fn entries(term: u64, flags: u16, payloads: Vec<Vec<u8>>) -> Vec<Entry> {
 pub struct Packet {
     pub message: Message,
     pub batches: Vec<(BatchHeader, Vec<u8>)>,
-    /// The life of the lane it was sent in.
+    /// The life of the lane it was sent in; 0: it goes another way.
     pub life: u32,
 }
 
@@ -125,6 +125,8 @@ pub struct Node {
     pub sent: Vec<(u64, Packet)>,
     pub beats: Vec<LaneSend>,
     pub led: Vec<Term>,
+    /// Messages that had to wait for a write so far.
+    held: u64,
 }
 
 impl Node {
@@ -149,6 +151,7 @@ impl Node {
             sent: Vec::new(),
             beats: Vec::new(),
             led: Vec::new(),
+            held: 0,
         }
     }
 
@@ -180,6 +183,7 @@ impl Node {
             confs: &confs,
             damage: self.damage,
         };
+        self.held = 0;
         self.slot = core.open(recovered, &mut self.log).map_err(|error| error.to_string())?;
         self.core = Some(core);
         self.pass(|_, _, _| ());
@@ -222,9 +226,24 @@ impl Node {
         let rule = core.check();
         assert_eq!(rule, Ok(()), "node {} after {:?}", self.id, self.told);
         self.told.append(&mut self.log.disk.told);
+        self.tell_held();
         self.drain_sends();
         self.drain_apply();
         self.drain_answers();
+    }
+
+    /// Tells which messages wait for which write.
+    fn tell_held(&mut self) {
+        let core = self.core.as_ref().expect("it runs");
+        let now = core.counters().held;
+        let new = usize::try_from(now - self.held).expect("a few");
+        self.held = now;
+        let held: Vec<_> = core.held().collect();
+        for (_, lsn, send) in &held[held.len().saturating_sub(new)..] {
+            let line = super::show::message(&send.message, &[]);
+            let (from, to) = (self.id, send.node);
+            self.told.push(format!("holds {from}->{to} {line} until #{lsn} is durable"));
+        }
     }
 
     fn drain_sends(&mut self) {
@@ -423,7 +442,12 @@ impl Node {
         let others = members.iter().map(|member| member.replica).filter(|it| it.0 != self.id);
         let shown = others.filter_map(|peer| {
             let progress = core.progress(self.slot, peer)?;
-            Some(format!("{} of {peer}: {progress:?}", self.id))
+            let quorum = if progress.no_quorum { ", no quorum" } else { "" };
+            let supports = if progress.supports { ", supports" } else { "" };
+            Some(format!(
+                "{} of {peer}: {}, matched {}, next {}, {} unanswered{quorum}{supports}",
+                self.id, progress.pace, progress.matched, progress.next, progress.waiting
+            ))
         });
         shown.collect()
     }

@@ -38,7 +38,7 @@ pub fn name(what: &What) -> &'static str {
 fn details(what: &What, batches: &[BatchHeader]) -> String {
     match what {
         What::Append { prev, prev_term, commit, read_seq, .. } => {
-            let entries = batches.iter().map(batch).collect::<Vec<_>>().concat();
+            let entries = all_or_ends(batches);
             format!(" prev {prev}@{prev_term}{entries} commit {commit}{}", read(*read_seq))
         },
         What::AppendResp { matched, reject, no_quorum } => {
@@ -90,6 +90,16 @@ fn read(seq: u64) -> String {
 
 fn quorum(no_quorum: bool) -> &'static str {
     if no_quorum { " no quorum" } else { "" }
+}
+
+/// Every batch of an Append; of many, the first and the last.
+fn all_or_ends(batches: &[BatchHeader]) -> String {
+    match batches {
+        [first, .., last] if batches.len() > 6 => {
+            format!("{} ..{} ({} batches)", batch(first), batch(last), batches.len())
+        },
+        few => few.iter().map(batch).collect::<Vec<_>>().concat(),
+    }
 }
 
 fn batch(head: &BatchHeader) -> String {

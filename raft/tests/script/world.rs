@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bowline_raft::{
     Batch, CoreConfig, LaneEvent, LaneNo, LaneSend, LaneWhat, Liveness, Message, Origin, Received,
-    Verdict,
+    Verdict, What,
 };
 
 use super::{
@@ -172,6 +172,7 @@ impl World {
             LaneWhat::ShardsWanted => LaneEvent::ShardsWanted,
             LaneWhat::Rows { rows, last } => LaneEvent::Rows { rows, last: *last },
             LaneWhat::Reset => {
+                self.told.push(format!("{from} resets its lane to {to}"));
                 self.disconnect(from, to);
                 self.connect(from, to);
                 return;
@@ -181,23 +182,32 @@ impl World {
         self.lane_event(to, from, event);
     }
 
-    /// Hands the first message of a wire over; false: there was none.
-    pub fn deliver(&mut self, from: u64, to: u64) -> bool {
-        let wire = self.wires.entry((from, to)).or_default();
-        let Some(packet) = wire.queue.pop_front() else { return false };
-        if self.hand(from, to, &packet) == Some(Verdict::NoRoom) {
-            self.wires.entry((from, to)).or_default().queue.push_front(packet);
-            return false;
+    /// Hands the first messages of a wire over; an Append that a full log refuses stays, and those
+    /// behind it, and nothing else does. Returns how many left the wire.
+    pub fn deliver(&mut self, from: u64, to: u64, count: usize) -> usize {
+        let mut kept = VecDeque::new();
+        for _ in 0..count {
+            let wire = self.wires.entry((from, to)).or_default();
+            let Some(packet) = wire.queue.pop_front() else { break };
+            let append = matches!(packet.message.what, What::Append { .. });
+            let behind = append && !kept.is_empty();
+            if behind || self.hand(from, to, &packet) == Some(Verdict::NoRoom) {
+                kept.push_back(packet);
+            }
         }
-        true
+        let stayed = kept.len();
+        let wire = self.wires.entry((from, to)).or_default();
+        for packet in kept.into_iter().rev() {
+            wire.queue.push_front(packet);
+        }
+        count - stayed
     }
 
     /// A message reaches a node.
     pub fn hand(&mut self, from: u64, to: u64, packet: &Packet) -> Option<Verdict> {
         let batches: Vec<_> =
             packet.batches.iter().map(|(head, body)| Batch { head: *head, body }).collect();
-        let known = self.nodes.contains_key(&from);
-        let lane = known.then(|| lane(from));
+        let lane = (packet.life != 0).then(|| lane(from));
         let origin = Origin { node: bowline_raft::NodeId(from), lane, life: packet.life };
         let node = self.nodes.get_mut(&to)?;
         let mut verdict = None;
@@ -215,9 +225,10 @@ impl World {
         verdict
     }
 
-    /// A message that nobody sent, over the lane as it is now.
+    /// A message that nobody sent, over the lane as it is now, or over none.
     pub fn forge(&mut self, from: u64, to: u64, message: Message, packet: Packet) {
-        let life = self.lives.get(&pair(from, to)).copied().unwrap_or_default();
+        let key = pair(from, to);
+        let life = if self.up.contains(&key) { self.lives[&key] } else { 0 };
         self.hand(from, to, &Packet { message, life, ..packet });
     }
 
@@ -236,7 +247,7 @@ impl World {
             let links: Vec<_> = self.wires.keys().copied().collect();
             for (from, to) in links {
                 let waiting = self.wires[&(from, to)].queue.len();
-                moved |= (0..waiting).filter(|_| self.deliver(from, to)).count() > 0;
+                moved |= self.deliver(from, to, waiting) > 0;
             }
             if !moved {
                 return Ok(());
