@@ -24,6 +24,7 @@ use crate::{
     Role, Rule, Send, ShardId, Slot, StreamNo,
     alarm::Alarms,
     chain::Chains,
+    digest::Walk,
     lane::Lane,
     pending::Write,
     progress::ProgressSlab,
@@ -117,6 +118,11 @@ pub struct RaftCore {
     pub(crate) starts: u64,
     pub(crate) starts_at: BootTime,
     pub(crate) due: Vec<Slot>,
+    /// When the latest pass began, and the first one after this process stood still.
+    pub(crate) passed_at: BootTime,
+    pub(crate) resumed_at: BootTime,
+    /// The round over all slots after promises, beliefs or leaderships moved.
+    pub(crate) audit: Walk,
     pub(crate) counters: Counters,
     pub(crate) events: usize,
 }
@@ -164,6 +170,9 @@ impl RaftCore {
             starts: u64::from(config.starts_per_second),
             starts_at: BootTime(0),
             due: Vec::new(),
+            passed_at: BootTime(0),
+            resumed_at: BootTime(0),
+            audit: Walk::default(),
             counters: Counters::default(),
             events: 0,
         }

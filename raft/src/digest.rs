@@ -9,7 +9,16 @@
 //!
 //! Sums are order-free and made of whole mixed words, so they are kept by adding and taking away.
 
-use crate::{BootTime, LogIndex, ShardId, Slot, Term};
+use alloc::vec::Vec;
+
+use crate::{
+    BatchRange, BootTime, LaneNo, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox,
+    RaftCore, Role, ShardId, Slot, Term, What,
+    beat::WALK_MAX,
+    core::{at, slot_at},
+    message::Hint,
+    step::NUMBER_MAX,
+};
 
 /// Follower and leader may disagree for this many beats in a row before the follower asks: what is
 /// on its way makes them differ for a moment.
@@ -127,6 +136,220 @@ impl Walk {
     /// Whether a round is under way.
     pub(crate) fn is_under_way(&self) -> bool {
         self.left > 0
+    }
+}
+
+/// Rounds over the slots for one lane, each at its place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Jobs {
+    /// The own digest is made, to be stated.
+    state: Option<Tally>,
+    /// What is followed is summed up, to be compared with what the other end stated.
+    compare: Option<(Tally, Digest)>,
+    /// Rows leave.
+    rows: Option<usize>,
+}
+
+impl Jobs {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.is_none() && self.compare.is_none() && self.rows.is_none()
+    }
+}
+
+/// A digest that is being made.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    at: usize,
+    digest: Digest,
+}
+
+impl RaftCore {
+    /// Begins to state what is led over a lane that came up.
+    pub(crate) fn state_digest(&mut self, lane: LaneNo) {
+        self.lanes[usize::from(lane.0)].jobs.state = Some(Tally::default());
+    }
+
+    /// The other end states what it leads: begins to sum up what is followed.
+    pub(crate) fn on_digest(&mut self, lane: LaneNo, digest: Digest) {
+        self.lanes[usize::from(lane.0)].jobs.compare = Some((Tally::default(), digest));
+    }
+
+    /// The other end disagrees: begins to name what is led.
+    pub(crate) fn on_shards_wanted(&mut self, lane: LaneNo) {
+        self.counters.digests += 1;
+        self.lanes[usize::from(lane.0)].jobs.rows = Some(0);
+    }
+
+    /// Asks the other end which shards it leads.
+    pub(crate) fn ask_for_shards(&mut self, lane: LaneNo, out: &mut Outbox) {
+        let known = &mut self.lanes[usize::from(lane.0)];
+        if known.sweeping {
+            return;
+        }
+        known.sweep = known.sweep.wrapping_add(1);
+        known.sweeping = true;
+        out.lane.push(LaneSend { lane, what: LaneWhat::ShardsWanted });
+    }
+
+    /// Goes on with the rounds of a lane, so many slots a pass.
+    pub(crate) fn go_on_with_digest(&mut self, lane: LaneNo, out: &mut Outbox) {
+        let place = usize::from(lane.0);
+        let jobs = self.lanes[place].jobs;
+        if jobs.is_empty() {
+            return;
+        }
+        if let Some(tally) = jobs.state {
+            let (tally, done) = self.tally(tally, |core, slot| core.led_over(slot, lane));
+            self.lanes[place].jobs.state = (!done).then_some(tally);
+            if done {
+                out.lane.push(LaneSend { lane, what: LaneWhat::Digest(tally.digest) });
+            }
+        }
+        if let Some((tally, stated)) = jobs.compare {
+            let (tally, done) = self.tally(tally, |core, slot| core.followed_over(slot, lane));
+            self.lanes[place].jobs.compare = (!done).then_some((tally, stated));
+            if done && tally.digest != stated && self.lanes[place].watch.ask(self.now) {
+                self.ask_for_shards(lane, out);
+            }
+        }
+        if let Some(from) = jobs.rows {
+            self.send_rows(lane, from, out);
+        }
+    }
+
+    /// Takes some slots into a digest. Whether all are in it.
+    fn tally(&self, mut tally: Tally, term: impl Fn(&Self, Slot) -> Option<Term>) -> (Tally, bool) {
+        let end = self.hot.len().min(tally.at + WALK_MAX);
+        for place in tally.at..end {
+            let slot = slot_at(place);
+            if self.is_open(slot)
+                && let Some(term) = term(self, slot)
+            {
+                tally.digest.add(self.cold[place].shard, term, self.hot[place].commit);
+            }
+        }
+        tally.at = end;
+        (tally, end == self.hot.len())
+    }
+
+    /// The term in which a replica leads with the support of a lane's other end.
+    fn led_over(&self, slot: Slot, lane: LaneNo) -> Option<Term> {
+        let view = self.lanes[usize::from(lane.0)].belief.view();
+        let members = self.conf(slot).members;
+        let supported = (0..members)
+            .filter_map(|place| self.peer(slot, place))
+            .any(|peer| peer.lane == lane.0 && peer.support != 0 && peer.support == view);
+        supported.then_some(self.hot[at(slot)].term)
+    }
+
+    /// The term of the leader at a lane's other end to which a replica is bound.
+    fn followed_over(&self, slot: Slot, lane: LaneNo) -> Option<Term> {
+        let hot = &self.hot[at(slot)];
+        let epoch = self.lanes[usize::from(lane.0)].promise.epoch();
+        let bound = hot.support == epoch && hot.lane == lane.0;
+        bound.then_some(self.cold[at(slot)].bound_term)
+    }
+
+    /// Names some of the shards led over a lane; their peers are told the commit index again.
+    fn send_rows(&mut self, lane: LaneNo, from: usize, out: &mut Outbox) {
+        let end = self.hot.len().min(from + WALK_MAX);
+        let mut rows = Vec::new();
+        for place in from..end {
+            if self.is_open(slot_at(place))
+                && let Some(row) = self.row(slot_at(place), lane)
+            {
+                rows.push(row);
+            }
+        }
+        let last = end == self.hot.len();
+        self.lanes[usize::from(lane.0)].jobs.rows = (!last).then_some(end);
+        if last || !rows.is_empty() {
+            out.lane.push(LaneSend { lane, what: LaneWhat::Rows { rows, last } });
+        }
+    }
+
+    fn row(&mut self, slot: Slot, lane: LaneNo) -> Option<Row> {
+        let members = self.conf(slot).members;
+        let place = (0..members)
+            .find(|place| self.peer(slot, *place).is_some_and(|peer| peer.lane == lane.0))?;
+        let peer = self.peer_mut(slot, place)?;
+        peer.sent_commit = LogIndex(0);
+        self.touch(slot);
+        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
+        Some(Row {
+            shard: cold.shard,
+            term: hot.term,
+            commit: hot.commit,
+            last: hot.last,
+            slot,
+            generation: cold.generation,
+        })
+    }
+
+    /// Takes rows. After the last one, what is bound on this lane and was not named is free.
+    pub(crate) fn on_rows(
+        &mut self,
+        lane: LaneNo,
+        rows: &[Row],
+        last: bool,
+        (log, out): (&mut impl Log, &mut Outbox),
+    ) {
+        if !self.lanes[usize::from(lane.0)].sweeping {
+            return;
+        }
+        for row in rows {
+            self.take_row(lane, row, (log, out));
+        }
+        if last {
+            let known = &mut self.lanes[usize::from(lane.0)];
+            known.sweeping = false;
+            known.swept = known.sweep;
+            self.start_audit();
+        }
+    }
+
+    /// Follows the leader that a row tells of. What the log lacks comes in its Appends.
+    fn take_row(&mut self, lane: LaneNo, row: &Row, (log, out): (&mut impl Log, &mut Outbox)) {
+        let known = &self.lanes[usize::from(lane.0)];
+        let origin = Origin { node: known.node, lane: Some(lane), life: known.life };
+        let Some(slot) = self.slot_of(row.shard) else { return };
+        let works = self.is_open(slot) && self.stream_is_good(slot);
+        let possible = (1..=NUMBER_MAX).contains(&row.term.0);
+        if !works || !possible || row.term < self.hot[at(slot)].term {
+            return;
+        }
+        let members = &self.conf(slot).conf.members;
+        let Some(leader) = members.iter().find(|member| member.node == origin.node) else {
+            return;
+        };
+        let leader = leader.replica;
+        let higher = row.term > self.hot[at(slot)].term;
+        if leader == self.cold[at(slot)].replica
+            || (higher && self.adopt(slot, row.term, log, out).is_err())
+        {
+            return;
+        }
+        let append = What::Append {
+            prev: LogIndex(0),
+            prev_term: Term(0),
+            commit: LogIndex(0),
+            read_seq: 0,
+            batches: BatchRange::default(),
+        };
+        let message = Message {
+            shard: row.shard,
+            to: self.cold[at(slot)].replica,
+            from: leader,
+            term: row.term,
+            hint: Hint::default(),
+            support: 0,
+            seq: 0,
+            what: append,
+        };
+        let leads = self.hot[at(slot)].role == Role::Leader;
+        if !leads && self.follow(slot, &message, out).is_ok() {
+            self.on_bind(slot, origin, &message);
+        }
     }
 }
 

@@ -170,10 +170,10 @@ impl RaftCore {
         };
         let to = entries.map_or(prev, |entries| entries.to);
         let lane = send.lane.map_or(crate::replica::NO_LANE, |lane| lane.0);
+        self.move_peer(slot, place, lane);
         let peer = self.peer_mut(slot, place).expect("it is a peer");
         peer.seq = peer.seq.wrapping_add(1);
         send.message.seq = peer.seq;
-        peer.lane = lane;
         if peer.pace != Pace::Catchup || entries.is_some() {
             peer.probe_at = now;
         }

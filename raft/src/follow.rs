@@ -70,7 +70,7 @@ impl RaftCore {
     }
 
     /// Follows the leader of the present term. The vote of this term stays (I2).
-    fn follow(&mut self, slot: Slot, m: &Message, out: &mut Outbox) -> Result<(), Verdict> {
+    pub(crate) fn follow(&mut self, slot: Slot, m: &Message, out: &mut Outbox) -> Result<(), Verdict> {
         let leader = self.cold[at(slot)].leader;
         if leader == m.from {
             return Ok(());

@@ -5,7 +5,11 @@
 //! life brought is dropped, so an answer of it counts for nothing.
 
 use crate::{
-    BootTime, Digest, Log, NodeId, Outbox, RaftCore, Role, Row, Slot, core::at, replica::NO_ROOM,
+    BootTime, Digest, Log, NodeId, Outbox, RaftCore, Role, Row, Slot,
+    core::at,
+    digest::{Jobs, Watch},
+    promise::{Belief, Promise},
+    replica::NO_ROOM,
 };
 
 /// A lane of this core: an index that the transport gives out and may use again.
@@ -120,23 +124,22 @@ pub(crate) struct Lane {
     /// The connection was there once: the fields of a supporter count on over lives.
     pub(crate) known: bool,
     pub(crate) room: u32,
-    /// As supporter: the epoch granted last, until when, and the sweep of the last digest.
-    pub(crate) epoch: u32,
-    pub(crate) sweep: u16,
-    pub(crate) promise_until: BootTime,
-    /// As leader: the peer's epoch, our number for (boot, epoch), until when we believe in it.
-    pub(crate) peer_epoch: u32,
-    pub(crate) view: u32,
-    pub(crate) belief_until: BootTime,
-    /// When the latest beat left, and when its answer or the hello came.
+    /// As supporter: what the other end was promised.
+    pub(crate) promise: Promise,
+    /// As leader: what the other end is believed to promise.
+    pub(crate) belief: Belief,
+    /// When the latest beat left.
     pub(crate) beat_at: BootTime,
-    pub(crate) echo_at: BootTime,
-    pub(crate) led_hash: u64,
+    /// Over the replicas bound under the present epoch, and over the shards led under the present
+    /// view.
     pub(crate) followed_hash: u64,
-    /// Beats in a row whose led hash was another.
-    pub(crate) unequal: u8,
-    /// When a digest was exchanged last.
-    pub(crate) digest_at: BootTime,
+    pub(crate) led_hash: u64,
+    pub(crate) watch: Watch,
+    /// The sweep that rows are taken in, whether they are still coming, and the last whole one.
+    pub(crate) sweep: u16,
+    pub(crate) sweeping: bool,
+    pub(crate) swept: u16,
+    pub(crate) jobs: Jobs,
     /// Where the walk over this lane's replicas goes on; none: no walk.
     pub(crate) cursor: Option<u32>,
 }
@@ -165,6 +168,7 @@ impl RaftCore {
         match event {
             LaneEvent::Up { node, core, boot, life } => {
                 let known = &mut self.lanes[place];
+                let moved = known.node != node;
                 known.node = node;
                 known.core = core;
                 known.life = life;
@@ -172,7 +176,7 @@ impl RaftCore {
                 known.known = true;
                 known.room = u32::MAX;
                 known.cursor = Some(0);
-                self.lane_up(lane, boot, out);
+                self.lane_up(lane, boot, moved);
                 self.walk_lane(lane);
             },
             LaneEvent::Down => {
@@ -255,9 +259,7 @@ impl RaftCore {
                 let other = peer.lane != lane.0 && used.is_some_and(|used| used.up);
                 if !other {
                     self.reset_peer(slot, place);
-                    if let Some(peer) = self.peer_mut(slot, place) {
-                        peer.lane = lane.0;
-                    }
+                    self.move_peer(slot, place, lane.0);
                     self.touch(slot);
                 }
             },

@@ -16,6 +16,7 @@ extern crate std;
 mod admin;
 mod alarm;
 pub mod batch;
+mod beat;
 mod chain;
 mod check;
 mod commit;

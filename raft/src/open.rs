@@ -230,6 +230,7 @@ impl RaftCore {
     pub(crate) fn release(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
         self.say_release(slot, out);
         self.end_role(slot, None, out);
+        self.unbind(slot);
         self.reject_reads(slot, out);
         self.report(slot, reason, out);
         self.disarm(slot);

@@ -89,6 +89,7 @@ impl RaftCore {
     pub(crate) fn close_peers(&mut self, slot: Slot) {
         let first = self.warm[at(slot)].progress;
         if first != NO_PEERS {
+            self.count_led(slot);
             let count = self.peer_count(slot);
             self.peers.close(first, count);
             self.warm[at(slot)].progress = NO_PEERS;
@@ -117,6 +118,7 @@ impl RaftCore {
                 *peer = progress;
             }
         }
+        self.count_led(slot);
         self.mark_inflight(slot, true);
     }
 

@@ -20,7 +20,7 @@ impl RaftCore {
                 my_core: self.config.core,
                 ..Hint::default()
             },
-            support: hot.support,
+            support: 0,
             seq: 0,
             what,
         }
@@ -86,6 +86,7 @@ impl RaftCore {
         message.hint.to_slot = m.hint.my_slot;
         message.hint.to_generation = m.hint.my_generation;
         message.seq = m.seq;
+        message.support = self.support_over(slot, from.lane);
         Send { slot, node: from.node, lane: from.lane, message, entries: None }
     }
 
@@ -124,7 +125,6 @@ impl RaftCore {
     ) -> Option<Send> {
         let mut send = self.envelope(slot, place, what)?;
         send.message.seq = self.peer(slot, place)?.seq;
-        send.message.support = 0;
         send.entries = entries;
         Some(send)
     }

@@ -227,6 +227,12 @@ pub struct Counters {
     pub snapshots_installed: u64,
     /// Snapshots that were older than what was there.
     pub snapshots_stale: u64,
+    /// Beats of lanes sent.
+    pub beats: u64,
+    /// Beliefs in a lane's support that ended.
+    pub beliefs_lapsed: u64,
+    /// Replicas looked at because promises, beliefs or leaderships moved.
+    pub audited: u64,
     /// Epochs of lanes withdrawn.
     pub epochs_withdrawn: u64,
     /// Digests sent.
