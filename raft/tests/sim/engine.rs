@@ -260,11 +260,14 @@ impl World {
         let (streams, shards) = (self.plan.streams, self.plan.shards);
         let homes: Vec<usize> =
             (core..shards).step_by(step).filter(|nth| nth % streams == stream).collect();
+        self.note("reopen", node as u64, core as u64, stream as u64);
         let turn = &mut self.nodes[node].cores[core];
-        turn.out.clear();
-        turn.inputs.retain(|input| {
-            !matches!(input, Input::Failed { stream: no } if usize::from(no.0) == stream)
+        let no = StreamNo(turn.log.first_stream + u16::try_from(stream).expect("few"));
+        turn.inputs.retain(|input| match input {
+            Input::Durable { stream, .. } | Input::Failed { stream } => *stream != no,
+            _ => true,
         });
+        turn.raft.handle_stream_failed(no, &mut turn.out);
         for nth in &homes {
             self.close_slot(node, shard_at(*nth));
         }
@@ -290,6 +293,7 @@ impl World {
             self.finish(node, core);
         }
         let turn = &mut self.nodes[node].cores[core];
+        turn.inputs.retain(|input| !of_replica(input, shard));
         turn.log.queued[nth].clear();
         turn.log.incoming[nth] = None;
         turn.machines[nth].slot = None;
@@ -355,9 +359,19 @@ impl World {
                 let shard = shard_at(nth);
                 let core = self.nodes[node].core_of(shard);
                 let open = self.nodes[node].alive && core.machine(shard).slot.is_some();
-                if let Some((from, to)) = core.log.disk.memory[nth].lost.filter(|_| open) {
-                    self.ask(node, shard, Verb::Repair(from, to));
+                let Some(slot) = core.machine(shard).slot.filter(|_| open) else { continue };
+                let repairs = core.raft.view(slot).damage == Damage::Repairing;
+                let Some((from, to)) = core.log.disk.memory[nth].lost else {
+                    if repairs {
+                        self.ask(node, shard, Verb::Healthy);
+                    }
+                    continue;
+                };
+                if self.nodes[node].machine(shard).state_lost {
+                    continue;
                 }
+                let verb = Verb::Repair(from, to);
+                self.ask(node, shard, verb);
             }
         }
     }
@@ -477,5 +491,17 @@ impl World {
                 self.wake(from, home);
             }
         }
+    }
+}
+
+/// Whether something was for the life of a replica that is over.
+fn of_replica(input: &Input, over: ShardId) -> bool {
+    match input {
+        Input::Fetched { shard, .. }
+        | Input::SnapshotFailed { shard, .. }
+        | Input::Repair { shard, .. }
+        | Input::Verb { shard, .. }
+        | Input::Applied { shard, .. } => *shard == over,
+        _ => false,
     }
 }

@@ -210,7 +210,8 @@ impl World {
             replica == one_more
                 || self.nodes.iter().any(|node| {
                     let machine = node.machine(shard);
-                    machine.replica == replica && machine.charged
+                    let lost = node.core_of(shard).log.disk.disk_of(shard).lost.is_some();
+                    machine.replica == replica && (machine.charged || machine.state_lost || lost)
                 })
         };
         self.configurations(shard).iter().all(|conf| {
@@ -251,7 +252,8 @@ impl World {
         let shard = shard_at(place(self.rng.fault.below(self.plan.shards as u64)));
         let machine = self.nodes[node].machine(shard);
         let replica = machine.replica;
-        if replica == ReplicaId(0) || machine.retired {
+        let rotten = self.nodes[node].core_of(shard).log.disk.disk_of(shard).lost.is_some();
+        if replica == ReplicaId(0) || machine.retired || machine.state_lost || rotten {
             return;
         }
         let alone = class == Class::Retire || self.others_whole(shard, node);
@@ -289,8 +291,8 @@ impl World {
         if self.nodes[node].machine(shard).slot.is_none() || !self.nodes[node].alive {
             return;
         }
-        let input = Input::Verb { shard, verb: Verb::StateRot };
-        self.nodes[node].core_of_mut(shard).inputs.push(input);
+        self.nodes[node].machine_mut(shard).state_lost = true;
+        self.ask(node, shard, Verb::StateRot);
     }
 
     fn rot(&mut self, node: usize, shard: ShardId) {

@@ -58,20 +58,23 @@ impl World {
         }
         if now.commit > before.commit {
             self.cover.commits += now.commit - before.commit;
-            self.judge_commit(node, shard, (before.commit, now));
+            self.judge_commit(node, shard, (before, now));
         }
         self.nodes[node].machine_mut(shard).seen = now;
         self.note("role", node as u64, replica.0, now.term.0 * 4 + now.role as u64);
     }
 
-    fn judge_commit(&mut self, node: usize, shard: ShardId, moved: (u64, Seen)) {
-        let (from, now) = moved;
+    fn judge_commit(&mut self, node: usize, shard: ShardId, moved: (Seen, Seen)) {
+        let (before, now) = moved;
+        // It may have led when the turn began, and no more when it ended.
+        let led = before.role == Role::Leader || now.role == Role::Leader;
+        let under = if now.role == Role::Leader { now.term } else { before.term };
         let at = self.nodes[node].core_of(shard);
         let log = at.log.disk.memory_of(shard);
         let time = self.now;
         let known = self.oracle.table(shard).committed.len() as u64;
-        let grew = self.oracle.committed(shard, now.commit, now.term, log, time);
-        let agrees = self.oracle.agrees(shard, from + 1, now.commit, log);
+        let grew = self.oracle.committed(shard, now.commit, under, log, time);
+        let agrees = self.oracle.agrees(shard, before.commit + 1, now.commit, log);
         let grew = match grew {
             Ok(grew) => grew,
             Err(what) => {
@@ -83,7 +86,7 @@ impl World {
         if !grew {
             return;
         }
-        if now.role != Role::Leader {
+        if !led {
             let what = format!(
                 "shard {shard} index {}: node {} commits as {:?} what no leader committed",
                 now.commit,
@@ -129,6 +132,10 @@ impl World {
         let message = &send.message;
         let disk = self.nodes[node].core_of(message.shard).log.disk.disk_of(message.shard);
         let own = message.from;
+        if self.nodes[node].machine(message.shard).replica != own {
+            // It was erased; what it said before then was true.
+            return;
+        }
         let hard = disk.hard;
         let held = match message.what {
             What::AppendResp { matched, reject, .. } => {
@@ -141,8 +148,13 @@ impl World {
                 hard.term >= message.term && (!ballot.granted || gave)
             },
             What::Vote { last, .. } => {
+                // One that follows somebody in that term may have cut its log since: its request
+                // comes too late to be of use to it.
+                let stands = self.stands(node, message.shard);
                 let voted = hard.term > message.term
-                    || hard.term == message.term && hard.vote == own && last.0 <= disk.last();
+                    || hard.term == message.term
+                        && hard.vote == own
+                        && (last.0 <= disk.last() || !stands);
                 hard.term >= message.term && voted
             },
             What::PreVoteResp(_) => hard.term >= message.term,
@@ -158,6 +170,12 @@ impl World {
             );
             self.judge(Err(what));
         }
+    }
+
+    fn stands(&self, node: usize, shard: ShardId) -> bool {
+        let core = self.nodes[node].core_of(shard);
+        let slot = core.machine(shard).slot;
+        slot.is_some_and(|slot| core.raft.view(slot).role == Role::Candidate)
     }
 
     /// Judges elections in the order in which they happened.

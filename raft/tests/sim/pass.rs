@@ -142,6 +142,9 @@ impl World {
     fn verb(&mut self, node: usize, shard: ShardId, verb: Verb) {
         let turn = self.nodes[node].core_of_mut(shard);
         let Some(slot) = turn.machines[shard_place(shard)].slot else { return };
+        if matches!(verb, Verb::Healthy) && turn.machines[shard_place(shard)].state_lost {
+            return;
+        }
         let raft = &mut turn.raft;
         let change = |steps: &[Step], raft: &mut bowline_raft::RaftCore| {
             raft.admin(slot, Admin::Change(steps)).is_ok()
@@ -170,11 +173,10 @@ impl World {
         self.tell(|| format!("{verb:?} at node {} shard {shard}: taken {taken}", node + 1));
         match verb {
             Verb::Transfer(_) => self.cover.transfers_asked += u64::from(taken),
-            Verb::StateRot => self.nodes[node].machine_mut(shard).state_lost |= taken,
             Verb::Compact(_) => self.cover.compactions += u64::from(taken),
             Verb::Add { .. } | Verb::Promote(_) | Verb::Remove(_)
             | Verb::Swap { .. } => self.cover.conf_changes += u64::from(taken),
-            Verb::Healthy | Verb::Repair(..) => {},
+            Verb::Healthy | Verb::StateRot | Verb::Repair(..) => {},
         }
     }
 
