@@ -29,7 +29,7 @@ use crate::{
     pending::Write,
     progress::ProgressSlab,
     replica::{BROKEN, CLOSING, Cold, DIRTY, Hot, Interned, OPEN, STALLED, WaitingRead, Warm},
-    wheel::Wheel,
+    wheel::{Rate, Wheel},
 };
 
 /// Events that one pass puts into the outbox at most; the rest is counted.
@@ -37,6 +37,9 @@ pub const EVENTS_MAX: usize = 4_096;
 /// A log without room is asked again after this many nanoseconds, even if no write completed.
 pub(crate) const RETRY_NANOS: u64 = 10_000_000;
 pub(crate) const RETRY_JITTER_NANOS: u64 = 5_000_000;
+/// Elections that may start late, all at once.
+const STARTS_AT_ONCE: u64 = 64;
+const SECOND: u64 = 1_000_000_000;
 /// Nanoseconds of a millisecond.
 pub(crate) const MILLI: u64 = 1_000_000;
 
@@ -114,10 +117,11 @@ pub struct RaftCore {
     pub(crate) changes: BTreeMap<Slot, Configuration>,
     /// Replicas of failed streams that have to hand over.
     pub(crate) handing: VecDeque<Slot>,
-    /// Elections that may start now, and when that was counted.
-    pub(crate) starts: u64,
-    pub(crate) starts_at: BootTime,
+    /// How often elections may start.
+    pub(crate) rate: Rate,
     pub(crate) due: Vec<Slot>,
+    /// Pre-candidates that ask again at once.
+    pub(crate) eager: Vec<Slot>,
     /// When the latest pass began, and the first one after this process stood still.
     pub(crate) passed_at: BootTime,
     pub(crate) resumed_at: BootTime,
@@ -135,6 +139,7 @@ impl RaftCore {
             pass_bytes_max: config.pass_bytes_max.min(config.batch_bytes_max),
             ..config
         };
+        let starts = u64::from(config.starts_per_second).clamp(1, SECOND);
         Self {
             config,
             now: BootTime(0),
@@ -167,9 +172,9 @@ impl RaftCore {
             older: BTreeMap::new(),
             changes: BTreeMap::new(),
             handing: VecDeque::new(),
-            starts: u64::from(config.starts_per_second),
-            starts_at: BootTime(0),
+            rate: Rate::new(SECOND / starts, STARTS_AT_ONCE),
             due: Vec::new(),
+            eager: Vec::new(),
             passed_at: BootTime(0),
             resumed_at: BootTime(0),
             audit: Walk::default(),

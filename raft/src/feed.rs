@@ -49,11 +49,11 @@ impl RaftCore {
         let open = peer.waiting() < self.config.window_messages
             && peer.inflight < self.config.window_bytes;
         match peer.pace {
-            _ if below => due && self.append_empty(slot, place, floor, (log, out)),
-            Pace::Snapshot => {
+            _ if below || peer.pace == Pace::Snapshot => {
                 self.offer_again(slot, place, out);
                 due && self.append_empty(slot, place, floor, (log, out))
             },
+            Pace::Snapshot => false,
             Pace::Probe if peer.waiting() == 0 => {
                 self.append_entries(slot, place, self.config.probe_bytes_max, (log, out))
             },

@@ -2,8 +2,8 @@
 //! when they are durable.
 
 use crate::{
-    Batch, Configuration, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Received,
-    Refused, Role, Slot, Term, Verdict, What, Why,
+    Batch, Configuration, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox, RaftCore,
+    Reason, Received, Refused, Role, Slot, Term, Verdict, What, Why,
     batch::{Body, FLAG_CONF},
     core::at,
     message::Mismatch,
@@ -70,7 +70,12 @@ impl RaftCore {
     }
 
     /// Follows the leader of the present term. The vote of this term stays (I2).
-    pub(crate) fn follow(&mut self, slot: Slot, m: &Message, out: &mut Outbox) -> Result<(), Verdict> {
+    pub(crate) fn follow(
+        &mut self,
+        slot: Slot,
+        m: &Message,
+        out: &mut Outbox,
+    ) -> Result<(), Verdict> {
         let leader = self.cold[at(slot)].leader;
         if leader == m.from {
             return Ok(());

@@ -177,11 +177,14 @@ impl RaftCore {
                 known.room = u32::MAX;
                 known.cursor = Some(0);
                 self.lane_up(lane, boot, moved);
+                self.uncrowd(lane);
                 self.walk_lane(lane);
             },
             LaneEvent::Down => {
                 self.lanes[place].up = false;
                 self.lanes[place].room = 0;
+                self.lanes[place].cursor = Some(0);
+                self.walk_lane(lane);
             },
             LaneEvent::Room(room) => {
                 self.lanes[place].room = room;
@@ -233,18 +236,33 @@ impl RaftCore {
     }
 
     /// Some replicas of a lane that came up: what was under way is sent again, who waits for
-    /// votes asks again.
+    /// votes asks again. Of one that went down: what was under way is lost.
     fn walk_lane(&mut self, lane: LaneNo) {
         let Some(from) = self.lanes[usize::from(lane.0)].cursor else { return };
         let end = u32::try_from(self.hot.len()).expect("slots are numbered by u32");
         let to = from.saturating_add(WALK_MAX).min(end);
-        let node = self.lanes[usize::from(lane.0)].node;
+        let (node, up) = (self.lanes[usize::from(lane.0)].node, self.lanes[usize::from(lane.0)].up);
         for nth in from..to {
-            if self.is_open(Slot(nth)) {
+            if self.is_open(Slot(nth)) && up {
                 self.meet_again(Slot(nth), lane, node);
+            } else if self.is_open(Slot(nth)) {
+                self.part_with(Slot(nth), lane);
             }
         }
         self.lanes[usize::from(lane.0)].cursor = (to < end).then_some(to);
+    }
+
+    /// A lane went down: what is under way over it is lost.
+    fn part_with(&mut self, slot: Slot, lane: LaneNo) {
+        if self.hot[at(slot)].role != Role::Leader {
+            return;
+        }
+        for place in 0..self.conf(slot).members {
+            if self.peer(slot, place).is_some_and(|peer| peer.lane == lane.0 && peer.waiting() > 0)
+            {
+                self.reset_peer(slot, place);
+            }
+        }
     }
 
     fn meet_again(&mut self, slot: Slot, lane: LaneNo, node: NodeId) {
@@ -270,6 +288,10 @@ impl RaftCore {
                 let waits = self.cold[at(slot)].leader.0 == 0 && self.armed(slot);
                 if waits && self.hot[at(slot)].role != Role::Candidate {
                     self.cold[at(slot)].failed = 0;
+                    if self.hot[at(slot)].role == Role::PreCandidate {
+                        // It asks again at once: the wait was for a voter like this.
+                        self.eager.push(slot);
+                    }
                     let soon = self.bound_until(slot).after(self.delay(slot));
                     if soon < self.cold[at(slot)].deadline {
                         self.arm(slot, soon);

@@ -173,6 +173,7 @@ impl RaftCore {
     pub(crate) fn touch_leaderless(&mut self, slot: Slot) {
         if self.is_open(slot) && self.cold[at(slot)].leader.0 == 0 {
             self.hot[at(slot)].flags |= TOUCHED;
+            self.wheel.urge(slot);
         }
     }
 

@@ -77,6 +77,7 @@ impl RaftCore {
             && self.cold[at(slot)].conf_index <= commit
             && commit >= self.warm[at(slot)].term_start
             && !self.changes.contains_key(&slot)
+            && !self.is_leaving(slot)
             && self.hot[at(slot)].flags & TRANSFER == 0
     }
 
@@ -135,7 +136,7 @@ impl RaftCore {
         let commit = self.hot[at(slot)].commit;
         let settled =
             self.cold[at(slot)].conf_index <= commit && commit >= self.warm[at(slot)].term_start;
-        if !settled || self.changes.contains_key(&slot) {
+        if !settled || self.changes.contains_key(&slot) || self.is_leaving(slot) {
             return;
         }
         let conf = &self.conf(slot).conf;
@@ -262,6 +263,14 @@ impl RaftCore {
         }
     }
 
+    /// Whether the committed configuration does not have this replica as a voter.
+    fn is_leaving(&self, slot: Slot) -> bool {
+        let conf = &self.conf(slot).conf;
+        self.cold[at(slot)].conf_index <= self.hot[at(slot)].commit
+            && conf.phase == Phase::Stable
+            && !conf.is_voter(self.cold[at(slot)].replica)
+    }
+
     fn activate_conf(&mut self, slot: Slot, id: u16, index: LogIndex) {
         if self.hot[at(slot)].role == Role::Leader {
             self.move_peers(slot, id);
@@ -288,10 +297,7 @@ impl RaftCore {
 
     /// A leader that the committed configuration does not have as a voter hands over and leaves.
     pub(crate) fn leave_if_removed(&mut self, slot: Slot, out: &mut Outbox) {
-        let committed = self.cold[at(slot)].conf_index <= self.hot[at(slot)].commit;
-        let own = self.cold[at(slot)].replica;
-        let conf = &self.conf(slot).conf;
-        if !committed || conf.phase != Phase::Stable || conf.is_voter(own) {
+        if !self.is_leaving(slot) {
             return;
         }
         if self.warm[at(slot)].handed < self.hot[at(slot)].commit {

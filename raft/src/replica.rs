@@ -89,9 +89,6 @@ pub(crate) struct Cold {
     pub(crate) failed: u8,
     /// The place of a transfer's target.
     pub(crate) transfer: u8,
-    /// Links of the wheel.
-    pub(crate) next: u32,
-    pub(crate) previous: u32,
 }
 
 const _: () = assert!(size_of::<Hot>() <= 64, "one cache line");

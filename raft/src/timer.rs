@@ -1,10 +1,7 @@
 //! What time brings: elections, beats without lanes, retries.
 
 use crate::{
-    BootTime, Log, Outbox, RaftCore, Slot,
-    alarm::Alarm,
-    core::at,
-    replica::{OPEN, TOUCHED},
+    BootTime, Log, Outbox, RaftCore, Role, Slot, alarm::Alarm, core::at, replica::TOUCHED,
 };
 
 /// Not in the wheel.
@@ -14,7 +11,6 @@ impl RaftCore {
     /// Looks at up to `count_max` replicas whose time has come. The time is that of
     /// [`RaftCore::begin_pass`].
     pub fn handle_timer(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
-        self.count_starts();
         self.retry_stalled(count_max, log, out);
         while let Some((slot, generation, alarm)) = self.alarms.due(self.now) {
             if self.is_open(slot) && self.cold[at(slot)].generation == generation {
@@ -37,6 +33,8 @@ impl RaftCore {
             self.alarms.next(),
             self.inflight_at,
             self.next_liveness(),
+            (self.wheel.held() > 0).then(|| self.rate.next()),
+            (!self.eager.is_empty() || self.is_walking()).then_some(self.now),
         ]
         .into_iter()
         .flatten()
@@ -47,21 +45,51 @@ impl RaftCore {
     fn turn_wheel(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
         let mut due = core::mem::take(&mut self.due);
         while due.len() < count_max
+            && let Some(slot) = self.eager.pop()
+        {
+            if self.hot[at(slot)].role == Role::PreCandidate && self.armed(slot) {
+                self.disarm(slot);
+                due.push(slot);
+            }
+        }
+        while due.len() < count_max
             && let Some(slot) = self.take_due()
         {
             due.push(slot);
         }
-        for touched in [true, false] {
-            for slot in &due {
-                let hot = &self.hot[at(*slot)];
-                let open = hot.flags & OPEN != 0 && self.is_open(*slot);
-                if open && (hot.flags & TOUCHED != 0) == touched && !self.armed(*slot) {
-                    self.election_due(*slot, log, out);
-                }
-            }
+        for slot in &due {
+            self.time_has_come(*slot, out);
         }
         due.clear();
         self.due = due;
+        while self.wheel.held() > 0
+            && self.rate.take(self.now)
+            && let Some(slot) = self.wheel.start()
+        {
+            self.cold[at(slot)].deadline = NEVER;
+            self.stand(slot, log, out);
+        }
+    }
+
+    /// A replica's deadline has come: a leader is heard, who may stand waits for its turn.
+    fn time_has_come(&mut self, slot: Slot, out: &mut Outbox) {
+        if !self.is_open(slot) || self.armed(slot) {
+            return;
+        }
+        if self.hot[at(slot)].role == Role::Leader {
+            self.beat_due(slot, out);
+            return;
+        }
+        let own = self.cold[at(slot)].replica;
+        if !self.conf(slot).conf.is_voter(own) {
+            return;
+        }
+        if self.bound(slot) {
+            self.await_election(slot);
+            return;
+        }
+        self.cold[at(slot)].deadline = self.now;
+        self.wheel.hold(slot, self.hot[at(slot)].flags & TOUCHED != 0);
     }
 
     /// Sets the deadline of a replica, in place of the one it had.
@@ -86,18 +114,6 @@ impl RaftCore {
         let slot = self.wheel.due(self.now)?;
         self.cold[at(slot)].deadline = NEVER;
         Some(slot)
-    }
-
-    /// Elections that the time since the last pass allows.
-    fn count_starts(&mut self) {
-        let second = 1_000_000_000_u64;
-        let most = u64::from(self.config.starts_per_second).max(1);
-        let since = self.now.0.saturating_sub(self.starts_at.0).min(second);
-        let more = since.saturating_mul(most) / second;
-        if more > 0 {
-            self.starts = (self.starts + more).min(most);
-            self.starts_at = self.now;
-        }
     }
 
     fn retry_stalled(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {

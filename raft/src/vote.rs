@@ -4,7 +4,7 @@
 use crate::{
     Ballot, BootTime, Damage, HardState, Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason,
     Record, Role, Rule, Slot, Term, Verdict, VoteReason, What, Why,
-    core::{MILLI, at},
+    core::at,
     open::NO_MEMBER,
     replica::{BEAT, CAMPAIGN, CLOSING, NO_LEASE, TOUCHED, TRANSFER},
     step::NUMBER_MAX,
@@ -449,32 +449,6 @@ impl RaftCore {
             self.requeue_reads(slot);
             self.tell_role(slot, out);
         }
-    }
-
-    /// A replica's deadline has come.
-    pub(crate) fn election_due(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
-        match self.hot[at(slot)].role {
-            Role::Leader => self.beat_due(slot, out),
-            Role::Follower | Role::PreCandidate | Role::Candidate => {
-                let own = self.cold[at(slot)].replica;
-                let stands = self.conf(slot).conf.is_voter(own);
-                if stands && !self.bound(slot) && !self.may_start(slot) {
-                    let later = self.now.after(10 * MILLI + self.delay(slot) / 8);
-                    self.arm(slot, later);
-                } else if stands {
-                    self.stand(slot, log, out);
-                }
-            },
-        }
-    }
-
-    /// Whether another election may start now.
-    fn may_start(&mut self, slot: Slot) -> bool {
-        let touched = self.hot[at(slot)].flags & TOUCHED != 0;
-        let reserve = if touched { 0 } else { u64::from(self.config.starts_per_second) / 8 };
-        let free = self.starts > reserve;
-        self.starts -= u64::from(free);
-        free
     }
 }
 
