@@ -119,7 +119,6 @@ pub struct RaftCore {
     pub(crate) handing: VecDeque<Slot>,
     /// How often elections may start.
     pub(crate) rate: Rate,
-    pub(crate) due: Vec<Slot>,
     /// Pre-candidates that ask again at once.
     pub(crate) eager: Vec<Slot>,
     /// When the latest pass began, and the first one after this process stood still.
@@ -173,7 +172,6 @@ impl RaftCore {
             changes: BTreeMap::new(),
             handing: VecDeque::new(),
             rate: Rate::new(SECOND / starts, STARTS_AT_ONCE),
-            due: Vec::new(),
             eager: Vec::new(),
             passed_at: BootTime(0),
             resumed_at: BootTime(0),

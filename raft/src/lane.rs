@@ -293,7 +293,7 @@ impl RaftCore {
                         self.eager.push(slot);
                     }
                     let soon = self.bound_until(slot).after(self.delay(slot));
-                    if soon < self.cold[at(slot)].deadline {
+                    if self.wheel.deadline(slot).is_none_or(|due| soon < due) {
                         self.arm(slot, soon);
                     }
                 }

@@ -174,6 +174,7 @@ impl RaftCore {
         if self.is_open(slot) && self.cold[at(slot)].leader.0 == 0 {
             self.hot[at(slot)].flags |= TOUCHED;
             self.wheel.urge(slot);
+            self.wheel.urge(slot);
         }
     }
 

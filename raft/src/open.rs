@@ -11,7 +11,6 @@ use crate::{
         BEAT, BROKEN, CAMPAIGN, Cold, DIRTY, Hot, Interned, NO_LANE, NO_LEASE, OPEN, STALLED,
         TRANSFER, Warm,
     },
-    timer::NEVER,
 };
 
 /// What is known damaged of a replica.
@@ -157,7 +156,6 @@ impl RaftCore {
             staged_commit: r.hard_state.commit,
             generation: self.cold[at(slot)].generation,
             transfer: NO_MEMBER,
-            deadline: NEVER,
             ..Cold::default()
         };
         slot

@@ -1,7 +1,7 @@
 //! What is kept of a replica, by how often it is looked at, and of a leader's peers.
 
 use crate::{
-    BootTime, Configuration, Damage, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term,
+    Configuration, Damage, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term,
     chain::Chain,
 };
 
@@ -68,8 +68,6 @@ pub(crate) struct Cold {
     pub(crate) bound_term: Term,
     /// The latest read stamp of a leader; the latest request of a follower's reads.
     pub(crate) read_seq: u64,
-    /// When the wheel looks at it; the end of time: it is not in the wheel.
-    pub(crate) deadline: BootTime,
     /// Bytes of proposals in the log that are not committed, by their last index.
     pub(crate) charges: Chain,
     /// Reads that have no stamp yet.

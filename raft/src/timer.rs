@@ -4,9 +4,6 @@ use crate::{
     BootTime, Log, Outbox, RaftCore, Role, Slot, alarm::Alarm, core::at, replica::TOUCHED,
 };
 
-/// Not in the wheel.
-pub(crate) const NEVER: BootTime = BootTime(u64::MAX);
-
 impl RaftCore {
     /// Looks at up to `count_max` replicas whose time has come. The time is that of
     /// [`RaftCore::begin_pass`].
@@ -41,32 +38,29 @@ impl RaftCore {
         .min()
     }
 
-    /// Replicas whose deadline has come: first those that somebody waits for.
+    /// Replicas whose deadline has come. Elections take turns, and those that somebody waits for
+    /// come first.
     fn turn_wheel(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
-        let mut due = core::mem::take(&mut self.due);
-        while due.len() < count_max
+        let mut count = 0;
+        while count < count_max
             && let Some(slot) = self.eager.pop()
         {
+            count += 1;
             if self.hot[at(slot)].role == Role::PreCandidate && self.armed(slot) {
                 self.disarm(slot);
-                due.push(slot);
+                self.time_has_come(slot, out);
             }
         }
-        while due.len() < count_max
-            && let Some(slot) = self.take_due()
+        while count < count_max
+            && let Some(slot) = self.wheel.due(self.now)
         {
-            due.push(slot);
+            count += 1;
+            self.time_has_come(slot, out);
         }
-        for slot in &due {
-            self.time_has_come(*slot, out);
-        }
-        due.clear();
-        self.due = due;
         while self.wheel.held() > 0
             && self.rate.take(self.now)
             && let Some(slot) = self.wheel.start()
         {
-            self.cold[at(slot)].deadline = NEVER;
             self.stand(slot, log, out);
         }
     }
@@ -88,32 +82,22 @@ impl RaftCore {
             self.await_election(slot);
             return;
         }
-        self.cold[at(slot)].deadline = self.now;
         self.wheel.hold(slot, self.hot[at(slot)].flags & TOUCHED != 0);
     }
 
     /// Sets the deadline of a replica, in place of the one it had.
     pub(crate) fn arm(&mut self, slot: Slot, deadline: BootTime) {
-        self.cold[at(slot)].deadline = deadline;
         self.wheel.arm(self.now, slot, deadline);
     }
 
     /// Takes a replica out of the wheel.
     pub(crate) fn disarm(&mut self, slot: Slot) {
-        self.cold[at(slot)].deadline = NEVER;
         self.wheel.disarm(slot);
     }
 
-    /// Whether a replica has a deadline.
+    /// Whether a replica has a deadline, or waits for its turn to stand.
     pub(crate) fn armed(&self, slot: Slot) -> bool {
-        self.cold[at(slot)].deadline != NEVER
-    }
-
-    /// Takes one replica whose deadline has come out of the wheel.
-    fn take_due(&mut self) -> Option<Slot> {
-        let slot = self.wheel.due(self.now)?;
-        self.cold[at(slot)].deadline = NEVER;
-        Some(slot)
+        self.wheel.is_armed(slot)
     }
 
     fn retry_stalled(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {

@@ -383,7 +383,8 @@ impl RaftCore {
         let own = self.own_bit(slot);
         let durable = self.cold[at(slot)].granted & own != 0;
         // A campaign is void after a while, whether the timers have been looked at or not.
-        let void = self.now >= self.cold[at(slot)].deadline;
+        let due = self.wheel.deadline(slot);
+        let void = !self.is_sole(slot) && due.is_none_or(|due| self.now >= due);
         if durable && !void && self.elects(slot) {
             self.win(slot, out);
         }

@@ -179,14 +179,15 @@ impl Wheel {
         self.held
     }
 
-    /// Slots with a deadline that has not come.
-    pub(crate) fn armed(&self) -> usize {
-        self.armed
-    }
-
     /// Whether a slot has a deadline or waits for its turn.
     pub(crate) fn is_armed(&self, slot: Slot) -> bool {
         self.links.get(at(slot)).is_some_and(|link| link.list() != NOWHERE)
+    }
+
+    /// A slot's deadline, rounded up to a tick; none: it has none, or waits for its turn.
+    pub(crate) fn deadline(&self, slot: Slot) -> Option<BootTime> {
+        let link = self.links.get(at(slot)).filter(|link| link.list() < URGENT)?;
+        Some(BootTime(link.tick().saturating_mul(TICK_NANOS)))
     }
 
     /// When [`Wheel::due`] is to be asked again. O(1).
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(wheel.held(), 4);
         let order: Vec<_> = core::iter::from_fn(|| wheel.start()).map(|slot| slot.0).collect();
         assert_eq!(order, [3, 4, 0, 2]);
-        assert_eq!((wheel.held(), wheel.armed()), (0, 0));
+        assert_eq!((wheel.held(), wheel.armed), (0, 0));
     }
 
     #[test]
@@ -439,7 +440,7 @@ mod tests {
                     assert_eq!(due, model.due(now), "seed {seed} at {now}");
                 },
             }
-            assert_eq!(wheel.armed(), model.deadlines.len());
+            assert_eq!(wheel.armed, model.deadlines.len());
             assert_eq!(wheel.is_armed(Slot(slot)), model.deadlines.contains_key(&slot));
             // A deadline beyond the wheel is looked at before it is due, never after.
             let (next, want) = (wheel.next(), model.next());
