@@ -2,6 +2,7 @@
 
 use crate::{
     AdminError, Damage, Log, LogIndex, RaftCore, Record, ReplicaId, Slot, Step,
+    alarm::Alarm,
     core::at,
     replica::{CLOSING, OPEN},
 };
@@ -68,6 +69,10 @@ impl RaftCore {
                 let worse = self.hot[at(slot)].damage != Damage::Retired;
                 if worse {
                     self.hot[at(slot)].damage = damage;
+                }
+                if worse && damage == Damage::State {
+                    let generation = self.cold[at(slot)].generation;
+                    self.alarms.set(self.now, slot, generation, Alarm::Ask);
                 }
             },
             Admin::Close => self.hot[at(slot)].flags |= CLOSING,

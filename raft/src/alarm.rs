@@ -14,6 +14,8 @@ pub(crate) enum Alarm {
     Transfer,
     /// A snapshot is offered again.
     Snapshot(ReplicaId),
+    /// A replica with damaged state asks its leader for a snapshot, again.
+    Ask,
 }
 
 /// The alarms of a core, by time.

@@ -6,6 +6,7 @@
 use crate::{
     Damage, Fetch, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Refused, Role, Slot,
     Verdict, What, Why,
+    alarm::Alarm,
     core::{StreamState, at},
 };
 
@@ -48,6 +49,22 @@ impl RaftCore {
                 self.hand_over(slot, Reason::StreamFailed, out);
             }
         }
+    }
+
+    /// A replica with damaged state asks its leader for a snapshot, and again after a while: an
+    /// idle leader sends nothing that would remind it.
+    pub(crate) fn ask_for_state(&mut self, slot: Slot, out: &mut Outbox) {
+        if self.hot[at(slot)].damage != Damage::State {
+            return;
+        }
+        let cold = &self.cold[at(slot)];
+        let (leader, own, generation) = (cold.leader, cold.replica, cold.generation);
+        if let Some(place) = self.conf(slot).place(leader).filter(|_| leader != own) {
+            let floor = self.warm[at(slot)].floor;
+            self.tell(slot, place, What::SnapshotNeeded { floor }, out);
+        }
+        let again = self.now.after(self.config.times.snapshot);
+        self.alarms.set(again, slot, generation, Alarm::Ask);
     }
 
     /// A follower with damaged state tells its leader.

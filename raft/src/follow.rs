@@ -63,9 +63,9 @@ impl RaftCore {
         };
         self.answer_durably((slot, from), message, what, out);
         if m.batches.is_empty() {
-            self.ask_reads_again(slot);
+            self.repeat_question(slot, out);
+            self.say_state_is_damaged(slot, from, message, out);
         }
-        self.say_state_is_damaged(slot, from, message, out);
         Verdict::Taken
     }
 

@@ -283,7 +283,7 @@ impl RaftCore {
             },
             Role::Follower | Role::PreCandidate | Role::Candidate => {
                 if self.cold[at(slot)].leader == replica {
-                    self.ask_reads_again(slot);
+                    self.requeue_reads(slot);
                 }
                 let waits = self.cold[at(slot)].leader.0 == 0 && self.armed(slot);
                 if waits && self.hot[at(slot)].role != Role::Candidate {

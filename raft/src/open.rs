@@ -5,6 +5,7 @@ use alloc::{vec, vec::Vec};
 use crate::{
     ConfError, Configuration, HardState, Log, LogIndex, Lsn, OpenError, Outbox, RaftCore, Reason,
     ReplicaId, Role, RoleChange, ShardId, Slot, StreamNo, Term, What,
+    alarm::Alarm,
     core::{Stream, StreamState, at},
     progress::NO_PEERS,
     replica::{
@@ -83,6 +84,10 @@ impl RaftCore {
         self.by_shard.insert(r.shard, slot);
         self.touch(slot);
         let good = self.stream_is_good(slot) && r.damage == Damage::Normal;
+        if r.damage == Damage::State {
+            let soon = self.now.after(self.config.times.snapshot);
+            self.alarms.set(soon, slot, self.cold[at(slot)].generation, Alarm::Ask);
+        }
         if self.is_sole(slot) {
             if good {
                 self.hot[at(slot)].flags |= CAMPAIGN;

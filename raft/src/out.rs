@@ -159,7 +159,8 @@ pub enum Fetched {
     },
 }
 
-/// A peer needs the state as a whole: offer it the latest manifest.
+/// A peer needs the state as a whole: offer it the latest manifest. It is said again now and then
+/// until an answer of the peer shows that it has it; an offer under way is not begun again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapWant {
     /// The replica that offers.

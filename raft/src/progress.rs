@@ -277,7 +277,7 @@ impl RaftCore {
         peer.flags &= !(CAUGHT_ONCE | CAUGHT_UP);
         let lost = part.index < peer.matched;
         match peer.pace {
-            Pace::Snapshot if part.index < floor => {
+            Pace::Snapshot if next.prev() < floor => {
                 peer.acked_seq = peer.seq;
                 return;
             },
@@ -306,7 +306,9 @@ impl RaftCore {
             let above = log.term_at(here, middle).is_some_and(|term: Term| term > part.term);
             if above { high = middle.prev() } else { low = middle }
         }
-        low
+        // Below the floor only a snapshot meets it.
+        let above = log.term_at(here, low).is_some_and(|term: Term| term > part.term);
+        if above { low.prev() } else { low }
     }
 
     /// Whether a peer that is to become a voter has caught up: twice in a row.

@@ -167,10 +167,16 @@ impl RaftCore {
         self.touch(slot);
     }
 
-    /// A follower whose question to the leader has no answer yet asks again.
-    pub(crate) fn ask_reads_again(&mut self, slot: Slot) {
-        if !self.cold[at(slot)].probing.is_empty() {
-            self.requeue_reads(slot);
+    /// A follower whose question to the leader has no answer yet repeats it, under its number: an
+    /// answer on its way still counts.
+    pub(crate) fn repeat_question(&self, slot: Slot, out: &mut Outbox) {
+        let cold = &self.cold[at(slot)];
+        if cold.probing.is_empty() {
+            return;
+        }
+        if let Some(place) = self.conf(slot).place(cold.leader) {
+            let what = What::ReadIndex { request: cold.read_seq, count: 1 };
+            self.tell(slot, place, what, out);
         }
     }
 

@@ -12,6 +12,9 @@ use crate::{
     step::NUMBER_MAX,
 };
 
+/// Times the first wait between two offers that nothing may be heard of one.
+const PATIENCE: u64 = 5;
+
 /// What the engine tells of snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -66,10 +69,15 @@ impl RaftCore {
 
     /// Offers a snapshot to a peer that has none under way.
     pub(crate) fn offer_again(&mut self, slot: Slot, place: u8, out: &mut Outbox) {
-        let now = self.millis();
-        let longest = self.config.times.snapshot_max;
-        let member = self.conf(slot).conf.members[usize::from(place)];
         let floor = self.warm[at(slot)].floor;
+        self.offer(slot, place, floor, out);
+    }
+
+    /// Offers a snapshot at or above `floor`.
+    fn offer(&mut self, slot: Slot, place: u8, floor: LogIndex, out: &mut Outbox) {
+        let now = self.millis();
+        let patience = self.config.times.snapshot.saturating_mul(PATIENCE);
+        let member = self.conf(slot).conf.members[usize::from(place)];
         let generation = self.cold[at(slot)].generation;
         let peer = self.peer_mut(slot, place).expect("it needs a snapshot");
         if peer.flags & OFFERED != 0 || self.road(member.node, crate::replica::NO_LANE).is_none() {
@@ -82,8 +90,8 @@ impl RaftCore {
         out.snapshot.push(SnapWant { slot, peer, node, floor });
         self.counters.snapshots_offered += 1;
         self.report(slot, Reason::SnapshotNeeded, out);
-        // If nothing is ever heard of it, it is offered again.
-        let again = self.now.after(longest);
+        // If nothing is heard of it, it is offered again.
+        let again = self.now.after(patience);
         self.alarms.set(again, slot, generation, Alarm::Snapshot(peer));
     }
 
@@ -141,7 +149,12 @@ impl RaftCore {
         if peer.flags & STATE_DAMAGED == 0 {
             peer.flags = (peer.flags | STATE_DAMAGED) & !OFFERED;
         }
-        self.offer_again(slot, place, out);
+        let own = self.warm[at(slot)].floor;
+        let floor = match m.what {
+            What::SnapshotNeeded { floor } => floor.max(own),
+            _ => own,
+        };
+        self.offer(slot, place, floor, out);
         Verdict::Taken
     }
 
@@ -155,10 +168,15 @@ impl RaftCore {
         let Ok(conf) = Configuration::decode(conf) else {
             return Verdict::False(Why::Configuration);
         };
-        let hot = &self.hot[at(slot)];
-        if index.0 > NUMBER_MAX || index.0 == 0 || term.0 == 0 || term > hot.term {
+        if index.0 > NUMBER_MAX || index.0 == 0 || term.0 > NUMBER_MAX || term.0 == 0 {
             return Verdict::False(Why::Index);
         }
+        if term > self.hot[at(slot)].term
+            && let Err(verdict) = self.adopt(slot, term, log, out)
+        {
+            return verdict;
+        }
+        let hot = &self.hot[at(slot)];
         let warm = &self.warm[at(slot)];
         let stale = match hot.damage {
             Damage::State => index < warm.floor,

@@ -14,6 +14,7 @@ impl RaftCore {
                 match alarm {
                     Alarm::Transfer => self.end_transfer(slot, out),
                     Alarm::Snapshot(peer) => self.snapshot_due(slot, peer, out),
+                    Alarm::Ask => self.ask_for_state(slot, out),
                 }
             }
         }
