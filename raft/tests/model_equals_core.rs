@@ -235,14 +235,23 @@ fn story(seed: u64, lanes: bool) -> usize {
     both.committed.len()
 }
 
+/// `BOWLINE_SEEDS` stories from `BOWLINE_SEED_BASE` on.
+#[expect(clippy::disallowed_methods, reason = "a developer asks for more of them")]
+fn stories(lanes: bool) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let base = number("BOWLINE_SEED_BASE").unwrap_or(0);
+    let count = number("BOWLINE_SEEDS").unwrap_or(6);
+    let committed: usize = (base..base + count).map(|seed| story(seed, lanes)).sum();
+    let least = usize::try_from(count * 20).expect("a few");
+    assert!(committed > least, "the stories were about something: {committed}");
+}
+
 #[test]
 fn model_equals_core_when_each_shard_beats() {
-    let committed: usize = (0..12).map(|seed| story(seed, false)).sum();
-    assert!(committed > 12 * 20, "the stories were about something: {committed}");
+    stories(false);
 }
 
 #[test]
 fn model_equals_core_under_lane_support() {
-    let committed: usize = (100..112).map(|seed| story(seed, true)).sum();
-    assert!(committed > 12 * 20, "the stories were about something: {committed}");
+    stories(true);
 }

@@ -7,6 +7,7 @@
 //! propose 1 x ..    read 1 [lease|follower]   transfer 1 2   change 1 add=4 promote=4 remove=3 demote=2
 //! deliver 1->2 [n]  deliver all   drop 1->2|all   duplicate 1->2   hold 1->2 [n]   unhold 1->2
 //! durable 1 [lsn]   complete 1 lsn   report 1 lsn   crash 1   restart 1   fail 1   full 1   room 1
+//! cold 1 5   fetched 1 3 [5]
 //! manifest 1   compact 1 3   snapshot 1 as name   snapshot 4@2 as name   install 2 name
 //! damage 1 retired|repairing|state   slow 1   quick 1   lane 1-2 down|up   lane 1->2 deaf|hears
 //! state [1 ..]   progress 1   forge 1->2 Append term=1 prev=0@0 entries=1@1 commit=0
@@ -61,7 +62,9 @@ fn command(world: &mut World, mut words: Words<'_>) -> Done {
         "timer" | "campaign" | "elect" | "wait" | "advance" | "settle" => time(world, name, words),
         "propose" | "read" | "transfer" | "change" | "compact" => ask(world, name, words),
         "deliver" | "drop" | "duplicate" | "hold" | "unhold" => network(world, name, words),
-        "durable" | "complete" | "report" | "fail" | "full" | "room" => disk(world, name, words),
+        "durable" | "complete" | "report" | "fail" | "full" | "room" | "cold" | "fetched" => {
+            disk(world, name, words)
+        },
         "crash" | "restart" | "damage" | "slow" | "quick" => process(world, name, words),
         "manifest" | "snapshot" | "install" => snapshot(world, name, words),
         "lane" => lane(world, words),
@@ -347,6 +350,11 @@ fn disk(world: &mut World, name: &str, mut words: Words<'_>) -> Done {
         "complete" => node.complete(words.number("lsn")?),
         "report" => node.report(words.number("lsn")?),
         "fail" => node.fail(),
+        "cold" => node.log.disk.cold = words.number("index")?,
+        "fetched" => {
+            let (peer, to) = (words.number("peer")?, words.number_if("index")?);
+            node.fetched(peer, to)?;
+        },
         "full" => node.log.refuse = Some(Refused::NoRoom),
         _ => {
             node.log.refuse = None;

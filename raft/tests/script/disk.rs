@@ -258,6 +258,8 @@ pub struct Disk {
     complete: BTreeSet<u64>,
     pub memory: Image,
     pub kept: Image,
+    /// Entries up to this one are not in memory.
+    pub cold: u64,
     /// What was written since this was last drained.
     pub told: Vec<String>,
 }

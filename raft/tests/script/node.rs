@@ -1,11 +1,11 @@
 //! One node of a script: a core, its disk, and the passes in which it is told things.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bowline_raft::{
-    Apply, Batch, BatchHeader, BootTime, Configuration, CoreConfig, Damage, LaneSend, Log,
-    LogIndex, Lsn, Message, NewBatch, NodeId, Outbox, Place, Proposal, RaftCore, ReadMode, Record,
-    Recovered, Refused, ReplicaId, Role, Slot, StreamNo, Term,
+    Apply, Batch, BatchHeader, BootTime, Configuration, CoreConfig, Damage, Fetch, Fetched,
+    LaneSend, Log, LogIndex, Lsn, Message, NewBatch, NodeId, Outbox, Place, Proposal, RaftCore,
+    ReadMode, Record, Recovered, Refused, ReplicaId, Role, Slot, StreamNo, Term,
     batch::{Body, FLAG_CONF, FLAG_NOOP},
 };
 
@@ -80,7 +80,9 @@ impl Log for NodeLog {
     }
 
     fn cached(&self, _at: Place, from: LogIndex, bytes_max: u32) -> Option<(LogIndex, u32)> {
-        self.disk.memory.cached(from.0, bytes_max).map(|(to, bytes)| (LogIndex(to), bytes))
+        let warm = from.0 > self.disk.cold;
+        let cached = warm.then(|| self.disk.memory.cached(from.0, bytes_max)).flatten();
+        cached.map(|(to, bytes)| (LogIndex(to), bytes))
     }
 
     fn bytes(&self, _at: Place, from: LogIndex, to: LogIndex) -> u64 {
@@ -125,6 +127,8 @@ pub struct Node {
     pub sent: Vec<(u64, Packet)>,
     pub beats: Vec<LaneSend>,
     pub led: Vec<Term>,
+    /// What is being read from disk, by peer.
+    fetches: BTreeMap<u64, Fetch>,
     /// Messages that had to wait for a write so far.
     held: u64,
 }
@@ -151,6 +155,7 @@ impl Node {
             sent: Vec::new(),
             beats: Vec::new(),
             led: Vec::new(),
+            fetches: BTreeMap::new(),
             held: 0,
         }
     }
@@ -256,7 +261,8 @@ impl Node {
             self.sent.push((send.node.0, packet));
         }
         for fetch in self.out.fetch.drain(..) {
-            self.told.push(format!("reads {}..{} for {}", fetch.from, fetch.to, fetch.peer));
+            self.told.push(format!("reads from {} on for {}", fetch.from, fetch.peer));
+            self.fetches.insert(fetch.peer.0, fetch);
         }
         for want in self.out.snapshot.drain(..) {
             self.told.push(format!("offers a snapshot to {} above {}", want.peer, want.floor));
@@ -391,6 +397,18 @@ impl Node {
         let applied = core.view(self.slot).applied.0;
         self.log.disk.manifest(applied);
         self.pass(|_, _, _| ());
+    }
+
+    /// Entries up to `to` were read for a peer, or could not be.
+    pub fn fetched(&mut self, peer: u64, to: Option<u64>) -> Result<(), String> {
+        let fetch = self.fetches.remove(&peer).ok_or("nothing is being read for it")?;
+        let (peer, from) = (fetch.peer, fetch.from);
+        let got = to.map_or(Fetched::Failed { peer }, |to| {
+            let to = LogIndex(to);
+            Fetched::Entries { peer, from, to, bytes: 64 }
+        });
+        self.pass(|core, log, out| core.handle_fetched(fetch.slot, got, log, out));
+        Ok(())
     }
 
     /// A snapshot arrived and is whole.
