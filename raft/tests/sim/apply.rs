@@ -7,7 +7,6 @@ use bowline_raft::{Apply, Configuration, LogIndex, ReplicaId, ShardId, Term};
 use super::{
     disk::shard_place,
     image::{Payload, SimBatch},
-    log::shard_at,
     node::{Input, Verb},
     rng::place,
     world::World,
@@ -16,12 +15,11 @@ use super::{
 impl World {
     /// Applies what was handed out on a core.
     pub fn apply_all(&mut self, node: usize, core: usize) {
-        let step = self.nodes[node].cores.len();
-        for nth in (core..self.plan.shards).step_by(step) {
-            if !self.nodes[node].cores[core].machines[nth].waiting.is_empty() {
-                self.apply(node, shard_at(nth));
-            }
+        let mut shards = std::mem::take(&mut self.nodes[node].cores[core].to_apply);
+        for shard in shards.drain(..) {
+            self.apply(node, shard);
         }
+        self.nodes[node].cores[core].to_apply = shards;
     }
 
     fn apply(&mut self, node: usize, shard: ShardId) {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bowline_raft::{
     BootTime, Configuration, CoreConfig, Damage, LaneNo, Liveness, LogIndex, Member, NodeId, Part,
     Phase, RaftCore, Recovered, ReplicaId, ShardId, SnapWant, StreamNo,
+    Times,
 };
 
 use super::{
@@ -73,6 +74,7 @@ impl World {
             promote_lag_bytes: if small { 64 } else { 1_024 },
             commit_every: if small { 2 } else { 64 },
             reads_max: if small { 8 } else { 1_024 },
+            times: Times { snapshot_max: 4 * SECOND, ..usual.times },
             ..usual
         }
     }
@@ -96,6 +98,8 @@ impl World {
             pass_at: u64::MAX,
             paused_until: 0,
             passes: 0,
+            stalled: false,
+            to_apply: Vec::new(),
         }
     }
 
@@ -195,6 +199,7 @@ impl World {
             core.out.clear();
             core.pass_at = u64::MAX;
             core.paused_until = 0;
+            core.stalled = false;
             core.log.queued.iter_mut().for_each(std::collections::VecDeque::clear);
             core.log.incoming.iter_mut().for_each(|waiting| *waiting = None);
             core.log.appended.clear();
@@ -256,6 +261,9 @@ impl World {
         if !self.nodes[node].cores[core].log.disk.streams[stream].failed {
             return;
         }
+        if self.nodes[node].cores[core].stalled {
+            self.end_turn(node, core);
+        }
         let step = self.nodes[node].cores.len();
         let (streams, shards) = (self.plan.streams, self.plan.shards);
         let homes: Vec<usize> =
@@ -302,6 +310,10 @@ impl World {
 
     /// Removes a replica and all it had.
     fn erase(&mut self, node: usize, shard: ShardId) {
+        let core = self.nodes[node].home(shard);
+        if self.nodes[node].cores[core].stalled {
+            return;
+        }
         self.close_slot(node, shard);
         self.cover.members_removed += 1;
         let nth = shard_place(shard);

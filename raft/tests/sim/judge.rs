@@ -1,6 +1,10 @@
 //! What is looked at after each turn: roles, commits, answers that leave, and the cores' own rules.
 
-use bowline_raft::{Outbox, ReadMode, Reason, ReplicaId, Role, Send, ShardId, What};
+use std::rc::Rc;
+
+use bowline_raft::{
+    Apply, Outbox, ReadMode, Reason, ReplicaId, Role, Send, ShardId, Slot, What,
+};
 
 use super::{
     disk::shard_place,
@@ -10,18 +14,38 @@ use super::{
     world::{Fate, World},
 };
 
+/// More shards than this are not all looked at in every turn.
+const MANY: usize = 64;
+
+/// Which replica something is handed to.
+pub fn slot_of(apply: Apply) -> Option<Slot> {
+    match apply {
+        Apply::Range { slot, .. } | Apply::Install { slot, .. } => Some(slot),
+        _ => None,
+    }
+}
+
 impl World {
-    /// Judges every replica of a core after a turn.
-    pub fn look(&mut self, node: usize, core: usize) {
+    /// Judges the replicas of a core after a turn: all of them, or, where there are very many,
+    /// those whose entries are about to be applied, and all of them now and then.
+    pub fn look(&mut self, node: usize, core: usize, out: &Outbox) {
         self.judge_appends(node, core);
         let shards = self.plan.shards;
         let step = self.nodes[node].cores.len();
-        for nth in (core..shards).step_by(step) {
-            self.look_at(node, shard_at(nth));
-        }
         let turn = &self.nodes[node].cores[core];
-        if shards <= 4 || turn.passes % 4 == 0 {
-            let rules = turn.raft.check();
+        let passes = turn.passes;
+        if shards <= MANY || passes.is_multiple_of(256) {
+            for nth in (core..shards).step_by(step) {
+                self.look_at(node, shard_at(nth));
+            }
+        } else {
+            let slots = out.apply.iter().filter_map(|apply| slot_of(*apply));
+            let touched: Vec<_> = slots.map(|slot| turn.raft.view(slot).shard).collect();
+            touched.into_iter().for_each(|shard| self.look_at(node, shard));
+        }
+        let often = if shards <= 4 { 1 } else { 4 * shards.div_ceil(MANY) as u64 };
+        if passes.is_multiple_of(often) {
+            let rules = self.nodes[node].cores[core].raft.check();
             self.judge(rules.map_err(|broken| format!("node {}: {broken}", node + 1)));
         }
     }
@@ -45,6 +69,9 @@ impl World {
         let before = machine.seen;
         let now = Seen { role: view.role, term: view.term, commit: view.commit.0 };
         if now == before {
+            if view.role == Role::Leader {
+                self.keep_conf(node, shard);
+            }
             return;
         }
         let replica = machine.replica;
@@ -61,6 +88,7 @@ impl World {
             self.judge_commit(node, shard, (before, now));
         }
         self.nodes[node].machine_mut(shard).seen = now;
+        self.keep_conf(node, shard);
         self.note("role", node as u64, replica.0, now.term.0 * 4 + now.role as u64);
     }
 
@@ -114,6 +142,7 @@ impl World {
         let Some(slot) = at.machines[shard_place(shard)].slot else { return };
         let view = at.raft.view(slot);
         let Some(conf) = view.conf else { return };
+        let before = at.machines[shard_place(shard)].seen_conf.clone();
         let copies: Vec<Copy<'_>> = self
             .nodes
             .iter()
@@ -123,8 +152,21 @@ impl World {
                 Copy { replica: machine.replica, disk, charged: machine.charged }
             })
             .collect();
+        // A turn may commit under one configuration and then stage the next.
         let judged = self.oracle.on_majority(shard, index, conf, &copies);
-        self.judge(judged);
+        let earlier = before
+            .is_some_and(|conf| self.oracle.on_majority(shard, index, &conf, &copies).is_ok());
+        self.judge(judged.or_else(|what| if earlier { Ok(()) } else { Err(what) }));
+    }
+
+    fn keep_conf(&mut self, node: usize, shard: ShardId) {
+        let core = self.nodes[node].core_of(shard);
+        let machine = core.machine(shard);
+        let Some(conf) = machine.slot.and_then(|slot| core.raft.view(slot).conf) else { return };
+        if machine.seen_conf.as_deref() != Some(conf) {
+            let conf = Rc::new(conf.clone());
+            self.nodes[node].machine_mut(shard).seen_conf = Some(conf);
+        }
     }
 
     /// A message that promises something leaves only once the promise is on the disk.
@@ -261,6 +303,20 @@ impl World {
         }
     }
 
+    /// A read that raft lets through without a queue.
+    pub fn read_at_once(&mut self, node: usize, shard: ShardId, token: u64, index: u64) {
+        let core = self.nodes[node].core_of(shard);
+        let machine = core.machine(shard);
+        let applied = machine.applied;
+        let Some(view) = machine.slot.map(|slot| core.raft.view(slot)) else { return };
+        let how = (view.role, true, view.term);
+        let Some(read) = self.reads.remove(&token) else { return };
+        if index > applied {
+            self.judge(Err(format!("a read at once before {index} is applied")));
+        }
+        self.judge_read(read, applied, how);
+    }
+
     fn judge_read(
         &mut self,
         read: super::world::Read,
@@ -273,13 +329,13 @@ impl World {
                 self.cover.reads_lease += 1;
                 "lease"
             },
-            (_, Role::Leader) => {
-                self.cover.reads_index += 1;
-                "leader's"
-            },
-            _ => {
+            (ReadMode::Follower, Role::Follower) => {
                 self.cover.reads_follower += 1;
                 "follower's"
+            },
+            _ => {
+                self.cover.reads_index += 1;
+                "leader's"
             },
         };
         if lease {

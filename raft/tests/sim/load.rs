@@ -70,7 +70,11 @@ impl World {
             let follower = self.rng.load.one_in(3);
             let at = if follower { anybody } else { node };
             let lease = self.plan.lease && self.rng.load.one_in(2);
-            let mode = if lease { ReadMode::Lease } else { ReadMode::ReadIndex };
+            let mode = match (follower, lease) {
+                (true, _) => ReadMode::Follower,
+                (false, true) => ReadMode::Lease,
+                (false, false) => ReadMode::ReadIndex,
+            };
             self.get(at, shard, mode);
         }
         let every = if self.healing { 40 * MILLI } else { self.plan.load_every };

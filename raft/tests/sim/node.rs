@@ -97,6 +97,8 @@ pub struct Machine {
     /// What raft handed out and nobody applied yet.
     pub waiting: VecDeque<Apply>,
     pub seen: Seen,
+    /// The configuration in force when the judge looked last.
+    pub seen_conf: Option<Rc<bowline_raft::Configuration>>,
     /// What it had may be gone, by the simulator's own doing.
     pub charged: bool,
     /// Its state's data is damaged until a snapshot comes.
@@ -124,6 +126,10 @@ pub struct SimCore {
     /// True time until which it stands still.
     pub paused_until: u64,
     pub passes: u64,
+    /// It stands still within a turn.
+    pub stalled: bool,
+    /// Shards to which something was handed out in this turn.
+    pub to_apply: Vec<ShardId>,
 }
 
 impl SimCore {

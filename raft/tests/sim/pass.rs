@@ -10,6 +10,7 @@ use bowline_raft::{
 
 use super::{
     disk::shard_place,
+    judge::slot_of,
     image::Manifest,
     net::{BulkWhat, Frame, peer_of},
     node::{Input, LaneInput, Parcel, SimCore, Verb},
@@ -44,6 +45,30 @@ impl World {
         self.hand_messages(node, core);
         let turn = &mut self.nodes[node].cores[core];
         turn.raft.handle_timer(1_024, &mut turn.log, &mut turn.out);
+        let stalls = !self.healing && self.plan.classes.has(Class::Pause);
+        if stalls && self.rng.fault.one_in(100) {
+            self.stall(node, core);
+        } else {
+            self.end_turn(node, core);
+        }
+    }
+
+    /// The loop stands still between what it takes in and what it lets out.
+    fn stall(&mut self, node: usize, core: usize) {
+        let until = self.now + self.rng.fault.log_uniform(MILLI, 1_200 * MILLI);
+        let boot = self.nodes[node].boot;
+        self.note("stall", node as u64, core as u64, until);
+        let turn = &mut self.nodes[node].cores[core];
+        turn.paused_until = until + 1;
+        turn.stalled = true;
+        self.at(until, Event::EndTurn { node, core, boot });
+    }
+
+    /// The last part of a turn: the clock is read again.
+    pub fn end_turn(&mut self, node: usize, core: usize) {
+        let local = self.nodes[node].clock.read(self.now);
+        let turn = &mut self.nodes[node].cores[core];
+        turn.stalled = false;
         turn.raft.flush_pass(BootTime(local), &mut turn.log, &mut turn.out);
         self.finish(node, core);
         self.submit(node, core);
@@ -96,6 +121,11 @@ impl World {
             Input::Propose { shard, token, count } => self.propose(node, shard, token, count),
             Input::Read { shard, mode, token } => {
                 let slot = turn.machines[shard_place(shard)].slot;
+                let at_once = slot.filter(|_| token % 2 == 0);
+                if let Some(index) = at_once.and_then(|slot| raft.read_now(slot, mode)) {
+                    self.read_at_once(node, shard, token, index.0);
+                    return;
+                }
                 let taken = slot.map(|slot| raft.read(slot, mode, token).is_ok());
                 let pass = turn.passes;
                 if taken == Some(true) {
@@ -311,8 +341,8 @@ impl World {
     pub fn finish(&mut self, node: usize, core: usize) {
         let out = std::mem::take(&mut self.nodes[node].cores[core].out);
         self.judge_roles(node, core, &out);
+        self.look(node, core, &out);
         self.nodes[node].cores[core].out = out;
-        self.look(node, core);
         self.drain(node, core);
     }
 
@@ -444,12 +474,10 @@ impl World {
 
     fn queue_apply(&mut self, node: usize, core: usize, apply: Apply) {
         let turn = &mut self.nodes[node].cores[core];
-        let slot = match apply {
-            Apply::Range { slot, .. } | Apply::Install { slot, .. } => slot,
-            _ => return,
-        };
+        let Some(slot) = slot_of(apply) else { return };
         let shard = turn.raft.view(slot).shard;
         turn.machines[shard_place(shard)].waiting.push_back(apply);
+        turn.to_apply.push(shard);
     }
 }
 

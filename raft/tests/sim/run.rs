@@ -110,6 +110,10 @@ impl World {
         let boot = self.nodes[node].boot;
         let turn = &mut self.nodes[node].cores[core];
         turn.paused_until = self.now;
+        if turn.stalled && self.nodes[node].alive {
+            self.end_turn(node, core);
+        }
+        let turn = &mut self.nodes[node].cores[core];
         turn.pass_at = u64::MAX;
         for nth in 0..turn.log.disk.streams.len() {
             let turn = &mut self.nodes[node].cores[core];

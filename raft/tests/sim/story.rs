@@ -6,7 +6,7 @@ use super::{
     node::Verb,
     plan::{Class, MILLI, Plan},
     rng::place,
-    world::{Event, Fate, World},
+    world::{Fate, World},
 };
 
 /// The shard of a story that needs only one.
@@ -174,8 +174,7 @@ impl Story {
     }
 
     pub fn restart(&mut self, node: usize) {
-        let at = self.world.now;
-        self.world.at(at, Event::Restart { node });
+        self.world.restart(node);
     }
 
     /// A disk ends no write, or goes on.

@@ -56,6 +56,7 @@ impl World {
             2 => {
                 message.shard = ShardId(self.plan.shards as u64 + 9);
                 parcel.batches.clear();
+                parcel.damaged = false;
             },
             3 => message.from = ReplicaId(0),
             4 => {

@@ -24,6 +24,8 @@ use super::{
 pub enum Event {
     /// A core's loop turns.
     Pass { node: usize, core: usize, boot: u64 },
+    /// A core's loop that stood still within a turn goes on.
+    EndTurn { node: usize, core: usize, boot: u64 },
     /// A frame reaches an end of a connection.
     Arrive { link: usize, end: usize, life: u32 },
     Dial { link: usize },
@@ -235,6 +237,11 @@ impl World {
                 let due = self.nodes[node].cores.get(core).is_some_and(|c| c.pass_at == self.now);
                 if self.lives(node, boot) && due {
                     self.turn(node, core);
+                }
+            },
+            Event::EndTurn { node, core, boot } => {
+                if self.lives(node, boot) && self.nodes[node].cores[core].stalled {
+                    self.end_turn(node, core);
                 }
             },
             Event::Arrive { link, end, life } => self.handle_arrive(link, end, life),

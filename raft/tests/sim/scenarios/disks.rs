@@ -1,7 +1,7 @@
 //! Disks that hang, lose what was not synced, fill up, or fail.
 
 use crate::{
-    plan::{Class, Plan},
+    plan::{Class, MILLI, Plan},
     story::{ONE, Story, committed, in_both_modes, serves},
 };
 
@@ -63,7 +63,7 @@ fn rs_09_an_entry_on_a_majority_of_disks_survives_the_leader() {
 #[test]
 fn both_logs_full_answers_pass() {
     for classic in [false, true] {
-        let plan = Plan { classic, shards: 4, batch_max: 8, ..Plan::quiet(11, 3, 3) };
+        let plan = Plan { classic, shards: 4, write: 9 * MILLI, ..Plan::quiet(11, 3, 3) };
         let mut story = Story::of(plan);
         story.leader();
         story.wait(1_500);

@@ -111,16 +111,16 @@ fn rd_07_a_follower_read_over_a_change_of_leader_waits_or_fails() {
             let leader = story.leader();
             let follower = (leader + 1) % 3;
             story.write(leader);
-            story.world.get(follower, ONE, ReadMode::ReadIndex);
+            story.world.get(follower, ONE, ReadMode::Follower);
             story.wait(0);
             story.crash(leader);
             for _ in 0..40 {
-                story.world.get(follower, ONE, ReadMode::ReadIndex);
+                story.world.get(follower, ONE, ReadMode::Follower);
                 story.wait(50);
             }
             let new = story.leader();
             story.write(new);
-            assert!(story.read(follower, ReadMode::ReadIndex, 500), "it reads again");
+            assert!(story.read(follower, ReadMode::Follower, 500), "it reads again");
             story.restart(leader);
             story.wait(1_000);
         }
