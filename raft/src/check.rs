@@ -96,7 +96,7 @@ impl RaftCore {
             let waits = self.armed(slot)
                 || hot.support != 0
                 || cold.leader.0 == 0
-                || !self.conf(slot).conf.is_voter(cold.replica)
+                || !self.may_be_elected(slot)
                 || self.stream(slot).state != StreamState::Good;
             ensure(waits, Rule::Liveness)?;
         }

@@ -41,7 +41,8 @@ impl RaftCore {
         let stale = self.config.times.heartbeat / 2;
         let Some(peer) = self.peer(slot, place).copied() else { return false };
         let quiet = !self.within(peer.probe_at, stale);
-        let due = beat && quiet && (peer.flags & BY_MESSAGES != 0 || peer.waiting() > 0);
+        let asked = peer.flags & BY_MESSAGES != 0 || peer.waiting() > 0 || peer.is_half_caught_up();
+        let due = beat && quiet && asked;
         let below = peer.next.prev() < floor;
         if below && peer.pace != Pace::Snapshot {
             self.want_snapshot(slot, place, out);
@@ -307,7 +308,10 @@ impl RaftCore {
             for place in 0..self.conf(slot).members {
                 waits |= self
                     .peer(slot, place)
-                    .is_some_and(|peer| peer.waiting() > 0 || peer.pace == Pace::Catchup);
+                    .is_some_and(|peer| {
+                        let asks = peer.waiting() > 0 || peer.is_half_caught_up();
+                        asks || peer.pace == Pace::Catchup
+                    });
             }
         }
         self.mark_inflight(slot, waits);

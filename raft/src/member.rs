@@ -263,6 +263,19 @@ impl RaftCore {
         }
     }
 
+    /// Whether this replica may be elected: as a voter of its latest configuration, or of the one
+    /// before as long as the latest is not committed. Without the latter a replica that alone has
+    /// the entry which removes it would keep everybody from being elected.
+    pub(crate) fn may_be_elected(&self, slot: Slot) -> bool {
+        let own = self.cold[at(slot)].replica;
+        if self.conf(slot).conf.is_voter(own) {
+            return true;
+        }
+        let open = self.cold[at(slot)].conf_index > self.hot[at(slot)].commit;
+        let older = self.older.get(&slot).map_or(&[][..], |older| older);
+        open && older.iter().any(|(id, _)| self.confs[usize::from(*id)].conf.is_voter(own))
+    }
+
     /// Whether the committed configuration does not have this replica as a voter.
     fn is_leaving(&self, slot: Slot) -> bool {
         let conf = &self.conf(slot).conf;
@@ -278,9 +291,8 @@ impl RaftCore {
             self.hot[at(slot)].conf = id;
         }
         self.cold[at(slot)].conf_index = index;
-        let own = self.cold[at(slot)].replica;
         let follows = self.hot[at(slot)].role == Role::Follower;
-        if follows && !self.armed(slot) && self.conf(slot).conf.is_voter(own) {
+        if follows && !self.armed(slot) && self.may_be_elected(slot) {
             self.await_election(slot);
         }
     }

@@ -94,7 +94,7 @@ impl RaftCore {
                 // Nobody else can be asked, so the outbox stays empty.
                 self.campaign(slot, None, log, &mut Outbox::default());
             }
-        } else if self.conf(slot).conf.is_voter(r.replica) {
+        } else if self.may_be_elected(slot) {
             self.await_election(slot);
         }
         Ok(slot)
@@ -261,8 +261,7 @@ impl RaftCore {
     pub(crate) fn step_down(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
         self.say_release(slot, out);
         self.end_role(slot, Some(reason), out);
-        let own = self.cold[at(slot)].replica;
-        if self.stream_is_good(slot) && self.conf(slot).conf.is_voter(own) {
+        if self.stream_is_good(slot) && self.may_be_elected(slot) {
             self.await_election(slot);
         } else {
             self.disarm(slot);

@@ -96,7 +96,8 @@ impl RaftCore {
         if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
             self.next_change(slot);
             if self.changes.contains_key(&slot) {
-                self.append_change(slot, log, out);
+                // Appended by the next flush, before anything commits under it.
+                self.touch(slot);
             }
             self.feed(slot, probe, log, out);
             self.push_transfer(slot, out);

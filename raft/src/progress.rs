@@ -330,6 +330,9 @@ impl RaftCore {
         }
         if near && once {
             self.touch(slot);
+        } else if near {
+            // An idle leader asks once more.
+            self.mark_inflight(slot, true);
         }
     }
 
@@ -371,6 +374,11 @@ impl Progress {
     pub(crate) fn void(&mut self) {
         self.acked_seq = self.seq;
         self.inflight = 0;
+    }
+
+    /// Whether it showed no lag once: it has to show it twice.
+    pub(crate) fn is_half_caught_up(&self) -> bool {
+        self.flags & (CAUGHT_ONCE | CAUGHT_UP) == CAUGHT_ONCE
     }
 
     /// Appends without an answer.

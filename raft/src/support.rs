@@ -311,7 +311,7 @@ impl RaftCore {
             if older {
                 self.lose_leader(slot, out);
             }
-            if self.conf(slot).conf.is_voter(self.cold[at(slot)].replica) {
+            if self.may_be_elected(slot) {
                 self.await_election(slot);
             }
         }

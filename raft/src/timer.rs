@@ -75,8 +75,7 @@ impl RaftCore {
             self.beat_due(slot, out);
             return;
         }
-        let own = self.cold[at(slot)].replica;
-        if !self.conf(slot).conf.is_voter(own) {
+        if !self.may_be_elected(slot) {
             return;
         }
         if self.bound(slot) {

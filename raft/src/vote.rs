@@ -10,11 +10,14 @@ use crate::{
     step::NUMBER_MAX,
 };
 
+/// The own vote is durable; above all places, since a replica that leaves has none.
+const OWN_VOTE: u16 = 1 << crate::MEMBERS_MAX;
+const _: () = assert!(crate::MEMBERS_MAX < 16, "a bit for each place, and one more");
+
 impl RaftCore {
     /// Whether a replica may stand for election.
     pub(crate) fn may_stand(&self, slot: Slot) -> bool {
-        let own = self.cold[at(slot)].replica;
-        self.conf(slot).conf.is_voter(own)
+        self.may_be_elected(slot)
             && self.hot[at(slot)].damage == Damage::Normal
             && !self.is_broken(slot)
             && self.hot[at(slot)].flags & CLOSING == 0
@@ -373,15 +376,14 @@ impl RaftCore {
 
     /// The own vote of a candidate is durable: it counts.
     pub(crate) fn own_vote(&mut self, slot: Slot, out: &mut Outbox) {
-        self.cold[at(slot)].granted |= self.own_bit(slot);
+        self.cold[at(slot)].granted |= self.own_bit(slot) | OWN_VOTE;
         self.try_win(slot, out);
     }
 
     /// Makes a candidate with a quorum, its own durable vote among it or not needed, the leader
     /// (I5).
     fn try_win(&mut self, slot: Slot, out: &mut Outbox) {
-        let own = self.own_bit(slot);
-        let durable = self.cold[at(slot)].granted & own != 0;
+        let durable = self.cold[at(slot)].granted & OWN_VOTE != 0;
         // A campaign is void after a while, whether the timers have been looked at or not.
         let due = self.wheel.deadline(slot);
         let void = !self.is_sole(slot) && due.is_none_or(|due| self.now >= due);
