@@ -124,6 +124,8 @@ pub struct RaftCore {
     /// When the latest pass began, and the first one after this process stood still.
     pub(crate) passed_at: BootTime,
     pub(crate) resumed_at: BootTime,
+    /// Shards that were closed while bound, and until when.
+    pub(crate) silent: Vec<(ShardId, BootTime)>,
     /// The round over all slots after promises, beliefs or leaderships moved.
     pub(crate) audit: Walk,
     pub(crate) counters: Counters,
@@ -175,6 +177,7 @@ impl RaftCore {
             eager: Vec::new(),
             passed_at: BootTime(0),
             resumed_at: BootTime(0),
+            silent: Vec::new(),
             audit: Walk::default(),
             counters: Counters::default(),
             events: 0,

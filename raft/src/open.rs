@@ -82,6 +82,7 @@ impl RaftCore {
         let slot = self.fill(&r, stream, confs);
         self.prune_confs(slot);
         self.by_shard.insert(r.shard, slot);
+        self.find_promise(slot);
         self.touch(slot);
         let good = self.stream_is_good(slot) && r.damage == Damage::Normal;
         if r.damage == Damage::State {
@@ -232,6 +233,7 @@ impl RaftCore {
     /// Takes a replica off the core; its slot may be used again.
     pub(crate) fn release(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
         self.say_release(slot, out);
+        self.keep_promise(slot);
         self.end_role(slot, None, out);
         self.unbind(slot);
         self.reject_reads(slot, out);

@@ -119,6 +119,9 @@ impl RaftCore {
             }
         }
         self.count_led(slot);
+        if !self.armed(slot) {
+            self.begin_lead(slot);
+        }
         self.mark_inflight(slot, true);
     }
 

@@ -47,6 +47,17 @@ impl RaftCore {
         hot.support != 0 && lane.is_some_and(|lane| lane.promise.holds(hot.support, self.now))
     }
 
+    /// Whether a follower is bound by a promise that is watched, or the round over the slots will
+    /// free it (I9).
+    pub(crate) fn is_held(&self, slot: Slot) -> bool {
+        let hot = &self.hot[at(slot)];
+        let lane = self.lanes.get(usize::from(hot.lane));
+        let watched = lane.is_some_and(|lane| {
+            hot.support == lane.promise.epoch() && lane.promise.until().is_some()
+        });
+        hot.support != 0 && (watched || self.audit.is_under_way())
+    }
+
     /// Until when a follower that heard its leader waits for it.
     fn heard_until(&self, slot: Slot) -> BootTime {
         let heard = self.cold[at(slot)].heard;
@@ -145,6 +156,24 @@ impl RaftCore {
         {
             hot.sweep = new.sweep;
             new.followed_hash ^= mix(shard, term);
+        }
+    }
+
+    /// A replica goes from this core; what it promised is kept by silence if it comes back.
+    pub(crate) fn keep_promise(&mut self, slot: Slot) {
+        let (now, shard, until) = (self.now, self.cold[at(slot)].shard, self.bound_until(slot));
+        self.silent.retain(|(_, until)| *until > now);
+        if until > now && self.hot[at(slot)].role != Role::Leader {
+            self.silent.push((shard, until));
+        }
+    }
+
+    /// A replica comes to this core: it is bound for D if it was when it left.
+    pub(crate) fn find_promise(&mut self, slot: Slot) {
+        let (now, shard) = (self.now, self.cold[at(slot)].shard);
+        if self.silent.iter().any(|(silent, until)| *silent == shard && *until > now) {
+            self.cold[at(slot)].heard = self.millis();
+            self.hot[at(slot)].flags |= CLASSIC;
         }
     }
 

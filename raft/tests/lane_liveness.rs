@@ -163,6 +163,25 @@ fn a_supported_leader_is_not_disturbed_by_a_campaign() {
 }
 
 #[test]
+fn a_replica_that_is_closed_and_opened_again_keeps_its_promise() {
+    let mut cluster = settled(1, config());
+    let (leader, [follower, other]) = roles(&cluster);
+    let core = &mut cluster.nodes[follower].core;
+    assert!(core.view(Slot(0)).bound);
+    core.admin(Slot(0), Admin::Close).unwrap();
+    cluster.run(1);
+    cluster.reopen(follower, 0);
+    assert!(cluster.nodes[follower].core.view(Slot(0)).bound, "it promised before");
+    // The leader's support counts on: nobody may be elected with this replica's vote.
+    for from in [follower, other] {
+        cluster.cut[leader][from] = true;
+    }
+    cluster.run(400);
+    assert_eq!(cluster.leader(0), Some(leader));
+    cluster.check();
+}
+
+#[test]
 fn a_lease_ends_with_a_pause_and_begins_with_the_next_answer() {
     let mut cluster = settled(1, config());
     let (leader, _) = roles(&cluster);

@@ -161,6 +161,27 @@ fn lane(node: usize) -> LaneNo {
     LaneNo(u16::try_from(node).unwrap())
 }
 
+fn open(core: &mut RaftCore, log: &mut TermLog, node: usize, shard: u32) -> Slot {
+    let conf = founding().encode().unwrap();
+    let old = log.slots.get(usize::try_from(shard).unwrap()).cloned().unwrap_or_default();
+    let recovered = Recovered {
+        shard: ShardId(u64::from(shard)),
+        replica: ReplicaId(id(node)),
+        stream: STREAM,
+        hard_state: HardState { commit: LogIndex(0), ..old.hard },
+        first: LogIndex(1),
+        prev_term: Term(0),
+        last: LogIndex(u64::try_from(old.terms.len()).unwrap()),
+        last_term: old.terms.last().copied().unwrap_or_default(),
+        applied: LogIndex(0),
+        applied_term: Term(0),
+        conf: &conf,
+        confs: &[],
+        damage: Damage::Normal,
+    };
+    core.open(recovered, log).unwrap()
+}
+
 impl Cluster {
     /// Starts three nodes with `shards` empty shards each, and their lanes.
     pub fn new(shards: u32, config: CoreConfig) -> Self {
@@ -188,26 +209,8 @@ impl Cluster {
     fn process(&self, node: usize, boot: u64, mut log: TermLog, config: CoreConfig) -> Node {
         let mut core = RaftCore::new(config, id(node) * 1_000 + boot);
         core.begin_pass(BootTime(self.now), &mut Outbox::default());
-        let conf = founding().encode().unwrap();
         for shard in 0..self.shards {
-            let old = log.slots.get(usize::try_from(shard).unwrap()).cloned().unwrap_or_default();
-            let last = LogIndex(u64::try_from(old.terms.len()).unwrap());
-            let recovered = Recovered {
-                shard: ShardId(u64::from(shard)),
-                replica: ReplicaId(id(node)),
-                stream: STREAM,
-                hard_state: HardState { commit: LogIndex(0), ..old.hard },
-                first: LogIndex(1),
-                prev_term: Term(0),
-                last,
-                last_term: old.terms.last().copied().unwrap_or_default(),
-                applied: LogIndex(0),
-                applied_term: Term(0),
-                conf: &conf,
-                confs: &[],
-                damage: Damage::Normal,
-            };
-            assert_eq!(core.open(recovered, &mut log), Ok(Slot(shard)));
+            assert_eq!(open(&mut core, &mut log, node, shard), Slot(shard));
         }
         let out = Outbox::default();
         Node { core, durable: log.lsn, log, out, hangs: false, alive: true, boot }
@@ -226,6 +229,12 @@ impl Cluster {
         let quiet_until = BootTime(self.now + self.config.times.support);
         let config = CoreConfig { quiet_until, ..self.config };
         self.nodes[node] = self.process(node, boot, log, config);
+    }
+
+    /// Opens a shard again that was closed on a node that runs.
+    pub fn reopen(&mut self, node: usize, shard: u32) {
+        let Node { core, log, .. } = &mut self.nodes[node];
+        open(core, log, node, shard);
     }
 
     /// Connects all that are alive and not connected.
