@@ -55,6 +55,10 @@ impl World {
         let turn = self.nodes[node].core_of_mut(shard);
         let manifest = Rc::clone(&turn.log.disk.memory_of(shard).manifest);
         let machine = &mut turn.machines[shard_place(shard)];
+        if manifest.index > index {
+            // A later one came in the same turn, and takes its place.
+            return true;
+        }
         let back = index < machine.applied && !machine.state_lost;
         let other = manifest.index != index;
         machine.applied = index;

@@ -215,14 +215,12 @@ impl World {
                 })
         };
         self.configurations(shard).iter().all(|conf| {
-            let half = |part: fn(&bowline_raft::Member) -> Part| {
-                let voters = conf.members.iter().filter(|m| part(m) == Part::Voter);
-                let (all, bad) = voters.fold((0, 0), |(all, bad), member| {
-                    (all + 1, bad + u32::from(charged(member.replica)))
-                });
-                bad * 2 < all
+            // A learner may be a voter before it is whole again.
+            let bad = conf.members.iter().filter(|member| charged(member.replica)).count();
+            let voters = |part: fn(&bowline_raft::Member) -> Part| {
+                conf.members.iter().filter(|member| part(member) == Part::Voter).count()
             };
-            half(|m| m.before) && half(|m| m.after)
+            bad * 2 < voters(|member| member.before) && bad * 2 < voters(|member| member.after)
         })
     }
 
@@ -292,6 +290,7 @@ impl World {
             return;
         }
         self.nodes[node].machine_mut(shard).state_lost = true;
+        self.tell(|| format!("node {} shard {shard} loses its state", node + 1));
         self.ask(node, shard, Verb::StateRot);
     }
 
@@ -414,11 +413,11 @@ impl World {
                 Verb::Add { node: self.rng.fault.pick(&outside), auto: self.rng.fault.one_in(2) }
             },
             2 if !learners.is_empty() => Verb::Promote(self.rng.fault.pick(&learners)),
-            3 if voters.len() > 1 && self.spare(shard, &voters) => {
+            3 if voters.len() > 1 => {
                 Verb::Remove(self.rng.fault.pick(&voters))
             },
             3 if !learners.is_empty() => Verb::Remove(self.rng.fault.pick(&learners)),
-            4 if !learners.is_empty() && self.spare(shard, &voters) => Verb::Swap {
+            4 if !learners.is_empty() => Verb::Swap {
                 out: self.rng.fault.pick(&voters),
                 promote: self.rng.fault.pick(&learners),
             },
@@ -427,16 +426,12 @@ impl World {
         self.ask(node, shard, verb);
     }
 
-    /// Whether one voter fewer still tolerates what is charged, whichever goes.
-    fn spare(&self, shard: ShardId, voters: &[ReplicaId]) -> bool {
-        let charged = self
-            .nodes
-            .iter()
-            .filter(|node| {
-                let machine = node.machine(shard);
-                machine.charged && voters.contains(&machine.replica)
-            })
-            .count();
-        charged * 2 < voters.len() - 1 || charged == 0
+    /// Whether a replica of the shard lost something that it has not got back.
+    pub fn is_damaged(&self, shard: ShardId) -> bool {
+        self.nodes.iter().any(|node| {
+            let machine = node.machine(shard);
+            let lost = node.core_of(shard).log.disk.disk_of(shard).lost.is_some();
+            machine.charged || machine.state_lost || lost
+        })
     }
 }

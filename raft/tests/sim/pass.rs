@@ -172,6 +172,12 @@ impl World {
     fn verb(&mut self, node: usize, shard: ShardId, verb: Verb) {
         let turn = self.nodes[node].core_of_mut(shard);
         let Some(slot) = turn.machines[shard_place(shard)].slot else { return };
+        let shrinks = matches!(verb, Verb::Remove(_) | Verb::Swap { .. });
+        if shrinks && self.is_damaged(shard) {
+            // Fewer voters tolerate less than what was done to these.
+            return;
+        }
+        let turn = self.nodes[node].core_of_mut(shard);
         if matches!(verb, Verb::Healthy) && turn.machines[shard_place(shard)].state_lost {
             return;
         }

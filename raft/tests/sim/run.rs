@@ -153,6 +153,10 @@ impl World {
             })
         };
         self.configurations(shard).iter().all(|conf| {
+            let learns = conf.members.iter().any(|member| {
+                let home = super::rng::place(member.node.0 - 1);
+                member.after == Part::Learner && dead[home]
+            });
             let half = |part: fn(&bowline_raft::Member) -> Part| {
                 let voters = conf.members.iter().filter(|m| part(m) == Part::Voter);
                 let (all, good) = voters.fold((0, 0), |(all, good), member| {
@@ -160,7 +164,7 @@ impl World {
                 });
                 good * 2 > all
             };
-            half(|m| m.before) && half(|m| m.after)
+            !learns && half(|m| m.before) && half(|m| m.after)
         })
     }
 
