@@ -127,6 +127,7 @@ impl RaftCore {
         let commit = r.hard_state.commit.min(r.last).max(applied);
         let last = r.last.max(floor);
         let slot = self.take_slot();
+        let read_seq = self.first_request();
         let (conf, conf_index) = confs.pop().expect("the manifest has a configuration");
         if !confs.is_empty() {
             self.older.insert(slot, confs);
@@ -162,6 +163,7 @@ impl RaftCore {
             staged_commit: r.hard_state.commit,
             generation: self.cold[at(slot)].generation,
             transfer: NO_MEMBER,
+            read_seq,
             ..Cold::default()
         };
         slot
@@ -277,6 +279,12 @@ impl RaftCore {
         }
     }
 
+    /// Where a follower begins to number its questions: never where a former life did, since an
+    /// answer to that life may still come.
+    fn first_request(&mut self) -> u64 {
+        self.draw() >> 2
+    }
+
     /// Becomes a follower of nobody.
     pub(crate) fn end_role(&mut self, slot: Slot, reason: Option<Reason>, out: &mut Outbox) {
         let was = self.hot[at(slot)].role;
@@ -288,6 +296,7 @@ impl RaftCore {
         self.reject_all(slot, out);
         if led {
             self.reject_reads(slot, out);
+            self.cold[at(slot)].read_seq = self.first_request();
             self.close_peers(slot);
             self.changes.remove(&slot);
         } else {

@@ -78,6 +78,11 @@ impl RaftCore {
         self.tell_role(slot, out);
         if self.elects(slot) {
             self.campaign(slot, None, log, out);
+            if self.hot[at(slot)].role == Role::PreCandidate {
+                // The log had no room for the vote.
+                let wait = self.campaign_wait(slot);
+                self.arm(slot, wait);
+            }
             return;
         }
         let (last, last_term) = (self.hot[at(slot)].last, self.hot[at(slot)].last_term);
