@@ -98,6 +98,7 @@ impl World {
             pass_at: u64::MAX,
             paused_until: 0,
             passes: 0,
+            fetched: std::collections::BTreeMap::new(),
             stalled: false,
             to_apply: Vec::new(),
         }
@@ -196,6 +197,7 @@ impl World {
             core.messages.clear();
             core.kept.clear();
             core.lives.clear();
+            core.fetched.clear();
             core.out.clear();
             core.pass_at = u64::MAX;
             core.paused_until = 0;

@@ -126,6 +126,8 @@ pub struct SimCore {
     /// True time until which it stands still.
     pub paused_until: u64,
     pub passes: u64,
+    /// Bodies read from the disk for a peer, until raft sends them.
+    pub fetched: BTreeMap<(ShardId, ReplicaId), Vec<Rc<SimBatch>>>,
     /// It stands still within a turn.
     pub stalled: bool,
     /// Shards to which something was handed out in this turn.

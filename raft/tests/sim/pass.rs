@@ -401,8 +401,9 @@ impl World {
         let mut bulk = false;
         if let Some(entries) = send.entries {
             bulk = entries.bulk;
+            let kept = turn.fetched.remove(&(message.shard, message.to)).filter(|_| bulk);
             let image = turn.log.disk.memory_of(message.shard);
-            match image.batches(entries.from.0, entries.to.0) {
+            match kept.or_else(|| image.batches(entries.from.0, entries.to.0)) {
                 Some(found) => batches = found,
                 None => {
                     let what = format!("an Append names entries nobody has: {send:?}");
@@ -455,16 +456,15 @@ impl World {
                 self.bulk(node, place(fetch.node.0 - 1), BulkWhat::Input(shard, what));
                 continue;
             }
-            let got = match span {
-                Some((last, bytes)) => {
-                    Fetched::Entries {
-                        peer: fetch.peer,
-                        from: fetch.from,
-                        to: LogIndex(last),
-                        bytes,
-                    }
+            let read = span.and_then(|span| Some((span, image.batches(fetch.from.0, span.0)?)));
+            let peer = fetch.peer;
+            let got = match read {
+                Some(((last, bytes), batches)) => {
+                    let turn = &mut self.nodes[node].cores[core];
+                    turn.fetched.insert((shard, peer), batches);
+                    Fetched::Entries { peer, from: fetch.from, to: LogIndex(last), bytes }
                 },
-                None => Fetched::Failed { peer: fetch.peer },
+                None => Fetched::Failed { peer },
             };
             let input = Input::Fetched { shard, replica, got };
             let boots = (self.nodes[node].boot, self.nodes[node].boot);
