@@ -110,7 +110,8 @@ impl RaftCore {
         let other = self.cold[at(slot)].bound_to != m.from;
         if promise.is_none() && !other && self.is_promised(slot) {
             // Only another leader's Append replaces a promise.
-            self.cold[at(slot)].bound_term = term;
+            let kept = (self.hot[at(slot)].lane, self.hot[at(slot)].support);
+            self.set_support(slot, kept, term);
             return;
         }
         self.set_support(slot, promise.unwrap_or((NO_LANE, 0)), term);

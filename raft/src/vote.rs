@@ -213,8 +213,9 @@ impl RaftCore {
         let lsn = log.stage(self.place(slot), record).map_err(|why| self.deny(slot, why))?;
         let higher = term > self.hot[at(slot)].term;
         if higher {
-            // The Release names the term that ends.
+            // The Release, and the sums of the lanes, name the term that ends.
             self.say_release(slot, out);
+            self.close_peers(slot);
         }
         self.hot[at(slot)].term = term;
         if higher {
