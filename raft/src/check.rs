@@ -3,7 +3,6 @@
 use crate::{
     Damage, LogIndex, RaftCore, Role, ShardId, Slot,
     core::{StreamState, at, slot_at},
-    digest::mix,
     progress::NO_PEERS,
     replica::{BROKEN, INSTALLING, OPEN},
 };
@@ -84,22 +83,7 @@ impl RaftCore {
     /// Whether the sums of all lanes, kept by adding and taking away, are what a count gives.
     fn check_sums(&self) -> Result<(), Broken> {
         for (nth, lane) in self.lanes.iter().enumerate() {
-            let (mut led, mut followed) = (0, 0);
-            for slot in (0..self.hot.len()).map(slot_at) {
-                let word = |term| mix(self.cold[at(slot)].shard, term);
-                let bound = self.hot[at(slot)].support == lane.promise.epoch()
-                    && usize::from(self.hot[at(slot)].lane) == nth;
-                if bound && self.hot[at(slot)].flags & OPEN != 0 {
-                    followed ^= word(self.cold[at(slot)].bound_term);
-                }
-                for peer in (0..self.conf(slot).members).filter_map(|at| self.peer(slot, at)) {
-                    let noted = peer.support != 0 && peer.support == lane.belief.view();
-                    if noted && usize::from(peer.lane) == nth {
-                        led ^= word(self.hot[at(slot)].term);
-                    }
-                }
-            }
-            if (led, followed) != (lane.led_hash, lane.followed_hash) {
+            if self.sums_over(nth) != (lane.led_hash, lane.followed_hash) {
                 return Err(Broken { slot: slot_at(nth), shard: ShardId(0), rule: Rule::Sums });
             }
         }

@@ -17,6 +17,7 @@ use crate::{
     beat::WALK_MAX,
     core::{at, slot_at},
     message::Hint,
+    replica::OPEN,
     step::NUMBER_MAX,
 };
 
@@ -134,7 +135,7 @@ impl Walk {
     }
 
     /// Whether a round is under way.
-    pub(crate) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(self) -> bool {
         self.left > 0
     }
 }
@@ -248,6 +249,19 @@ impl RaftCore {
         let epoch = self.lanes[usize::from(lane.0)].promise.epoch();
         let bound = hot.support == epoch && hot.lane == lane.0;
         bound.then_some(self.cold[at(slot)].bound_term)
+    }
+
+    /// What is led and what is followed over the lane at a place, summed up anew.
+    pub(crate) fn sums_over(&self, place: usize) -> (u64, u64) {
+        let Ok(lane) = u16::try_from(place).map(LaneNo) else { return (0, 0) };
+        let open = (0..self.hot.len()).filter(|nth| self.hot[*nth].flags & OPEN != 0).map(slot_at);
+        let (mut led, mut followed) = (0, 0);
+        for slot in open {
+            let shard = self.cold[at(slot)].shard;
+            led ^= self.led_over(slot, lane).map_or(0, |term| mix(shard, term));
+            followed ^= self.followed_over(slot, lane).map_or(0, |term| mix(shard, term));
+        }
+        (led, followed)
     }
 
     /// Names some of the shards led over a lane; their peers are told the commit index again.

@@ -71,12 +71,12 @@ impl Default for Promise {
 
 impl Promise {
     /// The epoch that is or would be granted; never 0.
-    pub fn epoch(&self) -> u32 {
+    pub fn epoch(self) -> u32 {
         self.epoch
     }
 
     /// When it ends by itself; `None`: nothing is promised.
-    pub fn until(&self) -> Option<BootTime> {
+    pub fn until(self) -> Option<BootTime> {
         (self.until > BootTime(0)).then_some(self.until)
     }
 
@@ -111,12 +111,12 @@ impl Promise {
     }
 
     /// The epoch that a replica is bound under if it takes an Append of the other end now.
-    pub fn binds(&self, now: BootTime) -> Option<u32> {
+    pub fn binds(self, now: BootTime) -> Option<u32> {
         (now < self.until).then_some(self.epoch)
     }
 
     /// Whether a replica that was bound under `support` still is; 0 is not bound.
-    pub fn holds(&self, support: u32, now: BootTime) -> bool {
+    pub fn holds(self, support: u32, now: BootTime) -> bool {
         support == self.epoch && now < self.until
     }
 }
@@ -361,7 +361,7 @@ mod tests {
         let mut belief = Belief::default();
         belief.up(BootTime(1_000), false);
         assert!(!belief.was_granted());
-        let mut take = |belief: &mut Belief, now, echo| {
+        let take = |belief: &mut Belief, now, echo| {
             belief.answer(BootTime(now), BootTime(echo), grant(1, 600), &TIMING)
         };
         take(&mut belief, 1_010, 1_005);
