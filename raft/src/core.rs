@@ -95,6 +95,8 @@ pub struct RaftCore {
     pub(crate) stalled: VecDeque<Slot>,
     pub(crate) retry_at: Option<BootTime>,
     pub(crate) ill: Vec<(Slot, Rule)>,
+    /// A stream or a replica failed and was not told of.
+    pub(crate) trouble: bool,
     pub(crate) proposals: Chains<Proposal>,
     pub(crate) waiting_reads: Chains<WaitingRead>,
     pub(crate) writes: Chains<Write>,
@@ -158,6 +160,7 @@ impl RaftCore {
             stalled: VecDeque::new(),
             retry_at: None,
             ill: Vec::new(),
+            trouble: false,
             proposals: Chains::new(),
             waiting_reads: Chains::new(),
             writes: Chains::new(),
@@ -256,6 +259,7 @@ impl RaftCore {
         self.hot[at(slot)].flags |= BROKEN;
         self.counters.broken += 1;
         self.ill.push((slot, rule));
+        self.trouble = true;
     }
 
     /// Now, in milliseconds that wrap; never 0.

@@ -26,6 +26,7 @@ impl RaftCore {
         let stream = &mut self.streams[usize::from(self.hot[at(slot)].stream)];
         if stream.state == StreamState::Good {
             stream.state = StreamState::Failing;
+            self.trouble = true;
         }
     }
 

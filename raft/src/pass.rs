@@ -94,6 +94,13 @@ impl RaftCore {
     /// What a leader does after its log moved: tells its peers, and sees whether it goes on.
     fn lead(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
         if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
+            let conf = self.conf(slot);
+            let votes = conf.after.checked_shr(u32::from(self.hot[at(slot)].place)).unwrap_or(0) & 1;
+            if votes == 1 && !conf.moves && self.changes.is_empty() {
+                self.feed(slot, probe, log, out);
+                self.push_transfer(slot, out);
+                return;
+            }
             self.next_change(slot);
             if self.changes.contains_key(&slot) {
                 // Appended by the next flush, before anything commits under it.
@@ -107,6 +114,13 @@ impl RaftCore {
 
     /// Tells of streams and replicas that failed since.
     pub(crate) fn settle(&mut self, out: &mut Outbox) {
+        if self.trouble {
+            self.settle_trouble(out);
+        }
+    }
+
+    fn settle_trouble(&mut self, out: &mut Outbox) {
+        self.trouble = false;
         for nth in 0..self.streams.len() {
             if self.streams[nth].state == StreamState::Failing {
                 self.handle_stream_failed(self.streams[nth].no, out);

@@ -190,6 +190,8 @@ pub(crate) struct Interned {
     pub(crate) before: u16,
     pub(crate) after: u16,
     pub(crate) members: u8,
+    /// A leader has something to change by itself: it is joint, or a learner is to be promoted.
+    pub(crate) moves: bool,
 }
 
 impl Interned {
@@ -201,7 +203,9 @@ impl Interned {
         };
         let (before, after) = (voters(|member| member.before), voters(|member| member.after));
         let members = u8::try_from(conf.members.len()).expect("at most MEMBERS_MAX");
-        Self { conf, uses: 1, before, after, members }
+        let promotes = conf.members.iter().any(|member| member.auto_promote);
+        let moves = promotes || conf.phase == crate::Phase::Joint;
+        Self { conf, uses: 1, before, after, members, moves }
     }
 
     /// Where a replica stands among the members.
