@@ -307,7 +307,8 @@ impl World {
         turn.log.queued[nth].clear();
         turn.log.incoming[nth] = None;
         turn.machines[nth].slot = None;
-        self.reads.retain(|_, read| read.node != node || read.shard != shard);
+        // What raft was not asked yet is asked of the next life.
+        self.reads.retain(|_, read| read.node != node || read.shard != shard || read.pass == 0);
     }
 
     /// Removes a replica and all it had.

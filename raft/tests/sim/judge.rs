@@ -284,6 +284,7 @@ impl World {
         for ready in out.reads.drain(..) {
             let turn = &self.nodes[node].cores[core];
             let view = turn.raft.view(ready.slot);
+            self.tell(|| format!("node {} answers {ready:?}", node + 1));
             let (shard, term, role) = (view.shard, view.term, view.role);
             let applied = turn.machines[shard_place(shard)].applied;
             let passes = turn.passes;
@@ -298,6 +299,7 @@ impl World {
             }
         }
         for rejected in out.reads_rejected.drain(..) {
+            self.note("refused", node as u64, rejected.token, 0);
             self.cover.reads_rejected += 1;
             self.reads.remove(&rejected.token);
         }
