@@ -199,7 +199,7 @@ fn a_lease_ends_with_a_pause_and_begins_with_the_next_answer() {
 }
 
 #[test]
-fn ten_thousand_shards_of_a_lost_node_start_no_more_elections_than_allowed() {
+fn the_shards_of_a_lost_node_start_no_more_elections_than_allowed() {
     let shards = 6_000;
     let config = CoreConfig { starts_per_second: 2_000, ..config() };
     let mut cluster = Cluster::new(shards, config);
@@ -217,7 +217,8 @@ fn ten_thousand_shards_of_a_lost_node_start_no_more_elections_than_allowed() {
     for _ in 0..5 {
         cluster.run(100);
         let now = starts(&cluster);
-        assert!(now - last <= 2 * 220, "{} starts of two cores in 100 ms", now - last);
+        // 200 in 100 ms, and 64 that may be late.
+        assert!(now - last <= 2 * 264, "{} starts of two cores in 100 ms", now - last);
         last = now;
     }
     cluster.elect(6_000);
