@@ -81,6 +81,8 @@ pub(crate) struct Waiting {
 pub struct RaftCore {
     pub(crate) config: CoreConfig,
     pub(crate) now: BootTime,
+    /// The same, as [`RaftCore::millis`] says it.
+    pub(crate) now_millis: u32,
     pub(crate) random: u64,
     pub(crate) hot: Vec<Hot>,
     pub(crate) warm: Vec<Warm>,
@@ -146,6 +148,7 @@ impl RaftCore {
         Self {
             config,
             now: BootTime(0),
+            now_millis: 1,
             random: seed,
             hot: Vec::new(),
             warm: Vec::new(),
@@ -225,11 +228,13 @@ impl RaftCore {
     }
 
     /// Whether `slot` has a replica that may still do something.
+    #[inline]
     pub(crate) fn is_open(&self, slot: Slot) -> bool {
         self.hot.get(at(slot)).is_some_and(|hot| hot.flags & (OPEN | BROKEN) == OPEN)
     }
 
     /// What the log is told of a replica.
+    #[inline]
     pub(crate) fn place(&self, slot: Slot) -> Place {
         let stream = self.stream(slot).no;
         Place { slot, shard: self.cold[at(slot)].shard, stream }
@@ -249,6 +254,7 @@ impl RaftCore {
         self.stream(slot).state == StreamState::Good
     }
 
+    #[inline]
     pub(crate) fn stream(&self, slot: Slot) -> &Stream {
         &self.streams[usize::from(self.hot[at(slot)].stream)]
     }
@@ -262,13 +268,21 @@ impl RaftCore {
         self.trouble = true;
     }
 
-    /// Now, in milliseconds that wrap; never 0.
-    pub(crate) fn millis(&self) -> u32 {
+    /// Moves the clock on; it never goes back.
+    pub(crate) fn set_now(&mut self, now: BootTime) {
+        self.now = self.now.max(now);
         let wrapped = (self.now.0 / MILLI) & u64::from(u32::MAX);
-        u32::try_from(wrapped).expect("masked to 32 bits").max(1)
+        self.now_millis = u32::try_from(wrapped).expect("masked to 32 bits").max(1);
+    }
+
+    /// Now, in milliseconds that wrap; never 0.
+    #[inline]
+    pub(crate) fn millis(&self) -> u32 {
+        self.now_millis
     }
 
     /// Whether `then`, by [`RaftCore::millis`], is less than `nanos` ago; 0 never is.
+    #[inline]
     pub(crate) fn within(&self, then: u32, nanos: u64) -> bool {
         then != 0 && u64::from(self.millis().wrapping_sub(then)) * MILLI < nanos
     }
@@ -282,6 +296,7 @@ impl RaftCore {
     }
 
     /// The active configuration of a replica.
+    #[inline]
     pub(crate) fn conf(&self, slot: Slot) -> &Interned {
         &self.confs[usize::from(self.hot[at(slot)].conf)]
     }
@@ -307,6 +322,7 @@ impl RaftCore {
 }
 
 /// A slot's place in the arrays.
+#[inline]
 pub(crate) fn at(slot: Slot) -> usize {
     usize::try_from(slot.0).expect("usize holds a u32")
 }

@@ -1,9 +1,10 @@
 //! What a leader sends to its peers: at most one Append each per pass.
 
 use crate::{
-    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Outbox, RaftCore, Role, Slot, What,
+    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Outbox, RaftCore, Role, Send, Slot,
+    What,
     core::at,
-    replica::{BEAT, BY_MESSAGES, NO_ROOM, Pace, READS},
+    replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
 };
 
 /// Times the support time that a bulk transfer of entries may take.
@@ -160,34 +161,41 @@ impl RaftCore {
             self.broken(slot, crate::Rule::Floor);
             return false;
         };
-        let now = self.millis();
-        let stamp = if flags & READS != 0 { self.cold[at(slot)].read_seq } else { 0 };
-        let peer = *self.peer(slot, place).expect("it is a peer");
-        let read_seq = if stamp > peer.acked_read { stamp } else { 0 };
-        let batches = BatchRange::default();
-        let what = What::Append { prev, prev_term, commit, read_seq, batches };
-        let Some(mut send) = self.append_letter((slot, place), what, entries) else {
+        let cold = &self.cold[at(slot)];
+        let stamp = if flags & READS != 0 { cold.read_seq } else { 0 };
+        let peer = self.peer(slot, place).expect("it is a peer");
+        let (used, acked_read) = (peer.lane, peer.acked_read);
+        let member = &self.conf(slot).conf.members[usize::from(place)];
+        let (node, to_replica) = (member.node, member.replica);
+        let Some(lane) = self.road(node, used) else {
             return false;
         };
-        let to = entries.map_or(prev, |entries| entries.to);
-        let lane = send.lane.map_or(crate::replica::NO_LANE, |lane| lane.0);
-        self.move_peer(slot, place, lane);
+        let now_used = lane.map_or(NO_LANE, |lane| lane.0);
+        if now_used != used {
+            self.move_peer(slot, place, now_used);
+        }
+        let read_seq = if stamp > acked_read { stamp } else { 0 };
+        let batches = BatchRange::default();
+        let what = What::Append { prev, prev_term, commit, read_seq, batches };
+        let mut message = self.letter(slot, to_replica, what);
+        let (now, to) = (self.millis(), entries.map_or(prev, |entries| entries.to));
         let peer = self.peer_mut(slot, place).expect("it is a peer");
         peer.seq = peer.seq.wrapping_add(1);
-        send.message.seq = peer.seq;
         if peer.pace != Pace::Catchup || entries.is_some() {
             peer.probe_at = now;
         }
         peer.sent_commit = peer.sent_commit.max(commit.min(to));
+        (message.hint.to_slot, message.hint.to_generation) = (peer.slot, peer.generation);
+        (message.seq, message.support) = (peer.seq, 0);
         self.mark_inflight(slot, true);
-        out.send.push(send);
+        out.send.push(Send { slot, node, lane, message, entries });
         self.counters.sent_appends += 1;
         true
     }
 
     /// Whether the lane of a peer takes entries; if not, the slot is looked at when it does.
     fn has_room(&mut self, slot: Slot, place: u8) -> bool {
-        let lane = self.peer(slot, place).map_or(crate::replica::NO_LANE, |peer| peer.lane);
+        let lane = self.peer(slot, place).map_or(NO_LANE, |peer| peer.lane);
         let room = self.lanes.get(usize::from(lane)).is_none_or(|lane| lane.room > 0);
         if !room {
             let peer = self.peer_mut(slot, place).expect("it is a peer");

@@ -9,7 +9,7 @@ use crate::{
 impl RaftCore {
     /// Opens a pass. `now` must not be older than that of an earlier pass; if it is, it is ignored.
     pub fn begin_pass(&mut self, now: BootTime, out: &mut Outbox) {
-        self.now = self.now.max(now);
+        self.set_now(now);
         self.events = 0;
         self.begin_support(out);
         self.walk_lanes();
@@ -20,7 +20,7 @@ impl RaftCore {
     /// Ends a pass: appends one batch per replica that has proposals, commits what is durable,
     /// and hands out what is committed. `now` is read after the rings were drained.
     pub fn flush_pass(&mut self, now: BootTime, log: &mut impl Log, out: &mut Outbox) {
-        self.now = self.now.max(now);
+        self.set_now(now);
         core::mem::swap(&mut self.dirty, &mut self.walk);
         for nth in 0..self.walk.len() {
             let slot = self.walk[nth];

@@ -1,12 +1,13 @@
 //! How a message gets into the outbox: at once, or when what it says is durable (I4).
 
 use crate::{
-    Entries, LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What,
+    LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What,
     core::at, message::Hint, replica::NO_LANE,
 };
 
 impl RaftCore {
     /// A message of a replica as it is now.
+    #[inline]
     pub(crate) fn letter(&self, slot: Slot, to: ReplicaId, what: What) -> Message {
         let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
         Message {
@@ -67,6 +68,9 @@ impl RaftCore {
         {
             return Some(Some(LaneNo(used)));
         }
+        if self.lanes.is_empty() {
+            return Some(None);
+        }
         match self.lane_to(node) {
             Some(lane) => Some(Some(lane)),
             None if self.lanes.iter().any(|lane| lane.known && lane.node == node) => None,
@@ -81,6 +85,7 @@ impl RaftCore {
     }
 
     /// Answers a message, at once.
+    #[inline]
     pub(crate) fn answer(&self, slot: Slot, from: Origin, m: &Message, what: What) -> Send {
         let mut message = self.letter(slot, m.from, what);
         message.hint.to_slot = m.hint.my_slot;
@@ -103,6 +108,7 @@ impl RaftCore {
     }
 
     /// Sends when everything staged for this replica is durable (I4).
+    #[inline]
     pub(crate) fn hold(&mut self, slot: Slot, send: Send, out: &mut Outbox) {
         let hot = &self.hot[at(slot)];
         let stream = &mut self.streams[usize::from(hot.stream)];
@@ -114,18 +120,5 @@ impl RaftCore {
         let newest = stream.held.back().map_or(hot.staged, |held| held.0.max(hot.staged));
         stream.held.push_back((newest, send));
         self.counters.held += 1;
-    }
-
-    /// An Append of a leader.
-    pub(crate) fn append_letter(
-        &self,
-        (slot, place): (Slot, u8),
-        what: What,
-        entries: Option<Entries>,
-    ) -> Option<Send> {
-        let mut send = self.envelope(slot, place, what)?;
-        send.message.seq = self.peer(slot, place)?.seq;
-        send.entries = entries;
-        Some(send)
     }
 }
