@@ -4,8 +4,8 @@
 //! leader's side (Belief)                         supporter's side (Promise)
 //! asks at s ---- LIVENESS {wanted} ------------> r: until = max(until, r + granted)
 //! until = s + granted * (1 - 2e) - guard <------ {epoch, granted, echo of s}
-//!                                                binds replicas under `epoch`; once the promise ran
-//!                                                out the epoch moves on, and nothing is bound
+//!                                                binds replicas under `epoch`; once the promise
+//!                                                ran out the epoch moves on: nothing is bound
 //! ```
 //!
 //! Durations and echoes only: no clock of one node is compared with another's. A belief counts from

@@ -1,7 +1,7 @@
 //! Who is bound to a leader, and who supports one.
 //!
-//! Over a lane of its own a pair is bound by what the lane promised ([`crate::promise`]): nothing is
-//! sent or counted for an idle shard. A pair without one, and every pair under
+//! Over a lane of its own a pair is bound by what the lane promised ([`crate::promise`]): nothing
+//! is sent or counted for an idle shard. A pair without one, and every pair under
 //! [`crate::Liveness::Shard`], is *classic*: a follower is bound for D after it heard its leader, a
 //! leader counts who was heard within D. A new pair is classic until its lane has promised; so a
 //! leader has D to gather support, and keeps sending until it has.

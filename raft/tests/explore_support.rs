@@ -3,6 +3,7 @@
 //! elected in a higher one. With any one rule left out, a counterexample must be found.
 
 #[path = "support/world.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a test file")]
 mod world;
 
 use std::hash::{Hash, Hasher};

@@ -2,8 +2,8 @@
 //! for a vote has all entries, so votes are as free as they can be. What the nodes promise and
 //! believe is the production code of `bowline_raft::promise`.
 //!
-//! Clocks run at fixed rates between `1 - e` and `1 + e` of true time. Lanes are ordered, may be cut
-//! and come up again, and lose what was on its way.
+//! Clocks run at fixed rates between `1 - e` and `1 + e` of true time. Lanes are ordered, may be
+//! cut and come up again, and lose what was on its way.
 
 use std::hash::{Hash, Hasher};
 
