@@ -85,8 +85,7 @@ impl RaftCore {
     /// A replica repairs its log: whoever has these entries committed sends them.
     pub(crate) fn on_fetch(
         &mut self,
-        slot: Slot,
-        from: Origin,
+        (slot, from): (Slot, Origin),
         m: &Message,
         (first, to): (LogIndex, LogIndex),
         out: &mut Outbox,

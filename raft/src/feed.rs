@@ -5,6 +5,7 @@ use crate::{
     What,
     core::at,
     replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
+    send::Road,
 };
 
 /// Times the support time that a bulk transfer of entries may take.
@@ -167,7 +168,7 @@ impl RaftCore {
         let (used, acked_read) = (peer.lane, peer.acked_read);
         let member = &self.conf(slot).conf.members[usize::from(place)];
         let (node, to_replica) = (member.node, member.replica);
-        let Some(lane) = self.road(node, used) else {
+        let Some(Road(lane)) = self.road(node, used) else {
             return false;
         };
         let now_used = lane.map_or(NO_LANE, |lane| lane.0);
@@ -245,6 +246,7 @@ impl RaftCore {
 
     /// Entries that were asked for by [`Outbox::fetch`] were read: they are sent over the bulk
     /// lane.
+    #[expect(clippy::missing_panics_doc, reason = "a peer that was looked up is there")]
     pub fn handle_fetched(
         &mut self,
         slot: Slot,
@@ -314,12 +316,10 @@ impl RaftCore {
         let mut waits = false;
         if leads {
             for place in 0..self.conf(slot).members {
-                waits |= self
-                    .peer(slot, place)
-                    .is_some_and(|peer| {
-                        let asks = peer.waiting() > 0 || peer.is_half_caught_up();
-                        asks || peer.pace == Pace::Catchup
-                    });
+                waits |= self.peer(slot, place).is_some_and(|peer| {
+                    let asks = peer.waiting() > 0 || peer.is_half_caught_up();
+                    asks || peer.pace == Pace::Catchup
+                });
             }
         }
         self.mark_inflight(slot, waits);

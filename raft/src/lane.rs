@@ -192,9 +192,13 @@ impl RaftCore {
                     self.uncrowd(lane);
                 }
             },
-            other => {
+            LaneEvent::Liveness(_)
+            | LaneEvent::LivenessReply(_)
+            | LaneEvent::Digest(_)
+            | LaneEvent::ShardsWanted
+            | LaneEvent::Rows { .. } => {
                 if self.lanes[place].up {
-                    self.lane_event(lane, other, log, out);
+                    self.lane_event(lane, event, log, out);
                 }
             },
         }

@@ -304,7 +304,7 @@ impl RaftCore {
         }
         let older = self.older.get(&slot).map_or(&[][..], |older| older);
         let before = older.iter().rev().find(|(_, at)| *at < index);
-        before.map_or(self.hot[at(slot)].conf, |(id, _)| *id)
+        before.map_or_else(|| self.hot[at(slot)].conf, |(id, _)| *id)
     }
 
     /// A leader that the committed configuration does not have as a voter hands over and leaves.

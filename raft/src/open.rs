@@ -111,7 +111,9 @@ impl RaftCore {
             match self.intern(conf) {
                 Ok(id) => ids.push((id, index)),
                 Err(why) => {
-                    ids.iter().for_each(|(id, _)| self.confs[usize::from(*id)].uses -= 1);
+                    for (id, _) in &ids {
+                        self.confs[usize::from(*id)].uses -= 1;
+                    }
                     return Err(why);
                 },
             }

@@ -95,7 +95,8 @@ impl RaftCore {
     fn lead(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
         if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
             let conf = self.conf(slot);
-            let votes = conf.after.checked_shr(u32::from(self.hot[at(slot)].place)).unwrap_or(0) & 1;
+            let votes =
+                conf.after.checked_shr(u32::from(self.hot[at(slot)].place)).unwrap_or(0) & 1;
             if votes == 1 && !conf.moves && self.changes.is_empty() {
                 self.feed(slot, probe, log, out);
                 self.push_transfer(slot, out);

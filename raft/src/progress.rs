@@ -84,7 +84,7 @@ impl RaftCore {
         let node = self.conf(slot).conf.members[usize::from(place)].node;
         let lane = self.lane_to(node).map_or(crate::replica::NO_LANE, |lane| lane.0);
         if let Some(peer) = self.peer_mut(slot, place) {
-            *peer = Progress { next, heard, lane, ..Progress::default() };
+            *peer = Progress { next, lane, heard, ..Progress::default() };
             peer.flags = crate::replica::BY_MESSAGES;
         }
     }
@@ -245,23 +245,19 @@ impl RaftCore {
             peer.inflight = 0;
         }
         peer.next = peer.next.max(peer.matched.next());
-        match peer.pace {
-            Pace::Replicate => {},
-            Pace::Probe if seq.is_some() => {
-                peer.pace = Pace::Replicate;
-                peer.next = peer.matched.max(matched).next();
-            },
-            Pace::Snapshot if peer.matched >= floor => {
-                peer.void();
-                peer.pace = Pace::Probe;
-                peer.next = peer.matched.next();
-            },
-            Pace::Catchup if peer.matched.next() >= peer.next => {
-                peer.void();
-                peer.pace = Pace::Probe;
-                peer.next = peer.matched.next();
-            },
-            Pace::Probe | Pace::Snapshot | Pace::Catchup => {},
+        let met = match peer.pace {
+            Pace::Snapshot => peer.matched >= floor,
+            Pace::Catchup => peer.matched.next() >= peer.next,
+            Pace::Probe | Pace::Replicate => false,
+        };
+        if peer.pace == Pace::Probe && seq.is_some() {
+            peer.pace = Pace::Replicate;
+            peer.next = peer.matched.max(matched).next();
+        } else if met {
+            // It goes on in the ordinary way, over the lane.
+            peer.void();
+            peer.pace = Pace::Probe;
+            peer.next = peer.matched.next();
         }
         let full = before.seq.wrapping_sub(before.acked_seq) >= self.config.window_messages
             || before.inflight >= self.config.window_bytes;

@@ -211,8 +211,7 @@ impl RaftCore {
     /// A follower asks for the index that its reads have to see.
     pub(crate) fn on_read_index(
         &mut self,
-        slot: Slot,
-        from: Origin,
+        (slot, from): (Slot, Origin),
         m: &Message,
         request: u64,
         out: &mut Outbox,
@@ -236,8 +235,7 @@ impl RaftCore {
         &mut self,
         slot: Slot,
         m: &Message,
-        request: u64,
-        index: Result<LogIndex, ReplicaId>,
+        (request, index): (u64, Result<LogIndex, ReplicaId>),
         out: &mut Outbox,
     ) -> Verdict {
         let cold = &self.cold[at(slot)];

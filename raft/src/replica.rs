@@ -1,8 +1,7 @@
 //! What is kept of a replica, by how often it is looked at, and of a leader's peers.
 
 use crate::{
-    Configuration, Damage, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term,
-    chain::Chain,
+    Configuration, Damage, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term, chain::Chain,
 };
 
 /// What every pass looks at.

@@ -1,9 +1,13 @@
 //! How a message gets into the outbox: at once, or when what it says is durable (I4).
 
 use crate::{
-    LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What,
-    core::at, message::Hint, replica::NO_LANE,
+    LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What, core::at,
+    message::Hint, replica::NO_LANE,
 };
+
+/// How a message gets to a node: over this lane, or over any road if no lane is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Road(pub(crate) Option<LaneNo>);
 
 impl RaftCore {
     /// A message of a replica as it is now.
@@ -55,26 +59,26 @@ impl RaftCore {
             message.hint.to_generation = peer.generation;
             lane = peer.lane;
         }
-        let lane = self.road(member.node, lane)?;
+        let Road(lane) = self.road(member.node, lane)?;
         Some(Send { slot, node: member.node, lane, message, entries: None })
     }
 
-    /// The lane to a node: the one used before, else any that is up. Some(None): no lane to that
-    /// node is known. None: those that are known are down.
-    pub(crate) fn road(&self, node: NodeId, used: u16) -> Option<Option<LaneNo>> {
+    /// The road to a node: the lane used before, else any that is up, or none is known. None: those
+    /// that are known are down.
+    pub(crate) fn road(&self, node: NodeId, used: u16) -> Option<Road> {
         if let Some(lane) = self.lanes.get(usize::from(used))
             && lane.up
             && lane.node == node
         {
-            return Some(Some(LaneNo(used)));
+            return Some(Road(Some(LaneNo(used))));
         }
         if self.lanes.is_empty() {
-            return Some(None);
+            return Some(Road(None));
         }
         match self.lane_to(node) {
-            Some(lane) => Some(Some(lane)),
+            Some(lane) => Some(Road(Some(lane))),
             None if self.lanes.iter().any(|lane| lane.known && lane.node == node) => None,
-            None => Some(None),
+            None => Some(Road(None)),
         }
     }
 

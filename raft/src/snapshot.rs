@@ -150,10 +150,8 @@ impl RaftCore {
             peer.flags = (peer.flags | STATE_DAMAGED) & !OFFERED;
         }
         let own = self.warm[at(slot)].floor;
-        let floor = match m.what {
-            What::SnapshotNeeded { floor } => floor.max(own),
-            _ => own,
-        };
+        let asked = if let What::SnapshotNeeded { floor } = m.what { floor } else { own };
+        let floor = asked.max(own);
         self.offer(slot, place, floor, out);
         Verdict::Taken
     }

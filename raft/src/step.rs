@@ -33,6 +33,7 @@ impl RaftCore {
         verdict
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is left is told apart by its term")]
     fn step(
         &mut self,
         from: Origin,
@@ -62,7 +63,7 @@ impl RaftCore {
                 Verdict::Taken
             },
             What::FetchEntries { from: first, to } => {
-                self.on_fetch(slot, from, m.message, (first, to), out)
+                self.on_fetch((slot, from), m.message, (first, to), out)
             },
             _ if m.message.term < self.hot[at(slot)].term => {
                 self.answer_stale(slot, from, m.message, out)
@@ -106,10 +107,10 @@ impl RaftCore {
                 self.on_read_probe_resp((slot, from), message, read_seq, no_quorum)
             },
             What::ReadIndex { request, .. } => {
-                self.on_read_index(slot, from, message, request, out)
+                self.on_read_index((slot, from), message, request, out)
             },
             What::ReadIndexResp { request, index } => {
-                self.on_read_index_resp(slot, message, request, index, out)
+                self.on_read_index_resp(slot, message, (request, index), out)
             },
             What::TimeoutNow => self.on_timeout_now(slot, message, log, out),
             What::SnapshotNeeded { .. } => self.on_snapshot_needed(slot, message, out),
@@ -122,6 +123,7 @@ impl RaftCore {
     }
 
     /// A request of a lower term is answered with ours; an answer of one says nothing.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other answers say nothing then")]
     fn answer_stale(&mut self, slot: Slot, from: Origin, m: &Message, out: &mut Outbox) -> Verdict {
         match m.what {
             What::Append { .. } | What::CommitHint { .. } | What::ReadProbe { .. } => {
@@ -163,6 +165,10 @@ impl RaftCore {
     }
 
     /// The first test of any message: what no honest replica sends.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the others have nothing that could be false by itself"
+    )]
     fn plausible(&self, slot: Slot, from: Origin, m: Received<'_>) -> Result<(), Why> {
         let (cold, message) = (&self.cold[at(slot)], m.message);
         ensure(message.to == cold.replica, Why::Receiver)?;

@@ -243,10 +243,11 @@ impl RaftCore {
             return self.answer_gone(slot, from, m, out);
         }
         let bound = self.bound(slot);
-        if m.term > self.hot[at(slot)].term && !bound {
-            if let Err(verdict) = self.adopt(slot, m.term, log, out) {
-                return verdict;
-            }
+        if m.term > self.hot[at(slot)].term
+            && !bound
+            && let Err(verdict) = self.adopt(slot, m.term, log, out)
+        {
+            return verdict;
         }
         let granted = !bound
             && m.term == self.hot[at(slot)].term
