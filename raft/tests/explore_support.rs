@@ -84,9 +84,9 @@ impl Seen {
         if self.used * 4 >= self.words.len() * 3 {
             let words = vec![0; self.words.len() * 2];
             let old = std::mem::replace(&mut self.words, words);
-            old.into_iter().filter(|word| *word != 0).for_each(|word| {
+            for word in old.into_iter().filter(|word| *word != 0) {
                 Self::place(&mut self.words, word);
-            });
+            }
         }
         let new = Self::place(&mut self.words, word);
         self.used += usize::from(new);
