@@ -5,7 +5,7 @@ use bowline_raft::{
     Apply, Batch, BatchHeader, BootTime, Configuration, CoreConfig, Damage, HardState, Liveness,
     Log, LogIndex, Lsn, Member, NewBatch, NodeId, Origin, Outbox, Part, Phase, Place, Proposal,
     RaftCore, Received, Record, Recovered, Refused, ReplicaId, Role, ShardId, Slot, StreamNo, Term,
-    batch::body_len,
+    Times, batch::body_len,
 };
 
 /// Bytes of a command.
@@ -105,6 +105,8 @@ impl Trio {
         let config = CoreConfig {
             liveness: Liveness::Shard,
             starts_per_second: 1_000_000_000,
+            // Nobody else's turn comes before node 1 has had its own everywhere.
+            times: Times { rank: 60_000_000_000, ..Times::DEFAULT },
             ..CoreConfig::DEFAULT
         };
         let nodes = (0..3).map(|seed| Node {
@@ -154,7 +156,7 @@ impl Trio {
 
     /// Lets node 1 be elected everywhere.
     pub fn elect(&mut self) {
-        for _ in 0..1_000 {
+        for _ in 0..4_000 {
             self.now += 5_000_000;
             (0..3).for_each(|nth| self.turn(nth, |_| ()));
             let raft = &self.nodes[0].raft;
@@ -232,6 +234,15 @@ impl Trio {
             }
         }
         self.sent.clear();
+    }
+
+    /// Gives back what the harness itself keeps for messages.
+    pub fn rest(&mut self) {
+        self.sent = Outbox::default();
+        for node in &mut self.nodes {
+            node.out = Outbox::default();
+            node.log.tails = Vec::new();
+        }
     }
 
     /// Commits of the leader so far.
