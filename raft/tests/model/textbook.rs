@@ -113,7 +113,8 @@ impl Textbook {
         self.group[node] != 0 && for_it + 1 >= self.majority()
     }
 
-    /// The election timeout of `node`: asks, again in a higher term while terms were the reason.
+    /// The election timeout of `node`: asks, again in a higher term while terms were the reason. Its
+    /// no-op is not sent yet.
     pub fn campaign(&mut self, node: usize) -> bool {
         for _ in 0..=self.peers.len() {
             let peer = &mut self.peers[node];
@@ -140,7 +141,7 @@ impl Textbook {
         peer.is = Is::Leader;
         peer.next = vec![peer.log.len() + 1; nodes];
         peer.matched = vec![0; nodes];
-        self.propose(node, 0);
+        peer.log.push((peer.term, 0));
     }
 
     /// A client's command at a leader.

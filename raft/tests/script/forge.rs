@@ -61,10 +61,20 @@ pub fn forge(world: &mut World, mut words: Words<'_>) -> Result<(), String> {
         hint: Hint::default(),
         support: u32::try_from(fields.number("support")?).map_err(|_large| "support is a u32")?,
         seq: u16::try_from(fields.number("seq")?).map_err(|_large| "seq is a u16")?,
-        what: what(kind, &fields)?,
+        what: named(world, what(kind, &fields)?),
     };
     world.forge(from, to, message, Packet { message, batches, life: 0 });
     Ok(())
+}
+
+/// A question or its answer with the number that the core drew.
+fn named(world: &World, mut what: What) -> What {
+    if let What::ReadIndex { request, .. } | What::ReadIndexResp { request, .. } = &mut what {
+        let nth = usize::try_from(*request).ok().and_then(|place| place.checked_sub(1));
+        let drawn = nth.and_then(|nth| world.requests.get(nth));
+        *request = drawn.copied().unwrap_or(*request);
+    }
+    what
 }
 
 fn what(kind: &str, fields: &Fields<'_>) -> Result<What, String> {

@@ -44,6 +44,8 @@ pub struct World {
     pub told: Vec<String>,
     /// The state lines shown last.
     pub shown: BTreeMap<u64, String>,
+    /// Numbers of followers' questions, in the order they were first seen; an answer shows places.
+    pub requests: Vec<u64>,
     /// Who was elected: (term, node), in order.
     pub led: Vec<(u64, u64)>,
 }
@@ -148,7 +150,7 @@ impl World {
     fn post(&mut self, from: u64, to: u64, packet: Packet) {
         let key = pair(from, to);
         let heads: Vec<_> = packet.batches.iter().map(|(head, _)| *head).collect();
-        let line = show::message(&packet.message, &heads);
+        let line = show::message(&self.plain(packet.message), &heads);
         let wire = self.wires.entry((from, to)).or_default();
         let lost = if wire.deaf || !self.up.contains(&key) { " (lost)" } else { "" };
         self.told.push(format!("{from}->{to} {line}{lost}"));
@@ -156,6 +158,21 @@ impl World {
             let life = self.lives.get(&key).copied().unwrap_or_default();
             wire.queue.push_back(Packet { life, ..packet });
         }
+    }
+
+    /// The message with small numbers for questions; those of the core are drawn.
+    fn plain(&mut self, mut message: Message) -> Message {
+        if let What::ReadIndex { request, .. } | What::ReadIndexResp { request, .. } =
+            &mut message.what
+        {
+            let known = self.requests.iter().position(|known| known == request);
+            let place = known.unwrap_or(self.requests.len());
+            if known.is_none() {
+                self.requests.push(*request);
+            }
+            *request = u64::try_from(place + 1).expect("a few");
+        }
+        message
     }
 
     /// Beats and digests take no time.
