@@ -294,7 +294,7 @@ impl Cluster {
 
     fn pass(&mut self, node: usize) {
         let now = BootTime(self.now);
-        let Node { core, log, out, .. } = &mut self.nodes[node];
+        let Node { core, out, .. } = &mut self.nodes[node];
         core.begin_pass(now, out);
         if !self.nodes[node].hangs {
             let Node { core, out, durable, log, .. } = &mut self.nodes[node];
