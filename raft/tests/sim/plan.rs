@@ -162,6 +162,11 @@ impl Plan {
         for class in CLASSES {
             classes.set(class, rng.one_in(2));
         }
+        if rng.one_in(2) {
+            // Leases want clocks that can be trusted.
+            classes.set(Class::WildClock, false);
+            classes.set(Class::Jump, false);
+        }
         let spare = if classes.has(Class::Membership) { place(rng.between(1, 2)) } else { 0 };
         let nodes = voters + spare;
         let usual = place(rng.pick(&[1, 1, 1, 2]));
@@ -183,7 +188,7 @@ impl Plan {
             every,
             safety: rng.log_uniform(600 * MILLI, 7 * SECOND),
             heal: 20 * SECOND,
-            lease: !wild && rng.one_in(2),
+            lease: !wild && !rng.one_in(4),
             classic: rng.one_in(3),
             load_every: rng.log_uniform(MILLI, 60 * MILLI),
             batch_max: u32::try_from(rng.pick(&[1, 1, 4, 16])).expect("small"),
