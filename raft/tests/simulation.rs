@@ -5,6 +5,9 @@
 //! `BOWLINE_TRACE=1` prints its events, `BOWLINE_SHRINK=1` looks for fewer faults that still fail.
 
 #![expect(unreachable_pub, reason = "the simulator's modules are this test's own")]
+#![expect(clippy::print_stdout, clippy::disallowed_macros, reason = "a seed is printed first")]
+#![expect(clippy::panic, reason = "a test fails by it")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "most of what a core says is no news here")]
 
 #[path = "sim/apply.rs"]
 mod apply;
@@ -40,6 +43,10 @@ mod rng;
 mod run;
 #[path = "sim/seeds.rs"]
 mod seeds;
+#[path = "sim/send.rs"]
+mod send;
+#[path = "sim/snapshots.rs"]
+mod snapshots;
 #[path = "sim/story.rs"]
 mod story;
 #[path = "sim/strange.rs"]

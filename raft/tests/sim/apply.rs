@@ -138,7 +138,8 @@ impl World {
             let ticket = machine.tickets.pop_front().expect("it was there");
             if ticket.first == index && ticket.term == term {
                 if payload != ticket.token {
-                    self.failed.get_or_insert(format!("ticket {ticket:?} got {payload}"));
+                    let what = format!("ticket {ticket:?} got {payload}");
+                    self.judge(Err(what));
                 }
                 self.cover.writes_acked += 1;
                 self.oracle.learned(shard, index);
@@ -167,7 +168,7 @@ impl World {
             return;
         }
         let last = batches[batches.len() - 1].head.last().0;
-        for image in [&mut turn.log.disk.memory[nth], &mut turn.log.disk.disk[nth]] {
+        for image in [&mut turn.log.disk.memory[nth], &mut turn.log.disk.durable[nth]] {
             let Some((hole_from, hole_to)) = image.lost else { continue };
             let same = batches.iter().all(|batch| {
                 let end = batch.head.last().0.min(image.last());

@@ -68,7 +68,7 @@ pub struct Disk {
     /// By shard, as staged.
     pub memory: Vec<Image>,
     /// By shard, as durable.
-    pub disk: Vec<Image>,
+    pub durable: Vec<Image>,
 }
 
 impl Disk {
@@ -76,7 +76,7 @@ impl Disk {
         Self {
             streams: (0..streams).map(|_| Stream::new()).collect(),
             memory: vec![Image::default(); shards],
-            disk: vec![Image::default(); shards],
+            durable: vec![Image::default(); shards],
         }
     }
 
@@ -84,8 +84,8 @@ impl Disk {
         &self.memory[shard_place(shard)]
     }
 
-    pub fn disk_of(&self, shard: ShardId) -> &Image {
-        &self.disk[shard_place(shard)]
+    pub fn durable_of(&self, shard: ShardId) -> &Image {
+        &self.durable[shard_place(shard)]
     }
 
     /// Takes one operation into the open frame.
@@ -135,7 +135,7 @@ impl Disk {
         let frame = at.frames.pop_front().expect("the caller looked");
         at.durable = frame.lsn;
         for (shard, op) in &frame.ops {
-            self.disk[*shard].replay(op);
+            self.durable[*shard].replay(op);
         }
     }
 
@@ -165,7 +165,7 @@ impl Disk {
             at.failed = false;
             at.stuck = false;
         }
-        self.memory.clone_from(&self.disk);
+        self.memory.clone_from(&self.durable);
     }
 
     /// Lets a failed stream be opened again, as the disk has it.
@@ -177,7 +177,7 @@ impl Disk {
         at.durable = at.open - 1;
         at.failed = false;
         for shard in shards {
-            self.memory[shard] = self.disk[shard].clone();
+            self.memory[shard] = self.durable[shard].clone();
         }
     }
 
@@ -190,7 +190,7 @@ impl Disk {
             }
         }
         self.memory[shard] = Image::default();
-        self.disk[shard] = Image::default();
+        self.durable[shard] = Image::default();
     }
 }
 

@@ -210,7 +210,7 @@ impl World {
             replica == one_more
                 || self.nodes.iter().any(|node| {
                     let machine = node.machine(shard);
-                    let lost = node.core_of(shard).log.disk.disk_of(shard).lost.is_some();
+                    let lost = node.core_of(shard).log.disk.durable_of(shard).lost.is_some();
                     machine.replica == replica && (machine.charged || machine.state_lost || lost)
                 })
         };
@@ -250,7 +250,7 @@ impl World {
         let shard = shard_at(place(self.rng.fault.below(self.plan.shards as u64)));
         let machine = self.nodes[node].machine(shard);
         let replica = machine.replica;
-        let rotten = self.nodes[node].core_of(shard).log.disk.disk_of(shard).lost.is_some();
+        let rotten = self.nodes[node].core_of(shard).log.disk.durable_of(shard).lost.is_some();
         if replica == ReplicaId(0) || machine.retired || machine.state_lost || rotten {
             return;
         }
@@ -279,7 +279,7 @@ impl World {
         self.nodes.iter().enumerate().all(|(nth, node)| {
             let core = node.core_of(shard);
             let machine = core.machine(shard);
-            let lost = core.log.disk.disk_of(shard).lost.is_some();
+            let lost = core.log.disk.durable_of(shard).lost.is_some();
             nth == but || !(lost || machine.state_lost || machine.retired)
         })
     }
@@ -298,7 +298,7 @@ impl World {
         let nth = shard_place(shard);
         let core = self.nodes[node].home(shard);
         let log = &mut self.nodes[node].cores[core].log.disk;
-        let image = &mut log.disk[nth];
+        let image = &mut log.durable[nth];
         if image.lost.is_some() || image.last() <= image.floor + 1 {
             return;
         }
@@ -321,11 +321,11 @@ impl World {
         let core = self.nodes[node].home(shard);
         let forgets = self.rng.fault.one_in(2);
         let turn = &mut self.nodes[node].cores[core];
-        let image = &mut turn.log.disk.disk[nth];
+        let image = &mut turn.log.disk.durable[nth];
         let low = image.manifest.index.max(image.floor);
         let cut = self.rng.fault.between(low, image.last().max(low));
         image.forget(cut, forgets);
-        turn.log.disk.memory[nth] = turn.log.disk.disk[nth].clone();
+        turn.log.disk.memory[nth] = turn.log.disk.durable[nth].clone();
         turn.machines[nth].charged = true;
         turn.machines[nth].retired = true;
         self.tell(|| format!("node {} shard {shard} forgets all above {cut}", node + 1));
@@ -413,9 +413,7 @@ impl World {
                 Verb::Add { node: self.rng.fault.pick(&outside), auto: self.rng.fault.one_in(2) }
             },
             2 if !learners.is_empty() => Verb::Promote(self.rng.fault.pick(&learners)),
-            3 if voters.len() > 1 => {
-                Verb::Remove(self.rng.fault.pick(&voters))
-            },
+            3 if voters.len() > 1 => Verb::Remove(self.rng.fault.pick(&voters)),
             3 if !learners.is_empty() => Verb::Remove(self.rng.fault.pick(&learners)),
             4 if !learners.is_empty() => Verb::Swap {
                 out: self.rng.fault.pick(&voters),
@@ -430,7 +428,7 @@ impl World {
     pub fn is_damaged(&self, shard: ShardId) -> bool {
         self.nodes.iter().any(|node| {
             let machine = node.machine(shard);
-            let lost = node.core_of(shard).log.disk.disk_of(shard).lost.is_some();
+            let lost = node.core_of(shard).log.disk.durable_of(shard).lost.is_some();
             machine.charged || machine.state_lost || lost
         })
     }

@@ -2,9 +2,7 @@
 
 use std::rc::Rc;
 
-use bowline_raft::{
-    Apply, Outbox, ReadMode, Reason, ReplicaId, Role, Send, ShardId, Slot, What,
-};
+use bowline_raft::{Apply, Outbox, ReadMode, Reason, ReplicaId, Role, Send, ShardId, Slot, What};
 
 use super::{
     disk::shard_place,
@@ -39,9 +37,10 @@ impl World {
                 self.look_at(node, shard_at(nth));
             }
         } else {
-            let slots = out.apply.iter().filter_map(|apply| slot_of(*apply));
-            let touched: Vec<_> = slots.map(|slot| turn.raft.view(slot).shard).collect();
-            touched.into_iter().for_each(|shard| self.look_at(node, shard));
+            for slot in out.apply.iter().filter_map(|apply| slot_of(*apply)) {
+                let shard = self.nodes[node].cores[core].raft.view(slot).shard;
+                self.look_at(node, shard);
+            }
         }
         let often = if shards <= 4 { 1 } else { 4 * shards.div_ceil(MANY) as u64 };
         if passes.is_multiple_of(often) {
@@ -101,7 +100,7 @@ impl World {
         let log = at.log.disk.memory_of(shard);
         let time = self.now;
         let known = self.oracle.table(shard).committed.len() as u64;
-        let grew = self.oracle.committed(shard, now.commit, under, log, time);
+        let grew = self.oracle.committed(shard, now.commit, log, (under, time));
         let agrees = self.oracle.agrees(shard, before.commit + 1, now.commit, log);
         let grew = match grew {
             Ok(grew) => grew,
@@ -148,7 +147,7 @@ impl World {
             .iter()
             .map(|node| {
                 let machine = node.machine(shard);
-                let disk = node.core_of(shard).log.disk.disk_of(shard);
+                let disk = node.core_of(shard).log.disk.durable_of(shard);
                 Copy { replica: machine.replica, disk, charged: machine.charged }
             })
             .collect();
@@ -172,7 +171,7 @@ impl World {
     /// A message that promises something leaves only once the promise is on the disk.
     pub fn check_held(&mut self, node: usize, send: &Send) {
         let message = &send.message;
-        let disk = self.nodes[node].core_of(message.shard).log.disk.disk_of(message.shard);
+        let disk = self.nodes[node].core_of(message.shard).log.disk.durable_of(message.shard);
         let own = message.from;
         if self.nodes[node].machine(message.shard).replica != own {
             // It was erased; what it said before then was true.
@@ -263,11 +262,8 @@ impl World {
         for accepted in out.accepted.drain(..) {
             let turn = &mut self.nodes[node].cores[core];
             let shard = turn.raft.view(accepted.slot).shard;
-            let ticket = Ticket {
-                first: accepted.first.0,
-                term: accepted.term,
-                token: accepted.token,
-            };
+            let ticket =
+                Ticket { first: accepted.first.0, term: accepted.term, token: accepted.token };
             turn.machines[shard_place(shard)].tickets.push_back(ticket);
         }
         for rejected in out.rejected.drain(..) {
@@ -356,13 +352,13 @@ impl World {
         for nth in 0..self.plan.shards {
             let shard = shard_at(nth);
             for node in &self.nodes {
-                lines.push(self.state_of(node, shard));
+                lines.push(Self::state_of(node, shard));
             }
         }
         lines
     }
 
-    fn state_of(&self, node: &super::node::Node, shard: ShardId) -> String {
+    fn state_of(node: &super::node::Node, shard: ShardId) -> String {
         let core = node.core_of(shard);
         let machine = node.machine(shard);
         let life = if node.alive { "up" } else { "down" };
@@ -370,8 +366,8 @@ impl World {
         let Some(slot) = machine.slot else { return format!("{head} closed") };
         let v = core.raft.view(slot);
         let leader = v.leader.map_or(0, |ReplicaId(leader)| leader);
-        let conf = v.conf.map_or_else(String::new, |conf| conf_line(conf));
-        let (disk, memory) = (core.log.disk.disk_of(shard), core.log.disk.memory_of(shard));
+        let conf = v.conf.map_or_else(String::new, conf_line);
+        let (disk, memory) = (core.log.disk.durable_of(shard), core.log.disk.memory_of(shard));
         format!(
             "{head} {:?} term {} vote {} leader {leader} {:?} floor {} applied {}/{} commit {} \
              durable {} last {}@{} disk {}@{} manifest {} lost {:?} [{conf}]",

@@ -152,9 +152,7 @@ impl World {
     /// A random time on the wire.
     pub fn delay(&mut self) -> u64 {
         let usual = self.plan.delay;
-        let late = !self.healing
-            && self.plan.classes.has(Class::Delay)
-            && self.rng.net.one_in(30);
+        let late = !self.healing && self.plan.classes.has(Class::Delay) && self.rng.net.one_in(30);
         let own = usual / 2 + self.rng.net.below(usual);
         own + if late { self.rng.net.log_uniform(MILLI, 700 * MILLI) } else { 0 }
     }
@@ -179,10 +177,10 @@ impl World {
         let Some(frame) = at.queues[end].pop_front() else { return };
         let (me, peer, core) = (at.ends[end], at.ends[1 - end], at.core);
         self.note("arrive", me as u64, peer as u64, frame.parcels.len() as u64);
-        self.deliver(link, (me, peer, core), life, frame);
+        self.deliver((me, peer, core), life, frame);
     }
 
-    fn deliver(&mut self, link: usize, way: (usize, usize, usize), life: u32, frame: Frame) {
+    fn deliver(&mut self, way: (usize, usize, usize), life: u32, frame: Frame) {
         let (me, peer, core) = way;
         if !self.nodes[me].alive {
             return;
@@ -192,23 +190,18 @@ impl World {
             let what = LaneInput::Says(life, what);
             self.nodes[me].cores[core].inputs.push(Input::Lane { lane, what });
         }
-        let mut woken = false;
         for parcel in frame.parcels {
             let home = self.nodes[me].home(parcel.message.shard);
             let lane = (home == core).then_some(lane);
-            self.arrived(me, home, peer, lane.map(|lane| (lane, life)), parcel);
-            woken |= home == core;
+            self.arrived((me, home), peer, lane.map(|lane| (lane, life)), parcel);
         }
-        let _forwarded_alone = woken;
-        let _over = link;
         self.wake(me, core);
     }
 
     /// Puts a message before a core.
     pub fn arrived(
         &mut self,
-        me: usize,
-        home: usize,
+        (me, home): (usize, usize),
         peer: usize,
         lane: Option<(LaneNo, u32)>,
         parcel: Parcel,

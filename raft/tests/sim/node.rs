@@ -28,7 +28,12 @@ pub struct Parcel {
 /// What happened to a lane, as it waits for a pass.
 #[derive(Clone, Debug)]
 pub enum LaneInput {
-    Up { node: u64, core: u16, boot: u64, life: u32 },
+    Up {
+        node: u64,
+        core: u16,
+        boot: u64,
+        life: u32,
+    },
     Down,
     Room(u32),
     /// What the peer said, in a life.
@@ -57,11 +62,17 @@ pub enum Verb {
     Compact(u64),
     Repair(u64, u64),
     Transfer(ReplicaId),
-    Add { node: u64, auto: bool },
+    Add {
+        node: u64,
+        auto: bool,
+    },
     Promote(ReplicaId),
     Remove(ReplicaId),
     /// One voter out, another in, at once.
-    Swap { out: ReplicaId, promote: ReplicaId },
+    Swap {
+        out: ReplicaId,
+        promote: ReplicaId,
+    },
     Healthy,
     StateRot,
 }

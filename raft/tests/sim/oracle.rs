@@ -140,9 +140,8 @@ impl Oracle {
         &mut self,
         shard: ShardId,
         upto: u64,
-        under: Term,
         log: &Image,
-        now: u64,
+        (under, now): (Term, u64),
     ) -> Result<bool, Violation> {
         let table = &mut self.tables[shard_place(shard)];
         let before = table.committed.len() as u64;
@@ -157,13 +156,7 @@ impl Oracle {
     }
 
     /// State machine safety: what a log holds at or below its commit index is what was committed.
-    pub fn agrees(
-        &self,
-        shard: ShardId,
-        from: u64,
-        to: u64,
-        log: &Image,
-    ) -> Result<(), Violation> {
+    pub fn agrees(&self, shard: ShardId, from: u64, to: u64, log: &Image) -> Result<(), Violation> {
         let table = self.table(shard);
         for index in from.max(log.floor + 1)..=to {
             let got = log.entry(index);

@@ -116,6 +116,7 @@ impl Classes {
 }
 
 /// One run.
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub seed: u64,
@@ -171,11 +172,9 @@ impl Plan {
         let nodes = voters + spare;
         let usual = place(rng.pick(&[1, 1, 1, 2]));
         let uneven = rng.one_in(6);
-        let cores = (0..nodes)
-            .map(|_| if uneven { place(rng.between(1, 2)) } else { usual })
-            .collect();
-        let every =
-            CLASSES.iter().map(|_| rng.log_uniform(60 * MILLI, 3 * SECOND)).collect();
+        let cores =
+            (0..nodes).map(|_| if uneven { place(rng.between(1, 2)) } else { usual }).collect();
+        let every = CLASSES.iter().map(|_| rng.log_uniform(60 * MILLI, 3 * SECOND)).collect();
         let wild = classes.has(Class::WildClock) || classes.has(Class::Jump);
         Self {
             seed,

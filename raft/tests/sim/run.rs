@@ -58,7 +58,7 @@ fn whole(world: &mut World) -> Result<(), String> {
     world.heal();
     let end = world.now + world.plan.heal;
     let puts = world.put_everywhere();
-    world.settle_down(end, puts)?;
+    world.settle_down(end, &puts)?;
     world.quiet(end)?;
     world.last_look()
 }
@@ -148,7 +148,7 @@ impl World {
             self.nodes.iter().enumerate().any(|(nth, node)| {
                 let machine = node.machine(shard);
                 let whole = !machine.charged && !machine.state_lost;
-                let lost = node.core_of(shard).log.disk.disk_of(shard).lost.is_some();
+                let lost = node.core_of(shard).log.disk.durable_of(shard).lost.is_some();
                 machine.replica == replica && whole && !lost && !dead[nth]
             })
         };
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Everything is answered, written and equal before the bound.
-    pub fn settle_down(&mut self, end: u64, before: Vec<u64>) -> Result<(), String> {
+    pub fn settle_down(&mut self, end: u64, before: &[u64]) -> Result<(), String> {
         let mut open: Vec<u64> = self.reads.keys().copied().collect();
         while self.now < end {
             self.until(self.now + 50 * MILLI)?;
@@ -186,16 +186,17 @@ impl World {
                 }
             }
             open.retain(|token| self.reads.contains_key(token));
-            if open.is_empty() && self.settled(&before).is_ok() {
+            if open.is_empty() && self.settled(before).is_ok() {
                 return Ok(());
             }
         }
-        let asked = !(0..self.plan.shards).all(|nth| self.serves_without(shard_at(nth), &self.dead));
+        let asked =
+            !(0..self.plan.shards).all(|nth| self.serves_without(shard_at(nth), &self.dead));
         if asked && self.dead.contains(&true) {
             // A change that was on its way when the rest died needs one of them.
             return Ok(());
         }
-        let what = self.settled(&before).err();
+        let what = self.settled(before).err();
         Err(format!(
             "liveness: after {} s of health: {}; reads without an answer: {open:?}",
             self.plan.heal / SECOND,
@@ -275,7 +276,7 @@ impl World {
     }
 
     /// Replicas that applied as much hold the same, and nothing rejected was committed.
-    fn last_look(&mut self) -> Result<(), String> {
+    fn last_look(&self) -> Result<(), String> {
         for nth in 0..self.plan.shards {
             let shard = shard_at(nth);
             let mut states = std::collections::BTreeMap::new();

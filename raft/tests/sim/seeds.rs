@@ -1,6 +1,9 @@
 //! Which seeds run, on how many threads, and what is printed of them.
 
-use std::{sync::atomic::{AtomicU64, Ordering}, thread};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 use super::{
     cover::Cover,

@@ -38,7 +38,9 @@ impl Story {
     /// A class of this story's own, that is not drawn.
     pub fn with(classic: bool, nodes: usize, voters: usize, classes: &[Class]) -> Self {
         let mut plan = Plan { classic, ..Plan::quiet(7, nodes, voters) };
-        classes.iter().for_each(|class| plan.classes.set(*class, true));
+        for class in classes {
+            plan.classes.set(*class, true);
+        }
         Self::of(plan)
     }
 

@@ -45,7 +45,7 @@ impl World {
         let old = u32::from(self.rng.fault.one_in(2));
         let lane = life.map(|life| (super::net::lane_no(from), life.saturating_sub(old)));
         let by_lane = self.rng.fault.below(4) > 0;
-        self.arrived(to, home, from, lane.filter(|_| by_lane), parcel);
+        self.arrived((to, home), from, lane.filter(|_| by_lane), parcel);
     }
 
     fn bend(&mut self, parcel: &mut Parcel) {

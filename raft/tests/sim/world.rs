@@ -23,20 +23,51 @@ use super::{
 #[derive(Debug)]
 pub enum Event {
     /// A core's loop turns.
-    Pass { node: usize, core: usize, boot: u64 },
+    Pass {
+        node: usize,
+        core: usize,
+        boot: u64,
+    },
     /// A core's loop that stood still within a turn goes on.
-    EndTurn { node: usize, core: usize, boot: u64 },
+    EndTurn {
+        node: usize,
+        core: usize,
+        boot: u64,
+    },
     /// A frame reaches an end of a connection.
-    Arrive { link: usize, end: usize, life: u32 },
-    Dial { link: usize },
-    Told { link: usize, end: usize, life: u32 },
+    Arrive {
+        link: usize,
+        end: usize,
+        life: u32,
+    },
+    Dial {
+        link: usize,
+    },
+    Told {
+        link: usize,
+        end: usize,
+        life: u32,
+    },
     GiveUp,
     Bulk(Box<Bulk>),
     /// The disk has written a frame of a stream.
-    Written { node: usize, boot: u64, core: usize, stream: usize, lsn: u64 },
+    Written {
+        node: usize,
+        boot: u64,
+        core: usize,
+        stream: usize,
+        lsn: u64,
+    },
     /// A failed stream is opened again.
-    Reopen { node: usize, boot: u64, core: usize, stream: usize },
-    Restart { node: usize },
+    Reopen {
+        node: usize,
+        boot: u64,
+        core: usize,
+        stream: usize,
+    },
+    Restart {
+        node: usize,
+    },
     /// The next fault of a class.
     Fault(Class),
     /// The end of a fault.
@@ -52,8 +83,15 @@ pub enum Event {
 pub enum Mend {
     /// Frames from one node to another.
     Way(usize, usize),
-    Stuck { node: usize, boot: u64, core: usize, stream: usize },
-    Room { link: usize },
+    Stuck {
+        node: usize,
+        boot: u64,
+        core: usize,
+        stream: usize,
+    },
+    Room {
+        link: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -150,22 +188,6 @@ pub struct World {
     pub stale: Vec<(usize, super::node::Parcel)>,
     /// Whether the engine spreads members and compacts by itself.
     pub keeps: bool,
-    /// A hand-driven story's hook: messages from one node to another that vanish.
-    pub drops: Vec<Drop>,
-}
-
-/// A rule of a story: what vanishes on its way.
-#[derive(Clone, Copy)]
-pub struct Drop {
-    pub from: usize,
-    pub to: usize,
-    pub what: fn(&bowline_raft::Message) -> bool,
-}
-
-impl std::fmt::Debug for Drop {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "drop {} -> {}", self.from + 1, self.to + 1)
-    }
 }
 
 impl World {
@@ -204,7 +226,6 @@ impl World {
             homes: vec![BTreeMap::new(); shards],
             stale: Vec::new(),
             keeps: true,
-            drops: Vec::new(),
             plan,
         };
         world.found();

@@ -113,7 +113,7 @@ fn rs_20_ten_thousand_elect_after_a_mass_restart() {
     assert_eq!(story.world.cover.elections, before, "no storm goes on");
 }
 
-/// Bugs: YugabyteDB #16596, etcd #7312: under load beats came too late, and leaders changed.
+/// Bugs: `YugabyteDB` #16596, etcd #7312: under load beats came too late, and leaders changed.
 #[test]
 fn liveness_under_full_load_no_leader_changes() {
     for classic in [false, true] {

@@ -120,7 +120,7 @@ fn mc_07_a_crash_in_a_joint_configuration_is_ended_by_the_next_leader() {
     }
 }
 
-/// Bug: async-raft #113, EastGuard #150: an absent learner became a voter, and nothing committed.
+/// Bug: async-raft #113, `EastGuard` #150: an absent learner became a voter, and nothing committed.
 #[test]
 fn mc_06_an_absent_learner_is_not_promoted() {
     in_both_modes(4, 3, |mut story| {

@@ -89,7 +89,7 @@ fn rd_04_a_leader_that_was_paused_serves_no_old_value() {
 #[test]
 fn rd_03_a_leader_that_reaches_one_of_five_reads_nothing() {
     for (classic, lease) in [(false, false), (true, false), (false, true)] {
-        let mut story = Story::of(Plan { classic, lease, ..Plan::quiet(13, 5, 5) });
+        let mut story = Story::of(Plan { lease, classic, ..Plan::quiet(13, 5, 5) });
         let old = story.leader();
         story.write(old);
         story.wait(200);
