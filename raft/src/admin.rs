@@ -1,20 +1,38 @@
 //! What the engine asks of a replica beside proposals and reads.
 
 use crate::{
-    AdminError, Damage, Log, LogIndex, Outbox, RaftCore, Reason, Record, Slot,
-    core::{CLOSING, at},
+    AdminError, Damage, Log, LogIndex, RaftCore, Record, ReplicaId, Slot, Step,
+    alarm::Alarm,
+    core::at,
+    replica::{CLOSING, OPEN},
 };
 
 /// A request of the engine. It is carried out by the next [`RaftCore::flush_pass`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Admin {
+pub enum Admin<'a> {
+    /// Another membership; only of a leader.
+    Change(&'a [Step]),
+    /// Hands the leadership over.
+    Transfer {
+        /// To this voter.
+        to: ReplicaId,
+    },
+    /// Somebody waits for this shard: it is elected before others.
+    Touch,
+    /// Bodies of these entries are lost here: other members are asked for them.
+    Repair {
+        /// First index.
+        from: LogIndex,
+        /// Last index.
+        to: LogIndex,
+    },
     /// Entries up to `upto` are applied and in a durable manifest: give them up.
     Compact {
         /// The last one to go.
         upto: LogIndex,
     },
-    /// The replica's log or state was found damaged while it ran.
+    /// The replica's log or state was found damaged while it ran; `Normal`: it is healed.
     Damaged(Damage),
     /// Stops the replica. What is queued is rejected; its slot is used again.
     Close,
@@ -26,15 +44,19 @@ impl RaftCore {
     /// # Errors
     ///
     /// [`AdminError`]: nothing changed.
-    pub fn admin(&mut self, slot: Slot, verb: Admin) -> Result<(), AdminError> {
-        let exists = self
-            .hot
-            .get(at(slot))
-            .is_some_and(|hot| hot.flags & crate::core::OPEN != 0 && hot.flags & CLOSING == 0);
+    pub fn admin(&mut self, slot: Slot, verb: Admin<'_>) -> Result<(), AdminError> {
+        let exists = self.hot.get(at(slot)).is_some_and(|hot| hot.flags & (OPEN | CLOSING) == OPEN);
         if !exists {
             return Err(AdminError::Closed);
         }
         match verb {
+            Admin::Change(steps) => self.change(slot, steps)?,
+            Admin::Transfer { to } => self.transfer(slot, to)?,
+            Admin::Touch => {
+                self.touch_leaderless(slot);
+                return Ok(());
+            },
+            Admin::Repair { from, to } => self.repairs.push((slot, from, to)),
             Admin::Compact { upto } => {
                 let applied = self.warm[at(slot)].applied;
                 if upto > applied {
@@ -47,6 +69,10 @@ impl RaftCore {
                 let worse = self.hot[at(slot)].damage != Damage::Retired;
                 if worse {
                     self.hot[at(slot)].damage = damage;
+                }
+                if worse && damage == Damage::State {
+                    let generation = self.cold[at(slot)].generation;
+                    self.alarms.set(self.now, slot, generation, Alarm::Ask);
                 }
             },
             Admin::Close => self.hot[at(slot)].flags |= CLOSING,
@@ -74,13 +100,5 @@ impl RaftCore {
             },
             Err(refused) => self.refused(slot, refused),
         }
-    }
-
-    /// Ends a replica's leadership because of damage; it stays open and answers `Damaged`.
-    pub(crate) fn retire_damaged(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].role != crate::Role::Follower {
-            self.report(slot, Reason::Damaged, out);
-        }
-        self.step_down(slot, out);
     }
 }

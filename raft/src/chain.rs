@@ -93,6 +93,21 @@ impl<T: Copy> Chains<T> {
         Some(value)
     }
 
+    /// Forgets every item of one queue.
+    pub(crate) fn forget(&mut self, chain: &mut Chain) {
+        while self.pop(chain).is_some() {}
+    }
+
+    /// Changes every item of one queue.
+    pub(crate) fn each(&mut self, chain: Chain, mut change: impl FnMut(&mut T)) {
+        let mut at = chain.head;
+        while at != NONE {
+            let node = &mut self.nodes[index(at)];
+            change(&mut node.value);
+            at = node.next;
+        }
+    }
+
     /// The items of one queue, first in first.
     pub(crate) fn iter(&self, chain: Chain) -> impl Iterator<Item = T> {
         let mut at = chain.head;

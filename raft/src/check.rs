@@ -2,7 +2,9 @@
 
 use crate::{
     Damage, LogIndex, RaftCore, Role, ShardId, Slot,
-    core::{BROKEN, OPEN, StreamState, at, slot_at},
+    core::{StreamState, at, slot_at},
+    progress::NO_PEERS,
+    replica::{BROKEN, INSTALLING, OPEN},
 };
 
 /// A rule that holds in every state that can be.
@@ -27,6 +29,17 @@ pub enum Rule {
     Budget,
     /// Lists and flags name each other.
     Lists,
+    /// I7: matched < next <= last + 1.
+    Progress,
+    /// I8: a leader has at most one configuration above commit.
+    Configurations,
+    /// I9: a follower with a leader waits for nothing only while it is bound.
+    Liveness,
+    /// The sums of a lane are over those bound, and led, under its present epoch and view. The
+    /// slot is the number of the lane.
+    Sums,
+    /// I14: what is retired leads nothing.
+    Retired,
 }
 
 /// A rule that does not hold.
@@ -64,40 +77,89 @@ impl RaftCore {
                 })?;
             }
         }
+        self.check_sums()
+    }
+
+    /// Whether the sums of all lanes, kept by adding and taking away, are what a count gives.
+    fn check_sums(&self) -> Result<(), Broken> {
+        for (nth, lane) in self.lanes.iter().enumerate() {
+            if self.sums_over(nth) != (lane.led_hash, lane.followed_hash) {
+                return Err(Broken { slot: slot_at(nth), shard: ShardId(0), rule: Rule::Sums });
+            }
+        }
         Ok(())
     }
 
     fn check_slot(&self, slot: Slot) -> Result<(), Rule> {
         let (hot, warm) = (&self.hot[at(slot)], &self.warm[at(slot)]);
         let cold = &self.cold[at(slot)];
-        let ordered = warm.floor <= warm.applied
+        let installs = hot.flags & INSTALLING != 0;
+        let ordered = (installs || warm.floor <= warm.applied)
             && warm.applied <= warm.handed
             && warm.handed <= hot.commit
             && hot.commit <= hot.last.max(warm.floor)
             && hot.durable <= hot.last;
         ensure(ordered, Rule::Order)?;
         ensure(hot.last_term <= hot.term || hot.damage != Damage::Normal, Rule::Term)?;
-        let stream = self.stream(slot);
+        self.check_writes(slot)?;
+        if hot.role == Role::Leader {
+            self.check_leader(slot)?;
+        } else {
+            ensure(warm.queue.is_empty() && warm.progress == NO_PEERS, Rule::Lists)?;
+            let waits = self.armed(slot)
+                || self.is_held(slot)
+                || cold.leader.0 == 0
+                || !self.may_be_elected(slot)
+                || self.stream(slot).state != StreamState::Good;
+            ensure(waits, Rule::Liveness)?;
+        }
+        let stands = matches!(hot.role, Role::Leader | Role::Candidate);
+        ensure(!stands || warm.vote == cold.replica, Rule::Vote)?;
+        let healthy = hot.damage != Damage::Retired || self.has_work();
+        ensure(!stands || healthy, Rule::Retired)?;
+        ensure(self.by_shard.get(&cold.shard) == Some(&slot), Rule::Lists)
+    }
+
+    fn check_writes(&self, slot: Slot) -> Result<(), Rule> {
+        let (hot, warm, stream) = (&self.hot[at(slot)], &self.warm[at(slot)], self.stream(slot));
         let mut previous = LogIndex(0);
-        let mut under_way = 0_u32;
         for write in self.writes.iter(warm.pending) {
             let waits = write.lsn > stream.durable && write.lsn <= stream.staged;
             ensure(waits && write.last >= previous && write.last <= hot.last, Rule::Lsn)?;
             previous = write.last;
-            under_way += write.bytes;
         }
-        if hot.role == Role::Leader {
-            ensure(warm.vote == cold.replica, Rule::Vote)?;
-            ensure(stream.state != StreamState::Failed, Rule::Vote)?;
-            ensure(hot.damage != Damage::Retired || self.has_work(), Rule::Vote)?;
-            let own = hot.commit >= warm.term_start;
-            ensure(!own || hot.commit <= hot.durable, Rule::Commit)?;
-            let queued: u32 = self.proposals.iter(warm.queue).map(|p| p.bytes).sum();
-            ensure(warm.uncommitted == under_way + queued, Rule::Budget)?;
-        } else {
-            ensure(warm.queue.is_empty() && cold.reads.is_empty(), Rule::Lists)?;
+        let mut held = crate::Lsn(0);
+        for (lsn, _) in &stream.held {
+            ensure(*lsn >= held && *lsn > stream.durable, Rule::Lsn)?;
+            held = *lsn;
         }
-        ensure(self.by_shard.get(&cold.shard) == Some(&slot), Rule::Lists)
+        Ok(())
+    }
+
+    fn check_leader(&self, slot: Slot) -> Result<(), Rule> {
+        let (hot, warm, cold) = (&self.hot[at(slot)], &self.warm[at(slot)], &self.cold[at(slot)]);
+        ensure(
+            self.stream(slot).state != StreamState::Failed || !self.handing.is_empty(),
+            Rule::Vote,
+        )?;
+        let queued: u32 = self.proposals.iter(warm.queue).map(|p| p.bytes).sum();
+        let charged: u32 = self.charges.iter(cold.charges).map(|(_, bytes)| bytes).sum();
+        ensure(warm.uncommitted == charged + queued, Rule::Budget)?;
+        let mut above =
+            usize::from(cold.conf_index > hot.commit && cold.conf_index >= warm.term_start);
+        let older = self.older.get(&slot).map_or(&[][..], |older| older);
+        above += older.iter().filter(|(_, at)| *at > hot.commit && *at >= warm.term_start).count();
+        ensure(above <= 1, Rule::Configurations)?;
+        let mut matches = 0_usize;
+        for place in 0..self.conf(slot).members {
+            let Some(peer) = self.peer(slot, place) else { continue };
+            let ordered = peer.matched < peer.next && peer.next <= hot.last.next();
+            ensure(ordered, Rule::Progress)?;
+            matches += 1;
+        }
+        ensure(matches == self.peer_count(slot), Rule::Lists)?;
+        let sole = self.is_sole(slot) && hot.commit >= warm.term_start;
+        ensure(!sole || hot.commit <= hot.durable, Rule::Commit)
     }
 }
 

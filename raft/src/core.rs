@@ -20,10 +20,16 @@ use alloc::{
 };
 
 use crate::{
-    BootTime, Configuration, Counters, Damage, LogIndex, Lsn, Outbox, Place, Proposal, ReplicaId,
-    Role, Rule, ShardId, Slot, StreamNo, Term,
-    chain::{Chain, Chains},
+    BootTime, Configuration, CoreConfig, Counters, Damage, LogIndex, Lsn, Outbox, Place, Proposal,
+    Role, Rule, Send, ShardId, Slot, StreamNo,
+    alarm::Alarms,
+    chain::Chains,
+    digest::Walk,
+    lane::Lane,
     pending::Write,
+    progress::ProgressSlab,
+    replica::{BROKEN, CLOSING, Cold, DIRTY, Hot, Interned, OPEN, STALLED, WaitingRead, Warm},
+    wheel::{Rate, Wheel},
 };
 
 /// Events that one pass puts into the outbox at most; the rest is counted.
@@ -31,107 +37,11 @@ pub const EVENTS_MAX: usize = 4_096;
 /// A log without room is asked again after this many nanoseconds, even if no write completed.
 pub(crate) const RETRY_NANOS: u64 = 10_000_000;
 pub(crate) const RETRY_JITTER_NANOS: u64 = 5_000_000;
-
-/// Limits of a core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CoreConfig {
-    /// Proposal bytes of a shard that may be queued or uncommitted. One item over it is taken
-    /// alone.
-    pub uncommitted_bytes_max: u32,
-    /// Proposal bytes that one pass takes from one shard; the rest stays for the next pass.
-    pub pass_bytes_max: u32,
-    /// Bytes of the largest batch body that the log takes.
-    pub batch_bytes_max: u32,
-    /// Reads that may wait on this core.
-    pub reads_max: u32,
-    /// A leader writes its commit index down, without a disk write of its own, once it moved by
-    /// this many entries.
-    pub commit_every: u32,
-}
-
-impl Default for CoreConfig {
-    fn default() -> Self {
-        Self {
-            uncommitted_bytes_max: 16 << 20,
-            pass_bytes_max: 128 << 10,
-            batch_bytes_max: 1 << 20,
-            reads_max: 65_536,
-            commit_every: 1_024,
-        }
-    }
-}
-
-/// What every pass looks at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Hot {
-    pub(crate) term: Term,
-    pub(crate) last: LogIndex,
-    pub(crate) last_term: Term,
-    pub(crate) commit: LogIndex,
-    /// Last index of this log known durable.
-    pub(crate) durable: LogIndex,
-    /// The latest write staged for this replica.
-    pub(crate) staged: Lsn,
-    pub(crate) conf: u16,
-    pub(crate) flags: u16,
-    pub(crate) role: Role,
-    pub(crate) damage: Damage,
-    /// Index in [`RaftCore::streams`].
-    pub(crate) stream: u8,
-    /// The leader's place in the configuration.
-    pub(crate) leader: u8,
-}
-
-/// What a pass looks at when something moves.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Warm {
-    pub(crate) vote: ReplicaId,
-    /// Last index handed out to apply.
-    pub(crate) handed: LogIndex,
-    pub(crate) applied: LogIndex,
-    /// First index of the log - 1.
-    pub(crate) floor: LogIndex,
-    /// First index of a leader's own term.
-    pub(crate) term_start: LogIndex,
-    pub(crate) queue: Chain,
-    pub(crate) pending: Chain,
-    /// Proposal bytes queued or not committed.
-    pub(crate) uncommitted: u32,
-}
-
-/// What is rarely looked at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cold {
-    pub(crate) shard: ShardId,
-    pub(crate) replica: ReplicaId,
-    pub(crate) conf_index: LogIndex,
-    /// The commit index of the latest hard state staged.
-    pub(crate) staged_commit: LogIndex,
-    /// Compaction asked for; 0: none.
-    pub(crate) compact: LogIndex,
-    /// Reads that have no index yet.
-    pub(crate) reads: Chain,
-    /// Reads that wait for their index to be applied.
-    pub(crate) stamped: Chain,
-    pub(crate) generation: u32,
-}
-
-const _: () = assert!(size_of::<Hot>() <= 64, "one cache line");
-const _: () = assert!(size_of::<Warm>() <= 64, "one cache line");
-const _: () = assert!(size_of::<Cold>() <= 96, "an idle replica stays small");
-
-/// The slot has a replica.
-pub(crate) const OPEN: u16 = 1;
-/// It is on the dirty list.
-pub(crate) const DIRTY: u16 = 2;
-/// It has to campaign.
-pub(crate) const CAMPAIGN: u16 = 4;
-/// It waits for room in its log.
-pub(crate) const STALLED: u16 = 8;
-/// It is to be closed at the end of this pass.
-pub(crate) const CLOSING: u16 = 16;
-/// It was in a state that cannot be; it does nothing more.
-pub(crate) const BROKEN: u16 = 32;
+/// Elections that may start late, all at once.
+const STARTS_AT_ONCE: u64 = 64;
+const SECOND: u64 = 1_000_000_000;
+/// Nanoseconds of a millisecond.
+pub(crate) const MILLI: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamState {
@@ -151,6 +61,8 @@ pub(crate) struct Stream {
     pub(crate) staged: Lsn,
     /// Whom to tell when an LSN is durable, ascending.
     pub(crate) waiting: VecDeque<Waiting>,
+    /// What may leave when an LSN is durable, ascending.
+    pub(crate) held: VecDeque<(Lsn, Send)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -158,20 +70,8 @@ pub(crate) struct Waiting {
     pub(crate) lsn: Lsn,
     pub(crate) slot: Slot,
     pub(crate) generation: u32,
-}
-
-/// A configuration and how many replicas follow it.
-#[derive(Debug)]
-pub(crate) struct Interned {
-    pub(crate) conf: Configuration,
-    pub(crate) uses: u32,
-}
-
-/// A read that waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitingRead {
-    pub(crate) token: u64,
-    pub(crate) index: LogIndex,
+    /// When it was staged.
+    pub(crate) since: BootTime,
 }
 
 /// Orders the entries of every replica at home on one core.
@@ -181,6 +81,8 @@ pub(crate) struct WaitingRead {
 pub struct RaftCore {
     pub(crate) config: CoreConfig,
     pub(crate) now: BootTime,
+    /// The same, as [`RaftCore::millis`] says it.
+    pub(crate) now_millis: u32,
     pub(crate) random: u64,
     pub(crate) hot: Vec<Hot>,
     pub(crate) warm: Vec<Warm>,
@@ -195,9 +97,41 @@ pub struct RaftCore {
     pub(crate) stalled: VecDeque<Slot>,
     pub(crate) retry_at: Option<BootTime>,
     pub(crate) ill: Vec<(Slot, Rule)>,
+    /// A stream or a replica failed and was not told of.
+    pub(crate) trouble: bool,
     pub(crate) proposals: Chains<Proposal>,
     pub(crate) waiting_reads: Chains<WaitingRead>,
     pub(crate) writes: Chains<Write>,
+    pub(crate) charges: Chains<(LogIndex, u32)>,
+    /// Entries that replicas ask others for in the next flush.
+    pub(crate) repairs: Vec<(Slot, LogIndex, LogIndex)>,
+    /// Leaders that wait for room in a lane.
+    pub(crate) crowded: Vec<(u16, Slot)>,
+    pub(crate) peers: ProgressSlab,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) wheel: Wheel,
+    pub(crate) alarms: Alarms,
+    /// Leaders with Appends that have no answer: a bit a slot.
+    pub(crate) inflight: Vec<u64>,
+    /// When those are looked at.
+    pub(crate) inflight_at: Option<BootTime>,
+    /// Configurations that come back when a later one is truncated: oldest first.
+    pub(crate) older: BTreeMap<Slot, Vec<(u16, LogIndex)>>,
+    /// Configurations to append in the next flush.
+    pub(crate) changes: BTreeMap<Slot, Configuration>,
+    /// Replicas of failed streams that have to hand over.
+    pub(crate) handing: VecDeque<Slot>,
+    /// How often elections may start.
+    pub(crate) rate: Rate,
+    /// Pre-candidates that ask again at once.
+    pub(crate) eager: Vec<Slot>,
+    /// When the latest pass began, and the first one after this process stood still.
+    pub(crate) passed_at: BootTime,
+    pub(crate) resumed_at: BootTime,
+    /// Shards that were closed while bound, and until when.
+    pub(crate) silent: Vec<(ShardId, BootTime)>,
+    /// The round over all slots after promises, beliefs or leaderships moved.
+    pub(crate) audit: Walk,
     pub(crate) counters: Counters,
     pub(crate) events: usize,
 }
@@ -210,9 +144,11 @@ impl RaftCore {
             pass_bytes_max: config.pass_bytes_max.min(config.batch_bytes_max),
             ..config
         };
+        let starts = u64::from(config.starts_per_second).clamp(1, SECOND);
         Self {
             config,
             now: BootTime(0),
+            now_millis: 1,
             random: seed,
             hot: Vec::new(),
             warm: Vec::new(),
@@ -227,9 +163,28 @@ impl RaftCore {
             stalled: VecDeque::new(),
             retry_at: None,
             ill: Vec::new(),
+            trouble: false,
             proposals: Chains::new(),
             waiting_reads: Chains::new(),
             writes: Chains::new(),
+            charges: Chains::new(),
+            repairs: Vec::new(),
+            crowded: Vec::new(),
+            peers: ProgressSlab::default(),
+            lanes: Vec::new(),
+            wheel: Wheel::new(),
+            alarms: Alarms::default(),
+            inflight: Vec::new(),
+            inflight_at: None,
+            older: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            handing: VecDeque::new(),
+            rate: Rate::new(SECOND / starts, STARTS_AT_ONCE),
+            eager: Vec::new(),
+            passed_at: BootTime(0),
+            resumed_at: BootTime(0),
+            silent: Vec::new(),
+            audit: Walk::default(),
             counters: Counters::default(),
             events: 0,
         }
@@ -248,11 +203,6 @@ impl RaftCore {
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// When [`RaftCore::handle_timer`] has something to do.
-    pub fn next_deadline(&self) -> Option<BootTime> {
-        self.retry_at
     }
 
     /// Puts a slot on the dirty list once.
@@ -278,11 +228,13 @@ impl RaftCore {
     }
 
     /// Whether `slot` has a replica that may still do something.
+    #[inline]
     pub(crate) fn is_open(&self, slot: Slot) -> bool {
         self.hot.get(at(slot)).is_some_and(|hot| hot.flags & (OPEN | BROKEN) == OPEN)
     }
 
     /// What the log is told of a replica.
+    #[inline]
     pub(crate) fn place(&self, slot: Slot) -> Place {
         let stream = self.stream(slot).no;
         Place { slot, shard: self.cold[at(slot)].shard, stream }
@@ -302,6 +254,7 @@ impl RaftCore {
         self.stream(slot).state == StreamState::Good
     }
 
+    #[inline]
     pub(crate) fn stream(&self, slot: Slot) -> &Stream {
         &self.streams[usize::from(self.hot[at(slot)].stream)]
     }
@@ -312,10 +265,44 @@ impl RaftCore {
         self.hot[at(slot)].flags |= BROKEN;
         self.counters.broken += 1;
         self.ill.push((slot, rule));
+        self.trouble = true;
+    }
+
+    /// Moves the clock on; it never goes back.
+    pub(crate) fn set_now(&mut self, now: BootTime) {
+        self.now = self.now.max(now);
+        let wrapped = (self.now.0 / MILLI) & u64::from(u32::MAX);
+        self.now_millis = u32::try_from(wrapped).expect("masked to 32 bits").max(1);
+    }
+
+    /// Now, in milliseconds that wrap; never 0.
+    #[inline]
+    pub(crate) fn millis(&self) -> u32 {
+        self.now_millis
+    }
+
+    /// Whether `then`, by [`RaftCore::millis`], is less than `nanos` ago; 0 never is.
+    #[inline]
+    pub(crate) fn within(&self, then: u32, nanos: u64) -> bool {
+        then != 0 && u64::from(self.millis().wrapping_sub(then)) * MILLI < nanos
+    }
+
+    /// Whether the log of a replica takes writes, and none waits for its disk for too long.
+    pub(crate) fn log_is_healthy(&self, slot: Slot) -> bool {
+        let stream = self.stream(slot);
+        let oldest = stream.waiting.front().map_or(self.now, |write| write.since);
+        stream.state == StreamState::Good
+            && self.now.0.saturating_sub(oldest.0) < self.config.times.support / 2
+    }
+
+    /// The active configuration of a replica.
+    #[inline]
+    pub(crate) fn conf(&self, slot: Slot) -> &Interned {
+        &self.confs[usize::from(self.hot[at(slot)].conf)]
     }
 
     /// The next number of the generator (`SplitMix64`).
-    fn draw(&mut self) -> u64 {
+    pub(crate) fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -335,6 +322,7 @@ impl RaftCore {
 }
 
 /// A slot's place in the arrays.
+#[inline]
 pub(crate) fn at(slot: Slot) -> usize {
     usize::try_from(slot.0).expect("usize holds a u32")
 }

@@ -1,8 +1,10 @@
 //! What became durable, and what never will.
 
 use crate::{
-    Damage, Log, LogIndex, Lsn, Outbox, RaftCore, Reason, Role, Slot, StreamNo,
-    core::{CAMPAIGN, OPEN, STALLED, StreamState, at, slot_at},
+    Damage, Lsn, Outbox, RaftCore, Role, Rule, Slot, StreamNo,
+    core::{StreamState, Waiting, at, slot_at},
+    pending::Write,
+    replica::{CAMPAIGN, OPEN, STALLED},
 };
 
 impl RaftCore {
@@ -25,6 +27,7 @@ impl RaftCore {
                 self.written(next.slot, lsn, out);
             }
         }
+        self.let_go(place, out);
         for _ in 0..self.stalled.len() {
             self.wake_stalled();
         }
@@ -41,36 +44,55 @@ impl RaftCore {
         }
         self.streams[place].state = StreamState::Failed;
         self.streams[place].waiting.clear();
+        // What waits for a write that never comes is never said.
+        self.streams[place].held.clear();
         for nth in 0..self.hot.len() {
             let hot = &self.hot[nth];
             if usize::from(hot.stream) == place && hot.flags & OPEN != 0 {
                 let slot = slot_at(nth);
                 self.writes.forget(&mut self.warm[nth].pending);
+                self.disarm(slot);
+                self.reject_all(slot, out);
+                self.reject_reads(slot, out);
                 if self.hot[nth].role != Role::Follower {
-                    self.report(slot, Reason::StreamFailed, out);
+                    self.handing.push_back(slot);
                 }
-                self.step_down(slot, out);
             }
+        }
+        self.hand_over_failed(out);
+    }
+
+    /// Lets out what waited for a write that is durable now, in LSN order (I4).
+    fn let_go(&mut self, place: usize, out: &mut Outbox) {
+        let stream = &mut self.streams[place];
+        while let Some((lsn, send)) = stream.held.front() {
+            if *lsn > stream.durable {
+                break;
+            }
+            out.send.push(*send);
+            stream.held.pop_front();
         }
     }
 
-    /// Looks at up to `count_max` replicas whose time has come: those that wait for room.
-    pub fn handle_timer(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
-        if self.retry_at.is_none_or(|due| self.now < due) {
+    /// Remembers what a write covers, and whom to tell when it is durable.
+    pub(crate) fn note_write(&mut self, slot: Slot, lsn: Lsn) {
+        let hot = &mut self.hot[at(slot)];
+        let stream = &mut self.streams[usize::from(hot.stream)];
+        if lsn < stream.staged || lsn <= stream.durable {
+            self.broken(slot, Rule::Lsn);
             return;
         }
-        let due = self.stalled.len();
-        self.retry_at = (due > count_max).then_some(self.now);
-        for _ in 0..due.min(count_max) {
-            if let Some(slot) = self.wake_stalled().filter(|slot| self.may_campaign(*slot)) {
-                self.campaign(slot, log);
-            }
+        stream.staged = lsn;
+        hot.staged = lsn;
+        let write = Write { lsn, last: hot.last };
+        if self.writes.note(&mut self.warm[at(slot)].pending, write) {
+            let generation = self.cold[at(slot)].generation;
+            stream.waiting.push_back(Waiting { lsn, slot, generation, since: self.now });
         }
-        self.settle(out);
     }
 
     /// Puts the replica that waits longest for room back on the dirty list.
-    fn wake_stalled(&mut self) -> Option<Slot> {
+    pub(crate) fn wake_stalled(&mut self) -> Option<Slot> {
         let slot = self.stalled.pop_front()?;
         self.hot[at(slot)].flags &= !STALLED;
         self.touch(slot);
@@ -85,28 +107,15 @@ impl RaftCore {
         let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
         while let Some(write) = self.writes.written(&mut warm.pending, lsn) {
             hot.durable = hot.durable.max(write.last.min(hot.last));
-            warm.uncommitted = warm.uncommitted.saturating_sub(write.bytes);
         }
         let normal = hot.damage == Damage::Normal;
-        if hot.role == Role::Candidate && hot.staged <= lsn && normal {
-            self.win(slot, out);
-        } else {
-            self.touch(slot);
+        match hot.role {
+            Role::Candidate if hot.staged <= lsn && normal => self.own_vote(slot, out),
+            // A sole voter that could not stage its vote waits for room.
+            Role::Follower if hot.flags & CAMPAIGN == 0 => {},
+            Role::Leader | Role::Candidate | Role::Follower | Role::PreCandidate => {
+                self.touch(slot);
+            },
         }
-    }
-
-    /// The highest index that a quorum of the active configuration has durably (I6): with one
-    /// voter, what this log has.
-    pub(crate) fn quorum_match(&self, slot: Slot) -> LogIndex {
-        self.hot[at(slot)].durable
-    }
-
-    /// Whether a replica has to campaign and may.
-    pub(crate) fn may_campaign(&self, slot: Slot) -> bool {
-        let hot = &self.hot[at(slot)];
-        hot.flags & CAMPAIGN != 0
-            && hot.damage == Damage::Normal
-            && !self.is_broken(slot)
-            && self.stream_is_good(slot)
     }
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{ConfError, LogIndex, ReplicaId, Slot};
+use crate::{ConfError, LogIndex, NodeId, ReplicaId, Slot};
 
 /// Which budget is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Budget {
     Log,
     /// Reads waiting on this core.
     Reads,
+    /// The shard hands its leadership over.
+    Transfer,
 }
 
 /// Why a proposal was not taken. Nothing was appended.
@@ -61,6 +63,7 @@ impl fmt::Display for Budget {
             Self::Shard => "shard's",
             Self::Log => "log's",
             Self::Reads => "core's read",
+            Self::Transfer => "transfer's",
         })
     }
 }
@@ -110,6 +113,30 @@ pub enum AdminError {
         /// The last applied index.
         applied: LogIndex,
     },
+    /// Another replica leads, or nobody does.
+    NotLeader,
+    /// A change or transfer is under way, or nothing of the leader's term is committed yet: try
+    /// again later.
+    Busy,
+    /// Nobody of that id belongs to the shard.
+    UnknownMember {
+        /// The id.
+        replica: ReplicaId,
+    },
+    /// The node has a copy already.
+    Duplicate {
+        /// The node.
+        node: NodeId,
+    },
+    /// It lags, or is not there: it may not vote or lead yet.
+    NotCaughtUp {
+        /// Which.
+        replica: ReplicaId,
+    },
+    /// Nothing would change.
+    NoChange,
+    /// The result would not be a configuration: no voter left, too many, and the like.
+    Configuration(ConfError),
     /// No such replica, or it was closed.
     Closed,
 }
@@ -120,6 +147,13 @@ impl fmt::Display for AdminError {
             Self::BeyondApplied { applied } => {
                 write!(f, "only entries up to {applied} are applied")
             },
+            Self::NotLeader => f.write_str("this replica does not lead"),
+            Self::Busy => f.write_str("a change or transfer is under way"),
+            Self::UnknownMember { replica } => write!(f, "replica {replica} is no member"),
+            Self::Duplicate { node } => write!(f, "node {node} has a copy already"),
+            Self::NotCaughtUp { replica } => write!(f, "replica {replica} lags or is not there"),
+            Self::NoChange => f.write_str("nothing would change"),
+            Self::Configuration(why) => write!(f, "no valid configuration: {why}"),
             Self::Closed => f.write_str("the replica is closed"),
         }
     }
@@ -133,10 +167,6 @@ impl core::error::Error for AdminError {}
 pub enum OpenError {
     /// A configuration of the shard is not one.
     Configuration(ConfError),
-    /// The latest configuration does not have this replica as a voter.
-    NotMember,
-    /// The shard has more members than this build can drive: one.
-    Members,
     /// Hard state, log bounds and applied index contradict each other.
     Bounds,
     /// The shard is open already.
@@ -152,8 +182,6 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(why) => write!(f, "the shard's configuration is invalid: {why}"),
-            Self::NotMember => f.write_str("this replica is no voter of its shard"),
-            Self::Members => f.write_str("the shard has more than one member"),
             Self::Bounds => f.write_str("vote, log and applied index contradict each other"),
             Self::AlreadyOpen { slot } => write!(f, "the shard is open in slot {}", slot.0),
             Self::Full => f.write_str("this core has no room for another replica"),

@@ -1,10 +1,11 @@
 //! Proposals: taken into a queue, appended as one batch a pass.
 
 use crate::{
-    Accepted, Budget, Damage, HardState, Log, LogIndex, NewBatch, Outbox, ProposeError, RaftCore,
-    Record, Refused, Rejected, ReplicaId, Slot,
-    batch::ALIGN_U32,
-    core::{CLOSING, StreamState, at},
+    Accepted, Budget, Damage, HardState, Log, LogIndex, Lsn, NOOP_BYTES, NewBatch, Outbox,
+    ProposeError, RaftCore, Record, Refused, Rejected, ReplicaId, Slot,
+    batch::{ALIGN_U32, FLAG_NOOP},
+    core::{StreamState, at},
+    replica::{CLOSING, TOUCHED, TRANSFER},
 };
 
 /// Entries that belong together: they get neighbouring indexes in one batch.
@@ -32,7 +33,11 @@ impl RaftCore {
         assert!(p.count > 0, "a proposal has an entry");
         assert!(p.bytes / 8 >= p.count, "an entry takes 8 bytes at least");
         if !self.serves(slot) {
+            self.touch_leaderless(slot);
             return Err(self.why_not(slot));
+        }
+        if self.hot[at(slot)].flags & TRANSFER != 0 {
+            return Err(ProposeError::Busy(Budget::Transfer));
         }
         let body = p.bytes.checked_next_multiple_of(ALIGN_U32);
         if body.is_none_or(|len| len > self.config.batch_bytes_max) {
@@ -59,7 +64,7 @@ impl RaftCore {
         self.stage_commit(slot, u64::from(self.config.commit_every), log);
         match log.append(batch.new) {
             Ok(lsn) => {
-                self.accept(slot, &batch, out);
+                self.take_queued(slot, &batch, out);
                 self.appended(slot, &batch.new, batch.charge, lsn);
                 if !self.warm[at(slot)].queue.is_empty() {
                     self.touch(slot);
@@ -97,7 +102,8 @@ impl RaftCore {
             if proposals > 0 && over.is_none_or(|len| len > self.config.pass_bytes_max) {
                 break;
             }
-            (count, bytes, proposals) = (count + p.count, total, proposals + 1);
+            let Some(entries) = count.checked_add(p.count) else { break };
+            (count, bytes, proposals) = (entries, total, proposals + 1);
         }
         let hot = &self.hot[at(slot)];
         let new = NewBatch {
@@ -109,11 +115,12 @@ impl RaftCore {
             proposals,
             bytes: bytes.next_multiple_of(ALIGN_U32),
             flags: 0,
+            payload: &[],
         };
         Taken { new, proposals, charge: bytes }
     }
 
-    fn accept(&mut self, slot: Slot, batch: &Taken, out: &mut Outbox) {
+    fn take_queued(&mut self, slot: Slot, batch: &Taken, out: &mut Outbox) {
         let mut first = batch.new.first;
         for _ in 0..batch.proposals {
             let queue = &mut self.warm[at(slot)].queue;
@@ -159,15 +166,59 @@ impl RaftCore {
 
     /// Who leads, as far as this replica knows.
     pub(crate) fn leader_of(&self, slot: Slot) -> Option<ReplicaId> {
+        Some(self.cold[at(slot)].leader).filter(|leader| leader.0 != 0)
+    }
+
+    /// Somebody wants something of a replica without a leader: it is elected before others.
+    pub(crate) fn touch_leaderless(&mut self, slot: Slot) {
+        if self.is_open(slot) && self.cold[at(slot)].leader.0 == 0 {
+            self.hot[at(slot)].flags |= TOUCHED;
+            self.wheel.urge(slot);
+            self.wheel.urge(slot);
+        }
+    }
+
+    /// Appends the first entry of a leader's term, without which nothing of it commits.
+    pub(crate) fn append_noop(&mut self, slot: Slot, log: &mut impl Log) {
         let hot = &self.hot[at(slot)];
-        let conf = &self.confs[usize::from(hot.conf)].conf;
-        conf.members.get(usize::from(hot.leader)).map(|member| member.replica)
+        let noop = NewBatch {
+            at: self.place(slot),
+            first: hot.last.next(),
+            term: hot.term,
+            prev_term: hot.last_term,
+            count: 1,
+            proposals: 0,
+            bytes: NOOP_BYTES,
+            flags: FLAG_NOOP,
+            payload: &[],
+        };
+        match log.append(noop) {
+            Ok(lsn) => {
+                self.counters.noops += 1;
+                self.appended(slot, &noop, 0, lsn);
+            },
+            Err(refused) => self.refused(slot, refused),
+        }
+    }
+
+    /// Moves the tail over a batch that the log took.
+    pub(crate) fn appended(&mut self, slot: Slot, batch: &NewBatch<'_>, charge: u32, lsn: Lsn) {
+        let hot = &mut self.hot[at(slot)];
+        hot.last = LogIndex(hot.last.0 + u64::from(batch.count));
+        hot.last_term = batch.term;
+        self.counters.appends += 1;
+        self.counters.entries += u64::from(batch.count);
+        self.counters.bytes += u64::from(batch.bytes);
+        if charge > 0 {
+            self.charges.push(&mut self.cold[at(slot)].charges, (hot.last, charge));
+        }
+        self.note_write(slot, lsn);
     }
 }
 
 /// The batch that the front of a queue makes up.
 struct Taken {
-    new: NewBatch,
+    new: NewBatch<'static>,
     proposals: u32,
     /// Proposal bytes charged to the shard.
     charge: u32,

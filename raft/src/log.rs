@@ -4,7 +4,7 @@
 //! state, and what may leave only after that write waits inside raft until the LSN is durable.
 //! An LSN names a write, never an (index, term).
 
-use crate::{HardState, LogIndex, Lsn, ShardId, Slot, StreamNo, Term};
+use crate::{Batch, HardState, LogIndex, Lsn, ShardId, Slot, StreamNo, Term};
 
 /// Bytes of the body of a no-op: one entry without payload.
 pub const NOOP_BYTES: u32 = 16;
@@ -26,7 +26,7 @@ pub struct Place {
 /// The caller keeps the payloads of its accepted [`crate::Proposal`]s in the order of the `propose`
 /// calls of that slot; a batch takes the first [`NewBatch::proposals`] of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewBatch {
+pub struct NewBatch<'a> {
     /// The replica.
     pub at: Place,
     /// Index of the first entry: the last one of this replica's log + 1.
@@ -37,13 +37,14 @@ pub struct NewBatch {
     pub prev_term: Term,
     /// Entries.
     pub count: u32,
-    /// Proposals taken from the front of the slot's queue; 0 for a no-op, which has one entry
-    /// without payload.
+    /// Proposals taken from the front of the slot's queue; 0 for an entry of raft's own.
     pub proposals: u32,
     /// Exact bytes of the body.
     pub bytes: u32,
     /// Flags of the batch header.
     pub flags: u16,
+    /// The payload of raft's own entry: a configuration, or nothing in a no-op.
+    pub payload: &'a [u8],
 }
 
 /// A record other than entries.
@@ -57,6 +58,22 @@ pub enum Record {
         first: LogIndex,
         /// Term of the entry before it.
         prev_term: Term,
+    },
+    /// Every entry from `from` on is void.
+    Truncate {
+        /// First removed index.
+        from: LogIndex,
+    },
+    /// The state is that of a snapshot now; one atomic record with its manifest.
+    Install {
+        /// Index of the snapshot: the log begins after it.
+        index: LogIndex,
+        /// Its term.
+        term: Term,
+        /// Whether entries above `index` stay; else the log is empty there.
+        keep: bool,
+        /// Term, vote and commit as of then.
+        hard_state: HardState,
     },
 }
 
@@ -92,7 +109,16 @@ pub trait Log {
     /// # Errors
     ///
     /// [`Refused`]: nothing changed.
-    fn append(&mut self, batch: NewBatch) -> Result<Lsn, Refused>;
+    fn append(&mut self, batch: NewBatch<'_>) -> Result<Lsn, Refused>;
+
+    /// Takes a leader's batch as a follower: copies the body and verifies the copy. Every entry
+    /// from `batch.head.first` on is replaced. A batch that begins at or below the compacted
+    /// prefix is kept from there on.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: nothing changed.
+    fn accept(&mut self, at: Place, batch: &Batch<'_>) -> Result<Lsn, Refused>;
 
     /// Takes one record.
     ///
@@ -103,4 +129,11 @@ pub trait Log {
 
     /// Term of an entry, or of the one before the first; none: not in the log.
     fn term_at(&self, at: Place, index: LogIndex) -> Option<Term>;
+
+    /// Which whole batches from the one that holds `from` on are in memory, one at least, else up
+    /// to `bytes_max`: their last index and bytes. None: `from` is on disk only.
+    fn cached(&self, at: Place, from: LogIndex, bytes_max: u32) -> Option<(LogIndex, u32)>;
+
+    /// About how many bytes the entries `from..=to` take; the same answer for the same range.
+    fn bytes(&self, at: Place, from: LogIndex, to: LogIndex) -> u64;
 }

@@ -59,6 +59,66 @@ pub struct Batch<'a> {
     pub body: &'a [u8],
 }
 
+/// A message with the batches that came along.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// Its batches, in order; of an Append alone.
+    pub batches: &'a [Batch<'a>],
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was taken, or refused by an answer.
+    Taken,
+    /// The log is at its mark: give the same message again after a write became durable. What was
+    /// taken of it so far is not taken twice.
+    NoRoom,
+    /// It is dropped and counted.
+    False(Why),
+    /// The shard is not here.
+    UnknownShard,
+}
+
+/// Why a message is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Why {
+    /// It came over a lane life that is over, or over no lane that is known.
+    Life,
+    /// It is for another replica of the shard.
+    Receiver,
+    /// It claims to come from this replica, from nobody, or from a replica of another node.
+    Sender,
+    /// A term of 0, or one that no honest replica reaches.
+    Term,
+    /// An index that no honest replica reaches, or index and term that cannot stand together.
+    Index,
+    /// Batches that are not consecutive, not of this shard, fall in term, or do not follow `prev`.
+    Batches,
+    /// The bytes of a batch are not what its checksum or layout says.
+    Bytes,
+    /// A configuration that is none, or that does not follow the one before.
+    Configuration,
+    /// It contradicts what is committed here.
+    Committed,
+    /// A second leader in one term.
+    Leader,
+    /// An answer to something that was not asked, or not in this role, term or round.
+    Unasked,
+    /// It is older than what is known.
+    Stale,
+    /// The replica is closed, or its stream failed.
+    Closed,
+}
+
+impl Why {
+    /// How many there are.
+    pub const COUNT: usize = 13;
+}
+
 /// Where a follower's log parts from the leader's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mismatch {

@@ -1,10 +1,16 @@
 //! Opening a replica from what its log and state say, and taking it off the core.
 
+use alloc::{vec, vec::Vec};
+
 use crate::{
     ConfError, Configuration, HardState, Log, LogIndex, Lsn, OpenError, Outbox, RaftCore, Reason,
-    ReplicaId, Role, ShardId, Slot, StreamNo, Term,
-    core::{
-        BROKEN, CAMPAIGN, Cold, DIRTY, Hot, Interned, OPEN, STALLED, Stream, StreamState, Warm, at,
+    ReplicaId, Role, RoleChange, ShardId, Slot, StreamNo, Term, What,
+    alarm::Alarm,
+    core::{Stream, StreamState, at},
+    progress::NO_PEERS,
+    replica::{
+        BEAT, BROKEN, CAMPAIGN, Cold, DIRTY, Hot, Interned, NO_LANE, NO_LEASE, OPEN, STALLED,
+        TRANSFER, Warm,
     },
 };
 
@@ -67,36 +73,67 @@ impl RaftCore {
         if let Some(slot) = self.slot_of(r.shard) {
             return Err(OpenError::AlreadyOpen { slot });
         }
-        let (conf, conf_index) = active_configuration(&r)?;
-        if !conf.is_voter(r.replica) {
-            return Err(OpenError::NotMember);
-        }
-        if conf.members.len() != 1 {
-            return Err(OpenError::Members);
-        }
+        let confs = configurations(&r)?;
         if r.damage == Damage::Normal && !bounds_agree(&r) {
             return Err(OpenError::Bounds);
         }
         let stream = self.stream_index(r.stream)?;
-        let conf = self.intern(conf)?;
-        let slot = self.fill(&r, stream, conf, conf_index);
+        let confs = self.intern_all(confs)?;
+        let slot = self.fill(&r, stream, confs);
+        self.prune_confs(slot);
         self.by_shard.insert(r.shard, slot);
+        self.find_promise(slot);
         self.touch(slot);
         let good = self.stream_is_good(slot) && r.damage == Damage::Normal;
-        if good {
-            self.hot[at(slot)].flags |= CAMPAIGN;
-            self.campaign(slot, log);
+        if r.damage == Damage::State {
+            let soon = self.now.after(self.config.times.snapshot);
+            self.alarms.set(soon, slot, self.cold[at(slot)].generation, Alarm::Ask);
+        }
+        if self.is_sole(slot) {
+            if good {
+                self.hot[at(slot)].flags |= CAMPAIGN;
+                // Nobody else can be asked, so the outbox stays empty.
+                self.campaign(slot, None, log, &mut Outbox::default());
+            }
+        } else if self.may_be_elected(slot) {
+            self.await_election(slot);
         }
         Ok(slot)
     }
 
+    /// Takes all configurations in, or none.
+    fn intern_all(
+        &mut self,
+        confs: Vec<(Configuration, LogIndex)>,
+    ) -> Result<Vec<(u16, LogIndex)>, OpenError> {
+        let mut ids = Vec::with_capacity(confs.len());
+        for (conf, index) in confs {
+            match self.intern(conf) {
+                Ok(id) => ids.push((id, index)),
+                Err(why) => {
+                    for (id, _) in &ids {
+                        self.confs[usize::from(*id)].uses -= 1;
+                    }
+                    return Err(why);
+                },
+            }
+        }
+        Ok(ids)
+    }
+
     /// Writes the arrays of a new replica.
-    fn fill(&mut self, r: &Recovered<'_>, stream: u8, conf: u16, conf_index: LogIndex) -> Slot {
+    fn fill(&mut self, r: &Recovered<'_>, stream: u8, mut confs: Vec<(u16, LogIndex)>) -> Slot {
         let floor = r.first.prev();
-        let applied = if r.damage == Damage::Normal { r.applied } else { floor };
+        let lost = r.damage == Damage::State;
+        let applied = if lost { floor } else { r.applied.clamp(floor, r.last.max(floor)) };
         let commit = r.hard_state.commit.min(r.last).max(applied);
         let last = r.last.max(floor);
         let slot = self.take_slot();
+        let read_seq = self.first_request();
+        let (conf, conf_index) = confs.pop().expect("the manifest has a configuration");
+        if !confs.is_empty() {
+            self.older.insert(slot, confs);
+        }
         self.hot[at(slot)] = Hot {
             term: r.hard_state.term,
             last,
@@ -109,16 +146,26 @@ impl RaftCore {
             role: Role::Follower,
             damage: r.damage,
             stream,
-            leader: NO_MEMBER,
+            lane: NO_LANE,
+            place: NO_MEMBER,
+            ..Hot::default()
         };
-        self.warm[at(slot)] =
-            Warm { vote: r.hard_state.vote, handed: applied, applied, floor, ..Warm::default() };
+        self.warm[at(slot)] = Warm {
+            vote: r.hard_state.vote,
+            handed: applied,
+            applied,
+            floor,
+            progress: NO_PEERS,
+            ..Warm::default()
+        };
         self.cold[at(slot)] = Cold {
             shard: r.shard,
             replica: r.replica,
             conf_index,
             staged_commit: r.hard_state.commit,
             generation: self.cold[at(slot)].generation,
+            transfer: NO_MEMBER,
+            read_seq,
             ..Cold::default()
         };
         slot
@@ -130,6 +177,7 @@ impl RaftCore {
             self.hot.push(Hot::default());
             self.warm.push(Warm::default());
             self.cold.push(Cold::default());
+            self.wheel.grow(self.hot.len());
             slot
         })
     }
@@ -151,6 +199,7 @@ impl RaftCore {
                 durable: Lsn(0),
                 staged: Lsn(0),
                 waiting: alloc::collections::VecDeque::new(),
+                held: alloc::collections::VecDeque::new(),
             });
         }
         Ok(index)
@@ -165,7 +214,7 @@ impl RaftCore {
     }
 
     /// Shares one copy among the replicas with equal configurations.
-    fn intern(&mut self, conf: Configuration) -> Result<u16, OpenError> {
+    pub(crate) fn intern(&mut self, conf: Configuration) -> Result<u16, OpenError> {
         let bytes = conf.encode().map_err(OpenError::Configuration)?;
         if let Some(&id) = self.conf_ids.get(&bytes) {
             self.confs[usize::from(id)].uses += 1;
@@ -174,7 +223,7 @@ impl RaftCore {
         let unused = self.confs.iter().position(|interned| interned.uses == 0);
         let place = unused.unwrap_or(self.confs.len());
         let id = u16::try_from(place).map_err(|_too_many| OpenError::Full)?;
-        let interned = Interned { conf, uses: 1 };
+        let interned = Interned::new(conf);
         if unused.is_some() {
             self.conf_ids.retain(|_, known| *known != id);
             self.confs[place] = interned;
@@ -187,11 +236,20 @@ impl RaftCore {
 
     /// Takes a replica off the core; its slot may be used again.
     pub(crate) fn release(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
-        self.step_down(slot, out);
+        self.say_release(slot, out);
+        self.keep_promise(slot);
+        self.end_role(slot, None, out);
+        self.unbind(slot);
+        self.reject_reads(slot, out);
         self.report(slot, reason, out);
+        self.disarm(slot);
         self.writes.forget(&mut self.warm[at(slot)].pending);
         self.by_shard.remove(&self.cold[at(slot)].shard);
         self.confs[usize::from(self.hot[at(slot)].conf)].uses -= 1;
+        for (id, _) in self.older.remove(&slot).unwrap_or_default() {
+            self.confs[usize::from(id)].uses -= 1;
+        }
+        self.changes.remove(&slot);
         if self.hot[at(slot)].flags & STALLED != 0 {
             self.stalled.retain(|stalled| *stalled != slot);
         }
@@ -204,19 +262,99 @@ impl RaftCore {
         self.free.push(slot);
     }
 
-    /// Ends what a replica was doing for clients. It leads nothing after this.
-    pub(crate) fn step_down(&mut self, slot: Slot, out: &mut Outbox) {
+    /// Ends a leadership or a campaign, and waits for the next election. A leader says so to all:
+    /// nobody stays bound to it.
+    pub(crate) fn step_down(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
+        self.say_release(slot, out);
+        self.end_role(slot, Some(reason), out);
+        if self.stream_is_good(slot) && self.may_be_elected(slot) {
+            self.await_election(slot);
+        } else {
+            self.disarm(slot);
+        }
+    }
+
+    /// A leader says that it leads no more.
+    pub(crate) fn say_release(&self, slot: Slot, out: &mut Outbox) {
+        if self.hot[at(slot)].role == Role::Leader {
+            self.tell_all(slot, What::Release, out);
+        }
+    }
+
+    /// Where a follower begins to number its questions: never where a former life did, since an
+    /// answer to that life may still come.
+    fn first_request(&mut self) -> u64 {
+        self.draw() >> 2
+    }
+
+    /// Becomes a follower of nobody.
+    pub(crate) fn end_role(&mut self, slot: Slot, reason: Option<Reason>, out: &mut Outbox) {
         let was = self.hot[at(slot)].role;
+        let led = was == Role::Leader;
         self.hot[at(slot)].role = Role::Follower;
-        self.hot[at(slot)].leader = NO_MEMBER;
-        self.hot[at(slot)].flags &= !CAMPAIGN;
+        self.hot[at(slot)].flags &= !(CAMPAIGN | TRANSFER | NO_LEASE | BEAT);
+        let had_leader = core::mem::take(&mut self.cold[at(slot)].leader);
+        self.cold[at(slot)].transfer = NO_MEMBER;
         self.reject_all(slot, out);
-        self.reject_reads(slot, out);
+        if led {
+            self.reject_reads(slot, out);
+            self.cold[at(slot)].read_seq = self.first_request();
+            self.close_peers(slot);
+            self.changes.remove(&slot);
+        } else {
+            self.requeue_reads(slot);
+        }
+        self.hot[at(slot)].place = NO_MEMBER;
+        self.charges.forget(&mut self.cold[at(slot)].charges);
         self.warm[at(slot)].uncommitted = 0;
-        if was != Role::Follower {
-            self.counters.step_downs += u64::from(was == Role::Leader);
+        if was != Role::Follower || had_leader.0 != 0 {
             self.tell_role(slot, out);
         }
+        if led {
+            self.counters.step_downs += 1;
+            if let Some(reason) = reason {
+                self.report(slot, reason, out);
+            }
+        }
+    }
+
+    /// Tells what a replica is now.
+    pub(crate) fn tell_role(&self, slot: Slot, out: &mut Outbox) {
+        let hot = &self.hot[at(slot)];
+        let leader = self.leader_of(slot);
+        let shard = self.cold[at(slot)].shard;
+        out.role.push(RoleChange { slot, shard, role: hot.role, term: hot.term, leader });
+    }
+
+    /// A snapshot brings the configuration of its index; later ones that stay in the log are
+    /// active still.
+    pub(crate) fn rebase_confs(
+        &mut self,
+        slot: Slot,
+        conf: Configuration,
+        index: LogIndex,
+        keep: bool,
+    ) {
+        let Ok(id) = self.intern(conf) else {
+            self.broken(slot, crate::Rule::Configurations);
+            return;
+        };
+        let active = (self.hot[at(slot)].conf, self.cold[at(slot)].conf_index);
+        let mut all = self.older.remove(&slot).unwrap_or_default();
+        all.push(active);
+        let stays = |at: LogIndex| keep && at > index;
+        for (id, _) in all.iter().filter(|(_, at)| !stays(*at)) {
+            self.confs[usize::from(*id)].uses -= 1;
+        }
+        all.retain(|(_, at)| stays(*at));
+        all.insert(0, (id, index));
+        let (conf, conf_index) = all.pop().expect("the snapshot's is there");
+        self.hot[at(slot)].conf = conf;
+        self.cold[at(slot)].conf_index = conf_index;
+        if !all.is_empty() {
+            self.older.insert(slot, all);
+        }
+        self.prune_confs(slot);
     }
 
     /// Whether a slot is shut for good by a broken rule.
@@ -230,19 +368,19 @@ pub(crate) const NO_MEMBER: u8 = u8::MAX;
 /// Replicas of a core at most.
 const SLOTS_MAX: usize = 1 << 24;
 
-/// The latest configuration, committed or not, and where it stands.
-fn active_configuration(r: &Recovered<'_>) -> Result<(Configuration, LogIndex), OpenError> {
+/// The configuration of the manifest and those of the log above it, committed or not.
+fn configurations(r: &Recovered<'_>) -> Result<Vec<(Configuration, LogIndex)>, OpenError> {
     let decode = |bytes| Configuration::decode(bytes).map_err(OpenError::Configuration);
-    let (mut conf, mut index) = (decode(r.conf)?, r.applied.min(r.last));
-    for (nth, (at, bytes)) in r.confs.iter().enumerate() {
+    let mut all = vec![(decode(r.conf)?, r.applied.min(r.last))];
+    for (at, bytes) in r.confs {
         let next = decode(bytes)?;
-        let ascends = nth == 0 || *at > index;
-        if next.epoch != conf.epoch.saturating_add(1) || !ascends || *at > r.last {
+        let (before, index) = all.last().expect("the manifest's is there");
+        if next.epoch != before.epoch.saturating_add(1) || *at <= *index || *at > r.last {
             return Err(OpenError::Configuration(ConfError::Epoch));
         }
-        (conf, index) = (next, *at);
+        all.push((next, *at));
     }
-    Ok((conf, index))
+    Ok(all)
 }
 
 /// Whether hard state, bounds and state fit together (I1 as of this start).

@@ -1,22 +1,26 @@
 //! The two ends of a pass.
 
 use crate::{
-    Apply, BootTime, Damage, Log, LogIndex, Outbox, RaftCore, Reason, Role, Rule, Slot,
-    core::{BROKEN, CLOSING, DIRTY, OPEN, StreamState, at},
+    BootTime, Damage, Log, LogIndex, Outbox, RaftCore, Reason, Role, Rule, Slot,
+    core::{StreamState, at},
+    replica::{BROKEN, CLOSING, DIRTY, OPEN},
 };
 
 impl RaftCore {
     /// Opens a pass. `now` must not be older than that of an earlier pass; if it is, it is ignored.
     pub fn begin_pass(&mut self, now: BootTime, out: &mut Outbox) {
-        self.now = self.now.max(now);
+        self.set_now(now);
         self.events = 0;
+        self.begin_support(out);
+        self.walk_lanes();
+        self.hand_over_failed(out);
         self.settle(out);
     }
 
     /// Ends a pass: appends one batch per replica that has proposals, commits what is durable,
     /// and hands out what is committed. `now` is read after the rings were drained.
     pub fn flush_pass(&mut self, now: BootTime, log: &mut impl Log, out: &mut Outbox) {
-        self.now = self.now.max(now);
+        self.set_now(now);
         core::mem::swap(&mut self.dirty, &mut self.walk);
         for nth in 0..self.walk.len() {
             let slot = self.walk[nth];
@@ -29,16 +33,26 @@ impl RaftCore {
             }
         }
         self.walk.clear();
+        while let Some((slot, from, to)) = self.repairs.pop() {
+            if self.is_open(slot) {
+                self.ask_for_entries(slot, from, to, out);
+            }
+        }
         self.settle(out);
     }
 
     fn flush_slot(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
         if self.hot[at(slot)].damage != Damage::Normal {
             self.retire_damaged(slot, out);
-        } else if self.stream_is_good(slot) {
-            self.write(slot, log, out);
         }
-        self.commit(slot);
+        if self.stream_is_good(slot) {
+            self.write(slot, log, out);
+            self.commit(slot);
+            let probe = self.stamp_reads(slot, out);
+            if self.hot[at(slot)].role == Role::Leader {
+                self.lead(slot, probe, log, out);
+            }
+        }
         if self.hot[at(slot)].flags & CLOSING == 0 {
             self.hand_out(slot, out);
             self.flush_reads(slot, out);
@@ -52,8 +66,8 @@ impl RaftCore {
 
     /// Everything that this replica wants in its log now, in the order of replay.
     fn write(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
-        if self.may_campaign(slot) {
-            self.campaign(slot, log);
+        if self.must_campaign(slot) {
+            self.campaign(slot, None, log, out);
         }
         if self.cold[at(slot)].compact > LogIndex(0) {
             self.compact(slot, log);
@@ -67,36 +81,47 @@ impl RaftCore {
         }
         if self.hot[at(slot)].last < self.warm[at(slot)].term_start {
             self.reject_all(slot, out);
-        } else if !self.warm[at(slot)].queue.is_empty() {
+            return;
+        }
+        if !self.changes.is_empty() {
+            self.append_change(slot, log, out);
+        }
+        if !self.warm[at(slot)].queue.is_empty() {
             self.append_queued(slot, log, out);
         }
     }
 
-    /// Moves a leader's commit index (I6).
-    fn commit(&mut self, slot: Slot) {
-        let matched = self.quorum_match(slot);
-        let hot = &mut self.hot[at(slot)];
-        let own_term = matched >= self.warm[at(slot)].term_start;
-        if hot.role == Role::Leader && own_term && matched > hot.commit {
-            assert!(matched <= hot.last, "only what is in the log is durable (I1)");
-            hot.commit = matched;
-            self.counters.commits += 1;
-        }
-    }
-
-    /// Hands out what is committed, each index once (I13).
-    fn hand_out(&mut self, slot: Slot, out: &mut Outbox) {
-        let (hot, warm) = (&self.hot[at(slot)], &mut self.warm[at(slot)]);
-        let whole = hot.damage == Damage::Normal && hot.flags & BROKEN == 0;
-        if whole && hot.commit > warm.handed {
-            let (from, to) = (warm.handed.next(), hot.commit);
-            out.apply.push(Apply::Range { slot, from, to });
-            warm.handed = to;
+    /// What a leader does after its log moved: tells its peers, and sees whether it goes on.
+    fn lead(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
+        if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
+            let conf = self.conf(slot);
+            let votes =
+                conf.after.checked_shr(u32::from(self.hot[at(slot)].place)).unwrap_or(0) & 1;
+            if votes == 1 && !conf.moves && self.changes.is_empty() {
+                self.feed(slot, probe, log, out);
+                self.push_transfer(slot, out);
+                return;
+            }
+            self.next_change(slot);
+            if self.changes.contains_key(&slot) {
+                // Appended by the next flush, before anything commits under it.
+                self.touch(slot);
+            }
+            self.feed(slot, probe, log, out);
+            self.push_transfer(slot, out);
+            self.leave_if_removed(slot, out);
         }
     }
 
     /// Tells of streams and replicas that failed since.
     pub(crate) fn settle(&mut self, out: &mut Outbox) {
+        if self.trouble {
+            self.settle_trouble(out);
+        }
+    }
+
+    fn settle_trouble(&mut self, out: &mut Outbox) {
+        self.trouble = false;
         for nth in 0..self.streams.len() {
             if self.streams[nth].state == StreamState::Failing {
                 self.handle_stream_failed(self.streams[nth].no, out);
@@ -111,7 +136,8 @@ impl RaftCore {
         if self.hot[at(slot)].flags & OPEN != 0 {
             self.report(slot, Reason::Broken(rule), out);
             self.writes.forget(&mut self.warm[at(slot)].pending);
-            self.step_down(slot, out);
+            self.step_down(slot, Reason::Broken(rule), out);
+            self.disarm(slot);
         }
     }
 }

@@ -14,8 +14,6 @@ pub(crate) struct Write {
     pub(crate) lsn: Lsn,
     /// Last index of the replica's log as of this write.
     pub(crate) last: LogIndex,
-    /// Proposal bytes that it carries.
-    pub(crate) bytes: u32,
 }
 
 impl Chains<Write> {
@@ -25,11 +23,15 @@ impl Chains<Write> {
             && newest.lsn == write.lsn
         {
             newest.last = write.last;
-            newest.bytes = newest.bytes.saturating_add(write.bytes);
             return false;
         }
         self.push(pending, write);
         true
+    }
+
+    /// The log was cut above `last`: no write covers more any longer.
+    pub(crate) fn truncate(&mut self, pending: Chain, last: LogIndex) {
+        self.each(pending, |write| write.last = write.last.min(last));
     }
 
     /// Takes the oldest write if it is durable at `lsn`.
@@ -40,11 +42,6 @@ impl Chains<Write> {
         }
         self.pop(pending)
     }
-
-    /// Forgets every write of a replica.
-    pub(crate) fn forget(&mut self, pending: &mut Chain) {
-        while self.pop(pending).is_some() {}
-    }
 }
 
 #[cfg(test)]
@@ -53,13 +50,13 @@ mod tests {
 
     #[test]
     fn writes_come_back_in_order_and_only_when_durable() {
-        let write = |lsn, last| Write { lsn: Lsn(lsn), last: LogIndex(last), bytes: 10 };
+        let write = |lsn, last| Write { lsn: Lsn(lsn), last: LogIndex(last) };
         let (mut writes, mut pending) = (Chains::new(), Chain::default());
         assert!(writes.note(&mut pending, write(5, 1)));
         assert!(!writes.note(&mut pending, write(5, 2)), "the same write");
         assert!(writes.note(&mut pending, write(7, 3)));
         assert_eq!(writes.written(&mut pending, Lsn(4)), None);
-        assert_eq!(writes.written(&mut pending, Lsn(6)), Some(Write { bytes: 20, ..write(5, 2) }));
+        assert_eq!(writes.written(&mut pending, Lsn(6)), Some(write(5, 2)));
         assert_eq!(writes.written(&mut pending, Lsn(6)), None);
         assert_eq!(writes.written(&mut pending, Lsn(9)), Some(write(7, 3)));
         assert!(pending.is_empty());

@@ -1,10 +1,17 @@
-//! Linearizable reads: a read gets the commit index of the pass it came in and waits until that
-//! index is applied. Before an entry of the leader's own term is committed, it waits.
+//! Linearizable reads. A read gets the commit index of the pass it came in; a quorum confirms
+//! after that that this replica still leads; then it waits until that index is applied. Before an
+//! entry of the leader's own term is committed, it waits.
+//!
+//! One counter per shard: each pass with new reads stamps them all, and a confirmation of a stamp
+//! confirms those before it.
 
 use crate::{
-    Budget, LogIndex, Outbox, ProposeError, RaftCore, ReadError, ReadReady, ReadRejected, Role,
-    Slot,
-    core::{WaitingRead, at},
+    Budget, Damage, LogIndex, Message, Origin, Outbox, ProposeError, RaftCore, ReadError,
+    ReadReady, ReadRejected, ReplicaId, Role, Send, Slot, Verdict, What, Why,
+    chain::Chain,
+    core::at,
+    replica::{INSTALLING, NO_LEASE, NO_QUORUM, READS, WaitingRead},
+    step::NUMBER_MAX,
 };
 
 /// How a read is made sure to see every write that was answered before it came in.
@@ -15,6 +22,8 @@ pub enum ReadMode {
     ReadIndex,
     /// By the leader's lease; without one, as `ReadIndex`. A sole voter needs neither.
     Lease,
+    /// As `ReadIndex`, and a replica that does not lead asks the leader for the index.
+    Follower,
 }
 
 impl RaftCore {
@@ -24,30 +33,53 @@ impl RaftCore {
     ///
     /// [`ReadError`]: nothing changed.
     pub fn read(&mut self, slot: Slot, mode: ReadMode, token: u64) -> Result<(), ReadError> {
-        let (ReadMode::ReadIndex | ReadMode::Lease) = mode;
-        if !self.serves(slot) {
+        let asks = mode == ReadMode::Follower && self.may_ask(slot);
+        if !self.serves(slot) && !asks {
+            self.touch_leaderless(slot);
             return Err(read_error(self.why_not(slot)));
         }
-        let used = u32::try_from(self.waiting_reads.used()).unwrap_or(u32::MAX);
-        if used >= self.config.reads_max {
+        if self.reads_full() {
             return Err(ReadError::Busy(Budget::Reads));
         }
-        let read = WaitingRead { token, index: LogIndex(0) };
+        let (index, peer) = (LogIndex(0), ReplicaId(0));
+        let lease = mode == ReadMode::Lease;
+        let read = WaitingRead { token, index, stamp: 0, peer, lease };
         self.waiting_reads.push(&mut self.cold[at(slot)].reads, read);
         self.touch(slot);
         Ok(())
     }
 
+    fn reads_full(&self) -> bool {
+        let used = u32::try_from(self.waiting_reads.used()).unwrap_or(u32::MAX);
+        used >= self.config.reads_max
+    }
+
+    /// Whether a follower may ask its leader.
+    fn may_ask(&self, slot: Slot) -> bool {
+        self.is_open(slot)
+            && self.hot[at(slot)].role == Role::Follower
+            && self.hot[at(slot)].damage == Damage::Normal
+            && self.stream_is_good(slot)
+            && self.cold[at(slot)].leader.0 != 0
+    }
+
     /// The index of a read that may be served right now; none: queue it with [`RaftCore::read`].
     ///
-    /// It is there when this replica is the sole voter, leads with a committed entry of its own
-    /// term, and everything committed is applied.
+    /// It is there when this replica is the sole voter, or `mode` allows a lease and it has one,
+    /// leads with a committed entry of its own term, and everything committed is applied.
     pub fn read_now(&self, slot: Slot, mode: ReadMode) -> Option<LogIndex> {
-        let (ReadMode::ReadIndex | ReadMode::Lease) = mode;
         let commit = self.hot.get(at(slot))?.commit;
         let warm = &self.warm[at(slot)];
         let ready = self.serves(slot) && commit >= warm.term_start && warm.applied >= commit;
-        ready.then_some(commit)
+        let alone = ready && self.is_sole(slot);
+        (alone || (ready && mode == ReadMode::Lease && self.has_lease(slot))).then_some(commit)
+    }
+
+    /// Whether a leader may answer a read by itself, now.
+    pub(crate) fn has_lease(&self, slot: Slot) -> bool {
+        self.config.lease_reads
+            && self.hot[at(slot)].flags & NO_LEASE == 0
+            && self.quorum(slot, |place| self.lease_supports(slot, place))
     }
 
     /// The state machine has applied everything handed out up to `index`.
@@ -55,10 +87,14 @@ impl RaftCore {
         if !self.is_open(slot) {
             return;
         }
-        let warm = &mut self.warm[at(slot)];
-        if index > warm.handed || index < warm.applied {
+        let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
+        let installs = hot.flags & INSTALLING != 0 && index >= warm.floor;
+        if index > warm.handed || (index < warm.applied && !installs) {
             self.broken(slot, crate::Rule::Applied);
             return;
+        }
+        if installs {
+            hot.flags &= !INSTALLING;
         }
         warm.applied = index;
         if !self.cold[at(slot)].stamped.is_empty() {
@@ -66,16 +102,176 @@ impl RaftCore {
         }
     }
 
-    /// Gives the reads waiting their index, and hands out those whose index is applied.
-    pub(crate) fn flush_reads(&mut self, slot: Slot, out: &mut Outbox) {
-        let (hot, warm) = (&self.hot[at(slot)], &self.warm[at(slot)]);
-        let cold = &mut self.cold[at(slot)];
-        if hot.role == Role::Leader && hot.commit >= warm.term_start {
-            while let Some(read) = self.waiting_reads.pop(&mut cold.reads) {
-                let stamped = WaitingRead { index: hot.commit, ..read };
+    /// Gives the reads waiting their stamp and index; true: it is a new stamp to confirm. At a
+    /// follower, asks the leader for the index.
+    pub(crate) fn stamp_reads(&mut self, slot: Slot, out: &mut Outbox) -> bool {
+        let cold = &self.cold[at(slot)];
+        if cold.reads.is_empty() {
+            return false;
+        }
+        if self.hot[at(slot)].role != Role::Leader {
+            self.ask_leader(slot, out);
+            return false;
+        }
+        let commit = self.hot[at(slot)].commit;
+        if commit < self.warm[at(slot)].term_start {
+            return false;
+        }
+        let leased = self.has_lease(slot);
+        let stamp = self.cold[at(slot)].read_seq + 1;
+        let mut probes = false;
+        let mut reads = core::mem::take(&mut self.cold[at(slot)].reads);
+        while let Some(read) = self.waiting_reads.pop(&mut reads) {
+            let stamped = WaitingRead { index: commit, stamp, ..read };
+            let cold = &mut self.cold[at(slot)];
+            if read.lease && leased && read.peer.0 == 0 {
+                self.counters.lease_reads += 1;
                 self.waiting_reads.push(&mut cold.stamped, stamped);
+            } else {
+                probes = true;
+                self.waiting_reads.push(&mut cold.probing, stamped);
             }
         }
+        if probes {
+            self.cold[at(slot)].read_seq = stamp;
+            self.hot[at(slot)].flags |= READS;
+            self.counters.read_rounds += 1;
+        }
+        probes
+    }
+
+    fn ask_leader(&mut self, slot: Slot, out: &mut Outbox) {
+        let leader = self.cold[at(slot)].leader;
+        let Some(place) = self.conf(slot).place(leader) else { return };
+        let cold = &mut self.cold[at(slot)];
+        cold.read_seq += 1;
+        let request = cold.read_seq;
+        let mut count = 0;
+        while let Some(read) = self.waiting_reads.pop(&mut cold.reads) {
+            count += 1;
+            self.waiting_reads.push(&mut cold.probing, WaitingRead { stamp: request, ..read });
+        }
+        self.tell(slot, place, What::ReadIndex { request, count }, out);
+    }
+
+    /// Reads under way to a leader wait for the next one, or are asked for again.
+    pub(crate) fn requeue_reads(&mut self, slot: Slot) {
+        let cold = &mut self.cold[at(slot)];
+        if cold.probing.is_empty() && cold.reads.is_empty() {
+            return;
+        }
+        let mut probing = core::mem::take(&mut cold.probing);
+        while let Some(read) = self.waiting_reads.pop(&mut probing) {
+            self.waiting_reads.push(&mut self.cold[at(slot)].reads, read);
+        }
+        self.touch(slot);
+    }
+
+    /// A follower whose question to the leader has no answer yet repeats it, under its number: an
+    /// answer on its way still counts.
+    pub(crate) fn repeat_question(&self, slot: Slot, out: &mut Outbox) {
+        let cold = &self.cold[at(slot)];
+        if cold.probing.is_empty() {
+            return;
+        }
+        if let Some(place) = self.conf(slot).place(cold.leader) {
+            let what = What::ReadIndex { request: cold.read_seq, count: 1 };
+            self.tell(slot, place, what, out);
+        }
+    }
+
+    /// What a follower says to a leader that asks whether it still leads: at once, since it
+    /// promises nothing about the disk.
+    pub(crate) fn read_answer(&self, slot: Slot, from: Origin, m: &Message, read_seq: u64) -> Send {
+        let no_quorum = self.is_retired(slot);
+        self.answer(slot, from, m, What::ReadProbeResp { read_seq, no_quorum })
+    }
+
+    pub(crate) fn on_read_probe_resp(
+        &mut self,
+        (slot, from): (Slot, Origin),
+        m: &Message,
+        read_seq: u64,
+        no_quorum: bool,
+    ) -> Verdict {
+        if self.hot[at(slot)].role != Role::Leader || read_seq > self.cold[at(slot)].read_seq {
+            return Verdict::False(Why::Unasked);
+        }
+        let Some(place) = self.conf(slot).place(m.from) else {
+            return Verdict::False(Why::Sender);
+        };
+        self.on_answer(slot, place, from, m);
+        let peer = self.peer_mut(slot, place).expect("the sender is another member");
+        peer.flags = if no_quorum { peer.flags | NO_QUORUM } else { peer.flags & !NO_QUORUM };
+        peer.acked_read = peer.acked_read.max(read_seq);
+        self.touch(slot);
+        Verdict::Taken
+    }
+
+    /// A follower asks for the index that its reads have to see.
+    pub(crate) fn on_read_index(
+        &mut self,
+        (slot, from): (Slot, Origin),
+        m: &Message,
+        request: u64,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let known = self.conf(slot).place(m.from).is_some();
+        if !self.serves(slot) || !known || self.reads_full() {
+            let leader = self.cold[at(slot)].leader;
+            let leader = if leader == self.cold[at(slot)].replica { ReplicaId(0) } else { leader };
+            let what = What::ReadIndexResp { request, index: Err(leader) };
+            out.send.push(self.answer(slot, from, m, what));
+            return Verdict::Taken;
+        }
+        let (token, index) = (request, LogIndex(0));
+        let read = WaitingRead { token, index, stamp: 0, peer: m.from, lease: false };
+        self.waiting_reads.push(&mut self.cold[at(slot)].reads, read);
+        self.touch(slot);
+        Verdict::Taken
+    }
+
+    pub(crate) fn on_read_index_resp(
+        &mut self,
+        slot: Slot,
+        m: &Message,
+        (request, index): (u64, Result<LogIndex, ReplicaId>),
+        out: &mut Outbox,
+    ) -> Verdict {
+        let cold = &self.cold[at(slot)];
+        let asked = self.hot[at(slot)].role == Role::Follower && cold.leader == m.from;
+        if !asked || request > cold.read_seq {
+            return Verdict::False(Why::Unasked);
+        }
+        let why = read_error(self.why_not(slot));
+        let cold = &mut self.cold[at(slot)];
+        while let Some(read) = self.waiting_reads.front(cold.probing) {
+            if read.stamp > request {
+                break;
+            }
+            self.waiting_reads.pop(&mut cold.probing);
+            match index {
+                Ok(index) => {
+                    let stamped = WaitingRead { index, ..read };
+                    self.waiting_reads.push(&mut cold.stamped, stamped);
+                },
+                Err(_) => out.reads_rejected.push(ReadRejected { slot, token: read.token, why }),
+            }
+        }
+        self.touch(slot);
+        Verdict::Taken
+    }
+
+    /// Hands out the reads that are confirmed and whose index is applied.
+    pub(crate) fn flush_reads(&mut self, slot: Slot, out: &mut Outbox) {
+        if self.hot[at(slot)].flags & READS != 0 {
+            self.confirm_reads(slot, out);
+        }
+        let (hot, warm) = (&self.hot[at(slot)], &self.warm[at(slot)]);
+        if hot.flags & INSTALLING != 0 {
+            return;
+        }
+        let cold = &mut self.cold[at(slot)];
         while let Some(read) = self.waiting_reads.front(cold.stamped) {
             if read.index > warm.applied {
                 break;
@@ -86,19 +282,54 @@ impl RaftCore {
         }
     }
 
+    /// Ends the wait of reads whose stamp a quorum of each half has confirmed.
+    fn confirm_reads(&mut self, slot: Slot, out: &mut Outbox) {
+        let own = NUMBER_MAX;
+        let confirmed =
+            self.quorum_value(slot, |place| self.counted(slot, place, own, |peer| peer.acked_read));
+        loop {
+            let cold = &mut self.cold[at(slot)];
+            let Some(read) = self.waiting_reads.front(cold.probing) else { break };
+            if read.stamp > confirmed {
+                return;
+            }
+            self.waiting_reads.pop(&mut cold.probing);
+            if read.peer.0 == 0 {
+                self.waiting_reads.push(&mut cold.stamped, read);
+            } else if let Some(place) = self.conf(slot).place(read.peer) {
+                let index = Ok(read.index);
+                let what = What::ReadIndexResp { request: read.token, index };
+                self.tell(slot, place, what, out);
+            }
+        }
+        self.hot[at(slot)].flags &= !READS;
+    }
+
     /// Turns every waiting read away.
     pub(crate) fn reject_reads(&mut self, slot: Slot, out: &mut Outbox) {
         let why = read_error(self.why_not(slot));
+        self.hot[at(slot)].flags &= !READS;
         let cold = &mut self.cold[at(slot)];
-        for chain in [&mut cold.stamped, &mut cold.reads] {
-            while let Some(read) = self.waiting_reads.pop(chain) {
-                out.reads_rejected.push(ReadRejected { slot, token: read.token, why });
+        let chains: [Chain; 3] = [
+            core::mem::take(&mut cold.stamped),
+            core::mem::take(&mut cold.probing),
+            core::mem::take(&mut cold.reads),
+        ];
+        for mut chain in chains {
+            while let Some(read) = self.waiting_reads.pop(&mut chain) {
+                if read.peer.0 == 0 {
+                    out.reads_rejected.push(ReadRejected { slot, token: read.token, why });
+                } else if let Some(place) = self.conf(slot).place(read.peer) {
+                    let index = Err(ReplicaId(0));
+                    let what = What::ReadIndexResp { request: read.token, index };
+                    self.tell(slot, place, what, out);
+                }
             }
         }
     }
 }
 
-fn read_error(why: ProposeError) -> ReadError {
+pub(crate) fn read_error(why: ProposeError) -> ReadError {
     match why {
         ProposeError::NotLeader { leader } => ReadError::NotLeader { leader },
         ProposeError::Busy(budget) => ReadError::Busy(budget),

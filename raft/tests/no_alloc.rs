@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 
+#[path = "kit/trio.rs"]
+#[expect(unreachable_pub, reason = "shared with the benches")]
+mod trio;
+
 use bowline_raft::{
-    Apply, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
-    NodeId, Outbox, Place, Proposal, RaftCore, ReadMode, Record, Recovered, Refused, ReplicaId,
-    ShardId, Slot, StreamNo, Term,
+    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn,
+    NewBatch, NodeId, Outbox, Place, Proposal, RaftCore, ReadMode, Record, Recovered, Refused,
+    ReplicaId, ShardId, Slot, StreamNo, Term,
 };
 
 /// Numbers writes and keeps nothing.
@@ -13,8 +17,20 @@ use bowline_raft::{
 struct Numbers(u64);
 
 impl Log for Numbers {
-    fn append(&mut self, _batch: NewBatch) -> Result<Lsn, Refused> {
+    fn append(&mut self, _batch: NewBatch<'_>) -> Result<Lsn, Refused> {
         Ok(Lsn(self.0))
+    }
+
+    fn accept(&mut self, _at: Place, _batch: &Batch<'_>) -> Result<Lsn, Refused> {
+        Ok(Lsn(self.0))
+    }
+
+    fn cached(&self, _at: Place, from: LogIndex, _bytes_max: u32) -> Option<(LogIndex, u32)> {
+        Some((from, 1))
+    }
+
+    fn bytes(&self, _at: Place, from: LogIndex, to: LogIndex) -> u64 {
+        to.0 + 1 - from.0
     }
 
     fn stage(&mut self, _at: Place, _record: Record) -> Result<Lsn, Refused> {
@@ -86,10 +102,37 @@ fn no_alloc_in_steady_state() {
 }
 
 #[test]
+fn three_replicas_allocate_nothing_in_steady_state() {
+    let mut trio = trio::Trio::new(100);
+    trio.elect();
+    (0..50).for_each(|_| assert!(trio.pass(4) <= 400));
+    let before = trio.commits();
+    let counted = allocation_counter::measure(|| {
+        (0..1_000).for_each(|_| assert_eq!(trio.pass(4), 400, "every shard commits its batch"));
+    });
+    assert_eq!(counted.count_total, 0);
+    assert_eq!(trio.commits() - before, 100_000);
+}
+
+#[test]
+fn an_idle_shard_of_three_costs_at_most_512_bytes_a_replica() {
+    let shards = 16_384_u64;
+    let mut made = None;
+    let counted = allocation_counter::measure(|| {
+        let mut trio = trio::Trio::new(shards);
+        trio.elect();
+        trio.rest();
+        made = Some(trio);
+    });
+    let held = u64::try_from(counted.bytes_current).unwrap();
+    assert!(held <= 3 * 512 * shards, "{} bytes a replica", held / shards / 3);
+}
+
+#[test]
 fn an_idle_shard_costs_at_most_512_bytes() {
     let mut core = RaftCore::new(CoreConfig::default(), 1);
     let (mut log, mut out) = (Numbers(1), Outbox::default());
-    let shards = 10_000_u64;
+    let shards = 16_384_u64;
     let counted = allocation_counter::measure(|| {
         for shard in 0..shards {
             open(&mut core, &mut log, shard);

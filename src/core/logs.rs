@@ -7,11 +7,16 @@ use std::collections::VecDeque;
 
 use bowline_env::{Millis, Nanos};
 use bowline_raft::batch::{BodyWriter, body_len};
-use bowline_raft::{Log, LogIndex, Lsn, NewBatch, Place, Record, Refused, ShardId, Slot, Term};
+use bowline_raft::{
+    Batch, Log, LogIndex, Lsn, NewBatch, Place, Record, Refused, ShardId, Slot, Term,
+};
 use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
 use bowline_wal::{LogStorage, StageError};
 
 use super::queue::{Queue, Waiting};
+
+/// What an entry is taken to weigh when only its place is known.
+const ENTRY_BYTES: u64 = 256;
 
 /// The log streams of one core, and the queues of the shards that write into them.
 pub(crate) struct Logs<L> {
@@ -84,7 +89,7 @@ impl<L: LogStorage> Logs<L> {
     }
 
     /// Encodes the first `count` pending commands of a queue as the batch `at`.
-    fn encode(&mut self, at: &NewBatch, count: usize) -> Result<Lsn, Refused> {
+    fn encode(&mut self, at: &NewBatch<'_>, count: usize) -> Result<Lsn, Refused> {
         let queue = &mut self.queues[place(at.at.slot)];
         let payload_len = |nth: usize| ENVELOPE_LEN + queue.pending[nth].body.len();
         let len = body_len((0..count).map(payload_len));
@@ -125,14 +130,15 @@ impl<L: LogStorage> Logs<L> {
         Ok(self.staged(stream, staged.lsn))
     }
 
-    /// A leader's first entry: empty.
-    fn encode_empty(&mut self, at: &NewBatch) -> Result<Lsn, Refused> {
+    /// An entry of raft's own: a leader's first one is empty, a configuration has a payload.
+    fn encode_own(&mut self, at: &NewBatch<'_>) -> Result<Lsn, Refused> {
         let stream = stream(at.at);
-        let len = body_len([0].into_iter());
+        let payload = at.payload;
+        let len = body_len([payload.len()].into_iter());
         let staged = self.streams[stream]
             .append(to_wal(at), len, |out| {
                 let mut writer = BodyWriter::new(out, 1);
-                writer.entry(0, |_| ());
+                writer.entry(payload.len(), |entry| entry.copy_from_slice(payload));
                 writer.finish();
             })
             .map_err(refused)?;
@@ -142,10 +148,10 @@ impl<L: LogStorage> Logs<L> {
 }
 
 impl<L: LogStorage> Log for Logs<L> {
-    fn append(&mut self, batch: NewBatch) -> Result<Lsn, Refused> {
+    fn append(&mut self, batch: NewBatch<'_>) -> Result<Lsn, Refused> {
         if batch.proposals == 0 {
-            assert!(batch.count == 1, "only a leader's first entry has no proposal");
-            return self.encode_empty(&batch);
+            assert!(batch.count == 1, "raft's own entries come one by one");
+            return self.encode_own(&batch);
         }
         assert!(batch.proposals == batch.count, "a proposal of the engine is one entry");
         let count = usize::try_from(batch.count).expect("a batch is far below usize");
@@ -153,19 +159,57 @@ impl<L: LogStorage> Log for Logs<L> {
         self.encode(&batch, count)
     }
 
+    fn accept(&mut self, at: Place, batch: &Batch<'_>) -> Result<Lsn, Refused> {
+        let place = stream(at);
+        let stream = &mut self.streams[place];
+        let prev_term = stream.term_at(at.shard, batch.head.first.prev()).ok_or(Refused::NoRoom)?;
+        let staged = stream.append_copy(&batch.head, prev_term, batch.body).map_err(refused)?;
+        self.entries += u64::from(batch.head.count);
+        Ok(self.staged(place, staged.lsn))
+    }
+
     fn stage(&mut self, at: Place, record: Record) -> Result<Lsn, Refused> {
-        let record = match record {
-            Record::HardState(state) => bowline_wal::Record::HardState(state),
+        use bowline_wal::Record as Wal;
+        let place = stream(at);
+        let stream = &mut self.streams[place];
+        let staged = match record {
+            Record::HardState(state) => stream.stage(at.shard, &[Wal::HardState(state)]),
             Record::Compact { first, prev_term } => {
-                bowline_wal::Record::Compact { first, prev_term }
+                stream.stage(at.shard, &[Wal::Compact { first, prev_term }])
+            },
+            Record::Truncate { from } => stream.stage(at.shard, &[Wal::Truncate { from }]),
+            Record::Install { index, term, keep, hard_state } => {
+                let (first, prev_term) = (index.next(), term);
+                let compact = Wal::Compact { first, prev_term };
+                let hard_state = Wal::HardState(hard_state);
+                if keep {
+                    stream.stage(at.shard, &[compact, hard_state])
+                } else {
+                    let truncate = Wal::Truncate { from: first };
+                    stream.stage(at.shard, &[truncate, compact, hard_state])
+                }
             },
         };
-        let lsn = self.streams[stream(at)].stage(at.shard, &[record]).map_err(refused)?;
-        Ok(self.staged(stream(at), lsn))
+        let lsn = staged.map_err(refused)?;
+        Ok(self.staged(place, lsn))
     }
 
     fn term_at(&self, at: Place, index: LogIndex) -> Option<Term> {
         self.streams[stream(at)].term_at(at.shard, index)
+    }
+
+    fn cached(&self, at: Place, from: LogIndex, bytes_max: u32) -> Option<(LogIndex, u32)> {
+        let mut batches = Vec::new();
+        let bytes_max = usize::try_from(bytes_max).expect("usize holds a u32");
+        let _: LogIndex = self.streams[stream(at)].cached(at.shard, from, bytes_max, &mut batches);
+        let last = batches.last()?.head.last();
+        let bytes = batches.iter().map(|batch| batch.head.len).sum();
+        Some((last, bytes))
+    }
+
+    fn bytes(&self, _at: Place, from: LogIndex, to: LogIndex) -> u64 {
+        // A guess is enough: it bounds what is under way, the same for the same range.
+        (to.0 + 1).saturating_sub(from.0).saturating_mul(ENTRY_BYTES)
     }
 }
 
@@ -179,7 +223,7 @@ fn stream(at: Place) -> usize {
     usize::from(at.stream.0)
 }
 
-fn to_wal(at: &NewBatch) -> bowline_wal::NewBatch {
+fn to_wal(at: &NewBatch<'_>) -> bowline_wal::NewBatch {
     bowline_wal::NewBatch {
         shard: at.at.shard,
         first: at.first,

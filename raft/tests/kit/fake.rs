@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bowline_raft::{
-    Apply, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
+    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
     NodeId, OpenError, Outbox, Place, Proposal, ProposeError, RaftCore, Record, Recovered, Refused,
     Rejected, ReplicaId, ShardId, Slot, StreamNo, Term,
 };
@@ -57,6 +57,9 @@ impl Image {
                 assert!(hard.term > self.hard.term || hard.vote == self.hard.vote);
                 self.hard = *hard;
             },
+            Op::Record(Record::Truncate { .. } | Record::Install { .. }) => {
+                unreachable!("a sole voter neither truncates nor installs")
+            },
             Op::Record(Record::Compact { first, prev_term }) => {
                 assert_eq!(self.term_at(first.0 - 1), Some(*prev_term));
                 let cut = usize::try_from(first.0 - self.first).unwrap();
@@ -70,7 +73,7 @@ impl Image {
 
 #[derive(Clone, Debug)]
 pub enum Op {
-    Append { batch: NewBatch, tokens: Vec<u64> },
+    Append { batch: NewBatch<'static>, tokens: Vec<u64> },
     Record(Record),
 }
 
@@ -145,7 +148,19 @@ impl FakeLog {
 }
 
 impl Log for FakeLog {
-    fn append(&mut self, batch: NewBatch) -> Result<Lsn, Refused> {
+    fn accept(&mut self, _at: Place, _batch: &Batch<'_>) -> Result<Lsn, Refused> {
+        unreachable!("a sole voter follows nobody")
+    }
+
+    fn cached(&self, _at: Place, _from: LogIndex, _bytes_max: u32) -> Option<(LogIndex, u32)> {
+        unreachable!("a sole voter sends to nobody")
+    }
+
+    fn bytes(&self, _at: Place, _from: LogIndex, _to: LogIndex) -> u64 {
+        unreachable!("a sole voter sends to nobody")
+    }
+
+    fn append(&mut self, batch: NewBatch<'_>) -> Result<Lsn, Refused> {
         if let Some(why) = self.stream(batch.at.stream).refuse {
             return Err(why);
         }
@@ -159,6 +174,7 @@ impl Log for FakeLog {
             tokens.extend((0..count).map(|_| token));
         }
         assert_eq!(tokens.len(), batch.count as usize);
+        let batch = NewBatch { payload: &[], ..batch };
         self.take(batch.at, Op::Append { batch, tokens })
     }
 

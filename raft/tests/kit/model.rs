@@ -17,6 +17,7 @@ const CONFIG: CoreConfig = CoreConfig {
     batch_bytes_max: 1_000,
     reads_max: 20,
     commit_every: 4,
+    ..CoreConfig::DEFAULT
 };
 
 struct Random(u64);

@@ -1,0 +1,301 @@
+//! What a leader sends: entries are taken behind the place where the logs meet, and acknowledged
+//! when they are durable.
+
+use crate::{
+    Batch, Configuration, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox, RaftCore,
+    Reason, Received, Refused, Role, Slot, Term, Verdict, What, Why,
+    batch::{Body, FLAG_CONF},
+    core::at,
+    message::Mismatch,
+};
+
+/// What became of the batches of an Append.
+enum Took {
+    /// All are in the log.
+    All,
+    /// The log parts from them here.
+    Mismatch(Mismatch),
+    /// The bytes of a batch are not what they say; up to here they were taken.
+    BadBytes(Mismatch),
+}
+
+impl RaftCore {
+    pub(crate) fn on_append(
+        &mut self,
+        slot: Slot,
+        from: Origin,
+        m: Received<'_>,
+        (log, out): (&mut impl Log, &mut Outbox),
+    ) -> Verdict {
+        let message = m.message;
+        let What::Append { prev, prev_term, commit, read_seq, .. } = message.what else {
+            return Verdict::False(Why::Unasked);
+        };
+        if let Err(verdict) = self.follow(slot, message, out) {
+            return verdict;
+        }
+        let took = match self.take(slot, (prev, prev_term), m.batches, (log, out)) {
+            Ok(took) => took,
+            Err(verdict) => {
+                self.on_bind(slot, from, message);
+                return verdict;
+            },
+        };
+        self.on_bind(slot, from, message);
+        if read_seq != 0 {
+            let answer = self.read_answer(slot, from, message, read_seq);
+            out.send.push(answer);
+        }
+        if let (Took::BadBytes(_), Some(lane)) = (&took, from.lane) {
+            out.lane.push(LaneSend { lane, what: LaneWhat::Reset });
+        }
+        let no_quorum = self.is_retired(slot);
+        let what = match took {
+            Took::All => {
+                let matched = m.batches.last().map_or(prev, |batch| batch.head.last());
+                self.raise_commit(slot, commit.min(matched));
+                What::AppendResp { matched, reject: None, no_quorum }
+            },
+            Took::Mismatch(part) | Took::BadBytes(part) => {
+                self.counters.rejects += 1;
+                What::AppendResp { matched: LogIndex(0), reject: Some(part), no_quorum }
+            },
+        };
+        self.answer_durably((slot, from), message, what, out);
+        if m.batches.is_empty() {
+            self.repeat_question(slot, out);
+            self.say_state_is_damaged(slot, from, message, out);
+        }
+        Verdict::Taken
+    }
+
+    /// Follows the leader of the present term. The vote of this term stays (I2).
+    pub(crate) fn follow(
+        &mut self,
+        slot: Slot,
+        m: &Message,
+        out: &mut Outbox,
+    ) -> Result<(), Verdict> {
+        let leader = self.cold[at(slot)].leader;
+        if leader == m.from {
+            return Ok(());
+        }
+        if self.hot[at(slot)].role == Role::Leader || leader.0 != 0 {
+            return Err(Verdict::False(Why::Leader));
+        }
+        if self.hot[at(slot)].role == Role::Candidate {
+            // It asks for no votes any longer, and what its log ends with may change now.
+            let stream = &mut self.streams[usize::from(self.hot[at(slot)].stream)];
+            stream.held.retain(|(_, send)| {
+                send.slot != slot || !matches!(send.message.what, What::Vote { .. })
+            });
+        }
+        self.hot[at(slot)].role = Role::Follower;
+        self.hot[at(slot)].flags &= !(crate::replica::CAMPAIGN | crate::replica::TOUCHED);
+        self.unbind(slot);
+        self.disarm(slot);
+        let cold = &mut self.cold[at(slot)];
+        cold.leader = m.from;
+        cold.failed = 0;
+        self.requeue_reads(slot);
+        self.tell_role(slot, out);
+        self.report(slot, Reason::Follows, out);
+        Ok(())
+    }
+
+    /// Takes what is new of these batches.
+    fn take(
+        &mut self,
+        slot: Slot,
+        (prev, prev_term): (LogIndex, Term),
+        batches: &[Batch<'_>],
+        (log, out): (&mut impl Log, &mut Outbox),
+    ) -> Result<Took, Verdict> {
+        if let Some(part) = self.parts_at(slot, prev, prev_term, log) {
+            if part.index < self.hot[at(slot)].commit.min(prev) {
+                self.report(slot, Reason::Conflict, out);
+                return Err(Verdict::False(Why::Committed));
+            }
+            return Ok(Took::Mismatch(part));
+        }
+        for batch in batches {
+            let Some(differs) = self.first_difference(slot, batch, log) else { continue };
+            if differs <= self.hot[at(slot)].commit {
+                // Nothing committed is ever replaced (I3): a peer or this log is at fault.
+                self.report(slot, Reason::Conflict, out);
+                return Err(Verdict::False(Why::Committed));
+            }
+            let conf = self.configuration_of(slot, batch)?;
+            match log.accept(self.place(slot), batch) {
+                Ok(lsn) => {
+                    self.cut(slot, differs, out);
+                    self.accepted(slot, batch, lsn);
+                    if let Some(conf) = conf {
+                        self.push_conf(slot, conf, batch.head.first, out);
+                    }
+                },
+                Err(Refused::BadChecksum) => {
+                    let hot = &self.hot[at(slot)];
+                    let (index, term) = if batch.head.first > hot.last {
+                        (hot.last, hot.last_term)
+                    } else {
+                        (prev, prev_term)
+                    };
+                    self.counters.bad_checksums += 1;
+                    return Ok(Took::BadBytes(Mismatch { index, term }));
+                },
+                Err(refused) => return Err(self.deny(slot, refused)),
+            }
+        }
+        Ok(Took::All)
+    }
+
+    /// Where the log parts from one that has `prev` in `prev_term`; none: it has it.
+    ///
+    /// Everything up to the own commit index is in the log of every leader.
+    fn parts_at(
+        &self,
+        slot: Slot,
+        prev: LogIndex,
+        prev_term: Term,
+        log: &impl Log,
+    ) -> Option<Mismatch> {
+        let hot = &self.hot[at(slot)];
+        if prev == hot.last && prev_term == hot.last_term {
+            return None;
+        }
+        let here = self.place(slot);
+        if prev <= hot.last {
+            match log.term_at(here, prev) {
+                Some(term) if term == prev_term => return None,
+                // Compacted, hence committed, hence equal.
+                None if prev <= hot.commit => return None,
+                Some(_) if prev <= hot.commit => {
+                    return Some(Mismatch { index: prev.prev(), term: Term(0) });
+                },
+                Some(_) | None => {},
+            }
+        }
+        // The largest index not above prev whose term is not above prev's: terms ascend.
+        let (mut low, mut high) = (hot.commit, prev.min(hot.last));
+        while low < high {
+            let middle = LogIndex(low.0 + (high.0 - low.0).div_ceil(2));
+            if log.term_at(here, middle).is_some_and(|term| term > prev_term) {
+                high = middle.prev();
+            } else {
+                low = middle;
+            }
+        }
+        let term = log.term_at(here, low).unwrap_or(Term(0));
+        Some(Mismatch { index: low, term })
+    }
+
+    /// The first index at which a batch says something else than the log; none: it has the batch,
+    /// and a late copy of it must not cut what came after.
+    fn first_difference(&self, slot: Slot, batch: &Batch<'_>, log: &impl Log) -> Option<LogIndex> {
+        let (hot, head) = (&self.hot[at(slot)], &batch.head);
+        if head.first > hot.last {
+            return Some(head.first);
+        }
+        let (here, end) = (self.place(slot), head.last().min(hot.last));
+        let floor = self.warm[at(slot)].floor;
+        let agrees =
+            |index: LogIndex| index <= floor || log.term_at(here, index) == Some(head.term);
+        // Terms ascend on both sides, so an equal end means that all before it is equal.
+        if agrees(end) {
+            return (end < head.last()).then(|| end.next());
+        }
+        let (mut low, mut high) = (head.first, end);
+        while low < high {
+            let middle = LogIndex(low.0 + (high.0 - low.0) / 2);
+            if agrees(middle) { low = middle.next() } else { high = middle }
+        }
+        Some(low)
+    }
+
+    /// The configuration that a batch brings, if it is one that may follow the one before it.
+    fn configuration_of(
+        &self,
+        slot: Slot,
+        batch: &Batch<'_>,
+    ) -> Result<Option<Configuration>, Verdict> {
+        if batch.head.flags & FLAG_CONF == 0 {
+            return Ok(None);
+        }
+        if !batch.head.matches(batch.body) {
+            return Ok(None);
+        }
+        let body =
+            Body::parse(&batch.head, batch.body).map_err(|_no_body| Verdict::False(Why::Bytes))?;
+        let conf = Configuration::decode(body.payload(0))
+            .map_err(|_none| Verdict::False(Why::Configuration))?;
+        let before = self.conf_before(slot, batch.head.first);
+        if conf.epoch != self.confs[usize::from(before)].conf.epoch.saturating_add(1) {
+            return Err(Verdict::False(Why::Configuration));
+        }
+        Ok(Some(conf))
+    }
+
+    /// The log replaces what it has from `from` on.
+    fn cut(&mut self, slot: Slot, from: LogIndex, out: &mut Outbox) {
+        let hot = &mut self.hot[at(slot)];
+        if from > hot.last {
+            return;
+        }
+        assert!(from > hot.commit, "nothing committed is truncated (I3)");
+        hot.durable = hot.durable.min(from.prev());
+        hot.last = from.prev();
+        self.writes.truncate(self.warm[at(slot)].pending, from.prev());
+        self.counters.truncations += 1;
+        self.report(slot, Reason::Truncated, out);
+        self.pop_confs(slot, from, out);
+    }
+
+    /// Moves the tail over a batch that the log took.
+    fn accepted(&mut self, slot: Slot, batch: &Batch<'_>, lsn: crate::Lsn) {
+        let hot = &mut self.hot[at(slot)];
+        hot.last = batch.head.last();
+        hot.last_term = batch.head.term;
+        self.counters.accepts += 1;
+        self.note_write(slot, lsn);
+    }
+
+    /// A follower learns what is committed.
+    pub(crate) fn raise_commit(&mut self, slot: Slot, commit: LogIndex) {
+        let hot = &mut self.hot[at(slot)];
+        if commit > hot.commit {
+            assert!(commit <= hot.last, "only what is in the log is committed (I1)");
+            hot.commit = commit;
+            self.counters.commits += 1;
+            self.prune_confs(slot);
+            self.touch(slot);
+        }
+    }
+
+    /// A leader tells what is committed; it names nothing that it does not know to be here.
+    pub(crate) fn on_commit_hint(&mut self, slot: Slot, m: &Message, commit: LogIndex) -> Verdict {
+        if self.hot[at(slot)].role == Role::Leader {
+            return Verdict::False(Why::Leader);
+        }
+        if self.cold[at(slot)].leader != m.from {
+            return Verdict::False(Why::Unasked);
+        }
+        if commit > self.hot[at(slot)].last {
+            return Verdict::False(Why::Index);
+        }
+        self.raise_commit(slot, commit);
+        Verdict::Taken
+    }
+
+    /// What a refusal of the log means for the message that brought it on.
+    pub(crate) fn deny(&mut self, slot: Slot, refused: Refused) -> Verdict {
+        match refused {
+            Refused::NoRoom => Verdict::NoRoom,
+            Refused::BadChecksum => Verdict::False(Why::Bytes),
+            Refused::Poisoned => {
+                self.poison(slot);
+                Verdict::False(Why::Closed)
+            },
+        }
+    }
+}

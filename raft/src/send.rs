@@ -1,0 +1,128 @@
+//! How a message gets into the outbox: at once, or when what it says is durable (I4).
+
+use crate::{
+    LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What, core::at,
+    message::Hint, replica::NO_LANE,
+};
+
+/// How a message gets to a node: over this lane, or over any road if no lane is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Road(pub(crate) Option<LaneNo>);
+
+impl RaftCore {
+    /// A message of a replica as it is now.
+    #[inline]
+    pub(crate) fn letter(&self, slot: Slot, to: ReplicaId, what: What) -> Message {
+        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
+        Message {
+            shard: cold.shard,
+            to,
+            from: cold.replica,
+            term: hot.term,
+            hint: Hint {
+                my_slot: slot,
+                my_generation: cold.generation,
+                my_core: self.config.core,
+                ..Hint::default()
+            },
+            support: 0,
+            seq: 0,
+            what,
+        }
+    }
+
+    /// Sends to another member of the shard, at once.
+    pub(crate) fn tell(&self, slot: Slot, place: u8, what: What, out: &mut Outbox) {
+        if let Some(send) = self.envelope(slot, place, what) {
+            out.send.push(send);
+        }
+    }
+
+    /// Sends to every other member, at once.
+    pub(crate) fn tell_all(&self, slot: Slot, what: What, out: &mut Outbox) {
+        for place in 0..self.conf(slot).members {
+            if self.conf(slot).conf.members[usize::from(place)].replica
+                != self.cold[at(slot)].replica
+            {
+                self.tell(slot, place, what, out);
+            }
+        }
+    }
+
+    /// A message to another member, with a road to it; none: there is no road now.
+    pub(crate) fn envelope(&self, slot: Slot, place: u8, what: What) -> Option<Send> {
+        let member = self.conf(slot).conf.members[usize::from(place)];
+        let mut message = self.letter(slot, member.replica, what);
+        let mut lane = NO_LANE;
+        if let Some(peer) = self.peer(slot, place) {
+            message.hint.to_slot = peer.slot;
+            message.hint.to_generation = peer.generation;
+            lane = peer.lane;
+        }
+        let Road(lane) = self.road(member.node, lane)?;
+        Some(Send { slot, node: member.node, lane, message, entries: None })
+    }
+
+    /// The road to a node: the lane used before, else any that is up, or none is known. None: those
+    /// that are known are down.
+    pub(crate) fn road(&self, node: NodeId, used: u16) -> Option<Road> {
+        if let Some(lane) = self.lanes.get(usize::from(used))
+            && lane.up
+            && lane.node == node
+        {
+            return Some(Road(Some(LaneNo(used))));
+        }
+        if self.lanes.is_empty() {
+            return Some(Road(None));
+        }
+        match self.lane_to(node) {
+            Some(lane) => Some(Road(Some(lane))),
+            None if self.lanes.iter().any(|lane| lane.known && lane.node == node) => None,
+            None => Some(Road(None)),
+        }
+    }
+
+    /// The first lane to a node that is up.
+    pub(crate) fn lane_to(&self, node: NodeId) -> Option<LaneNo> {
+        let place = self.lanes.iter().position(|lane| lane.up && lane.node == node)?;
+        u16::try_from(place).ok().map(LaneNo)
+    }
+
+    /// Answers a message, at once.
+    #[inline]
+    pub(crate) fn answer(&self, slot: Slot, from: Origin, m: &Message, what: What) -> Send {
+        let mut message = self.letter(slot, m.from, what);
+        message.hint.to_slot = m.hint.my_slot;
+        message.hint.to_generation = m.hint.my_generation;
+        message.seq = m.seq;
+        message.support = self.support_over(slot, from.lane);
+        Send { slot, node: from.node, lane: from.lane, message, entries: None }
+    }
+
+    /// Answers a message when everything staged for this replica is durable (I4).
+    pub(crate) fn answer_durably(
+        &mut self,
+        (slot, from): (Slot, Origin),
+        m: &Message,
+        what: What,
+        out: &mut Outbox,
+    ) {
+        let send = self.answer(slot, from, m, what);
+        self.hold(slot, send, out);
+    }
+
+    /// Sends when everything staged for this replica is durable (I4).
+    #[inline]
+    pub(crate) fn hold(&mut self, slot: Slot, send: Send, out: &mut Outbox) {
+        let hot = &self.hot[at(slot)];
+        let stream = &mut self.streams[usize::from(hot.stream)];
+        if hot.staged <= stream.durable {
+            out.send.push(send);
+            return;
+        }
+        // In LSN order: what is behind a later write leaves with it.
+        let newest = stream.held.back().map_or(hot.staged, |held| held.0.max(hot.staged));
+        stream.held.push_back((newest, send));
+        self.counters.held += 1;
+    }
+}

@@ -1,0 +1,226 @@
+//! Liveness by lanes, on whole cores: who is bound, who is free, and what it costs.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
+
+#[path = "support/cluster.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a test file")]
+mod cluster;
+
+use bowline_raft::{Admin, BootTime, CoreConfig, ReadMode, Role, Slot};
+use cluster::{Cluster, MILLI};
+
+fn config() -> CoreConfig {
+    CoreConfig { starts_per_second: 100_000, lease_reads: true, ..CoreConfig::DEFAULT }
+}
+
+/// A cluster in which every shard has a leader, everybody is bound, and nothing is under way.
+fn settled(shards: u32, config: CoreConfig) -> Cluster {
+    let mut cluster = Cluster::new(shards, config);
+    cluster.elect(3_000);
+    cluster.run(1_000);
+    cluster.check();
+    cluster
+}
+
+/// The nodes that do not lead shard 0, and the one that does.
+fn roles(cluster: &Cluster) -> (usize, [usize; 2]) {
+    let leader = cluster.leader(0).unwrap();
+    (leader, [(leader + 1) % 3, (leader + 2) % 3])
+}
+
+#[test]
+fn idle_shards_cost_nothing_but_the_beats_of_their_lanes() {
+    let shards = if cfg!(debug_assertions) { 20_000 } else { 100_000 };
+    let mut cluster = settled(shards, config());
+    let (work, messages, packets) = (cluster.work(), cluster.messages, cluster.lane_packets);
+    cluster.run(10_000);
+    assert_eq!(cluster.work(), work, "no Append, no election, no slot looked at in ten seconds");
+    assert_eq!(cluster.messages, messages, "no message of a replica");
+    // Three pairs, two directions, a beat and its answer, 20 a second.
+    assert!(cluster.lane_packets - packets <= 3 * 2 * 2 * 20 * 10 + 24);
+    for node in &cluster.nodes {
+        assert!(!node.core.has_work());
+        let next = node.core.next_deadline().unwrap();
+        assert!(next > BootTime(cluster.now), "only the next beat is due");
+    }
+}
+
+#[test]
+fn a_lost_node_is_replaced_within_nine_hundred_milliseconds() {
+    let mut cluster = settled(30, config());
+    let (leader, _) = roles(&cluster);
+    cluster.crash(leader);
+    let millis = cluster.elect(2_000);
+    assert!((500..900).contains(&millis), "{millis} ms");
+}
+
+#[test]
+fn a_process_that_starts_again_frees_who_was_bound_to_the_one_before() {
+    let mut cluster = settled(30, config());
+    let (leader, _) = roles(&cluster);
+    cluster.crash(leader);
+    cluster.run(20);
+    cluster.restart(leader);
+    cluster.link_all();
+    let millis = cluster.elect(2_000);
+    assert!(millis < 300, "{millis} ms after its hello");
+}
+
+#[test]
+fn a_flapping_lane_starts_no_election() {
+    let mut cluster = settled(30, config());
+    let elections = cluster.work().0;
+    let (leader, [follower, _]) = roles(&cluster);
+    for _ in 0..20 {
+        cluster.unlink(leader, follower);
+        cluster.run(150);
+        cluster.link_all();
+        cluster.run(100);
+    }
+    cluster.run(1_000);
+    cluster.check();
+    assert_eq!(cluster.work().0, elections);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_loses_its_support() {
+    let mut cluster = settled(3, config());
+    let (leader, _) = roles(&cluster);
+    cluster.nodes[leader].hangs = true;
+    let proposal = bowline_raft::Proposal { count: 1, bytes: 16, token: 1 };
+    cluster.nodes[leader].core.propose(Slot(0), proposal).unwrap();
+    cluster.run(2_500);
+    let now = cluster.leader(0).unwrap();
+    assert_ne!(now, leader);
+    let view = cluster.nodes[leader].core.view(Slot(0));
+    assert_ne!(view.role, Role::Leader, "it stepped down by itself");
+}
+
+#[test]
+fn a_leader_that_cannot_hear_gives_way() {
+    let mut cluster = settled(3, config());
+    let (leader, others) = roles(&cluster);
+    for other in others {
+        cluster.cut[other][leader] = true;
+    }
+    cluster.run(2_500);
+    assert_ne!(cluster.nodes[leader].core.view(Slot(0)).role, Role::Leader);
+    let led: u32 = others.iter().map(|other| cluster.led(*other)).sum();
+    assert_eq!(led, 3, "the others went on");
+}
+
+#[test]
+fn a_minority_leader_steps_down_when_its_beliefs_end() {
+    let mut cluster = settled(30, config());
+    let (leader, [a, b]) = roles(&cluster);
+    cluster.unlink(leader, a);
+    cluster.unlink(leader, b);
+    let led = cluster.led(leader);
+    assert!(led > 0);
+    cluster.run(450);
+    assert_eq!(cluster.led(leader), led, "supported until the beliefs end");
+    cluster.run(150);
+    assert_eq!(cluster.led(leader), 0);
+}
+
+#[test]
+fn a_release_that_was_lost_is_found_by_the_sums() {
+    let mut cluster = settled(10, config());
+    let (leader, others) = roles(&cluster);
+    for other in others {
+        cluster.cut[leader][other] = true;
+    }
+    cluster.nodes[leader].core.admin(Slot(0), Admin::Close).unwrap();
+    cluster.run(2);
+    for other in others {
+        cluster.cut[leader][other] = false;
+    }
+    // Its other shards keep the promise alive, so time alone does not free anybody.
+    let elected = (1..2_000).find(|_| {
+        cluster.run(1);
+        others.iter().any(|other| cluster.nodes[*other].core.view(Slot(0)).role == Role::Leader)
+    });
+    assert!(elected.unwrap() < 1_200, "{elected:?} ms");
+    let digests: u64 = others.iter().map(|n| cluster.nodes[*n].core.counters().digests).sum();
+    let asked = cluster.nodes[leader].core.counters().digests + digests;
+    assert!(asked > 0, "somebody asked");
+}
+
+#[test]
+fn a_supported_leader_is_not_disturbed_by_a_campaign() {
+    let mut cluster = settled(1, config());
+    let (leader, [follower, _]) = roles(&cluster);
+    let term = cluster.nodes[leader].core.view(Slot(0)).term;
+    cluster.crash(follower);
+    cluster.run(50);
+    cluster.restart(follower);
+    cluster.run(700);
+    cluster.link_all();
+    cluster.run(2_000);
+    assert_eq!(cluster.leader(0), Some(leader));
+    assert_eq!(cluster.nodes[leader].core.view(Slot(0)).term, term);
+    assert!(cluster.nodes[follower].core.view(Slot(0)).bound, "bound again under a new epoch");
+}
+
+#[test]
+fn a_replica_that_is_closed_and_opened_again_keeps_its_promise() {
+    let mut cluster = settled(1, config());
+    let (leader, [follower, other]) = roles(&cluster);
+    let core = &mut cluster.nodes[follower].core;
+    assert!(core.view(Slot(0)).bound);
+    core.admin(Slot(0), Admin::Close).unwrap();
+    cluster.run(1);
+    cluster.reopen(follower, 0);
+    assert!(cluster.nodes[follower].core.view(Slot(0)).bound, "it promised before");
+    // The leader's support counts on: nobody may be elected with this replica's vote.
+    for from in [follower, other] {
+        cluster.cut[leader][from] = true;
+    }
+    cluster.run(400);
+    assert_eq!(cluster.leader(0), Some(leader));
+    cluster.check();
+}
+
+#[test]
+fn a_lease_ends_with_a_pause_and_begins_with_the_next_answer() {
+    let mut cluster = settled(1, config());
+    let (leader, _) = roles(&cluster);
+    let lease =
+        |cluster: &Cluster| cluster.nodes[leader].core.read_now(Slot(0), ReadMode::Lease).is_some();
+    assert!(lease(&cluster));
+    cluster.now += 60 * MILLI;
+    let now = BootTime(cluster.now);
+    let node = &mut cluster.nodes[leader];
+    node.core.begin_pass(now, &mut node.out);
+    assert!(!lease(&cluster), "this process stood still for 60 ms");
+    cluster.run(60);
+    assert!(lease(&cluster));
+    cluster.check();
+}
+
+#[test]
+fn the_shards_of_a_lost_node_start_no_more_elections_than_allowed() {
+    let shards = 6_000;
+    let config = CoreConfig { starts_per_second: 2_000, ..config() };
+    let mut cluster = Cluster::new(shards, config);
+    cluster.elect(8_000);
+    cluster.run(1_000);
+    let (leader, [a, b]) = roles(&cluster);
+    let led = cluster.led(leader);
+    cluster.crash(leader);
+    let starts = |cluster: &Cluster| -> u64 {
+        [a, b].iter().map(|node| cluster.nodes[*node].core.counters().pre_campaigns).sum()
+    };
+    let before = starts(&cluster);
+    cluster.run(600);
+    let mut last = starts(&cluster);
+    for _ in 0..5 {
+        cluster.run(100);
+        let now = starts(&cluster);
+        // 200 in 100 ms, and 64 that may be late.
+        assert!(now - last <= 2 * 264, "{} starts of two cores in 100 ms", now - last);
+        last = now;
+    }
+    cluster.elect(6_000);
+    assert!(starts(&cluster) - before >= u64::from(led));
+}
