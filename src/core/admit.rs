@@ -232,8 +232,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Answers the tickets whose deadline passed.
     pub(crate) fn expire(&mut self) {
-        let listed = std::mem::take(&mut self.ticketed);
-        for slot in listed {
+        let mut listed = std::mem::take(&mut self.ticketed);
+        for slot in listed.drain(..) {
             if self.logs.queue(slot).deadline_min <= self.logs.now {
                 self.expire_slot(slot);
             }
@@ -246,6 +246,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 queue.deadline_min = Nanos(u64::MAX);
             }
         }
+        listed.append(&mut self.ticketed);
+        self.ticketed = listed;
     }
 
     fn expire_slot(&mut self, slot: Slot) {
