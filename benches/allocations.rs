@@ -76,11 +76,10 @@ fn start(dir: &TempDir) -> EmbeddedEngine {
     engine
 }
 
-fn measure(engine: &EmbeddedEngine, at_once: usize, on_core: bool, puts_max: usize) -> Counted {
+fn measure(engine: &EmbeddedEngine, at_once: usize, on_core: bool, rounds: usize) -> Counted {
     let keys: Vec<_> = (0..KEYS).map(|n| Bytes::from(format!("key:{n:012}"))).collect();
     let filled = engine.client().put_many(keys.iter().map(|key| (key, VALUE))).wait();
     assert!(filled.expect("filled").iter().all(Result::is_ok), "every key was put");
-    let rounds = puts_max / at_once;
     if on_core {
         let shard = engine.shard(ShardId(0)).expect("there is one shard");
         let done = shard.run_local(move |local| puts(local, keys, at_once, rounds));
@@ -101,7 +100,7 @@ fn main() {
     let at = args.iter().position(|arg| arg == "--profile");
     let profile = at.and_then(|at| args.get(at + 1));
     let only = at.and_then(|at| args.get(at + 2));
-    let puts_max = if smoke { 256 } else { 32_768 };
+    let (puts_max, rounds_max) = if smoke { (256, 64) } else { (131_072, 4_096) };
     for (at_once, on_core) in CASES {
         let case = format!("{}/{at_once}", if on_core { "core" } else { "thread" });
         if only.is_some_and(|only| *only != case) {
@@ -115,9 +114,10 @@ fn main() {
         let profiler = builder.build();
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the directory can be made");
         let engine = start(&dir);
-        let counted = measure(&engine, at_once, on_core, puts_max);
+        let rounds = rounds_max.min(puts_max / at_once);
+        let counted = measure(&engine, at_once, on_core, rounds);
         engine.stop().wait().expect("the engine stops");
-        let puts = u32::try_from(puts_max / at_once * at_once).expect("few puts");
+        let puts = u32::try_from(rounds * at_once).expect("few puts");
         let per_put =
             |sum: u64| f64::from(u32::try_from(sum).unwrap_or(u32::MAX)) / f64::from(puts);
         say(&format!(

@@ -237,7 +237,7 @@ impl Buf {
     }
 
     /// Ends the writing and keeps the first `len` bytes, a multiple of [`BLOCK`]. What lies between
-    /// `filled` and `len` is kept as it stands: what the writer put there, or what was there before.
+    /// `filled` and `len` is kept as it stands: as the writer left it, or whoever had it before.
     ///
     /// # Panics
     ///
