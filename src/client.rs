@@ -26,6 +26,7 @@ use crate::route::{shard_of, whole_tag};
 use crate::ticket::Reply;
 use crate::{Error, Op, RequestError};
 use many::{All, gather};
+use reply::Take;
 
 pub use batch::WriteBatch;
 pub use scan::{ScanOptions, ScanPage};
@@ -236,16 +237,16 @@ impl Caller<'_> {
         }
     }
 
-    fn get<T>(
-        &self,
-        key: &[u8],
-        consistency: Consistency,
-        map: fn(Reply) -> Result<T, Error>,
-    ) -> Op<T> {
+    fn get<T>(&self, key: &[u8], consistency: Consistency, take: &Take<T>) -> Op<T> {
         match self.place(key) {
             Ok(shard) => {
+                if let Road::Core(local) = self.0
+                    && let Ok(item) = local.item(key, consistency)
+                {
+                    return Op::ready(Ok((take.item)(item)));
+                }
                 let key = crate::arena::body(key.len(), |out| out.extend_from_slice(key));
-                self.read(shard, Query::Get(key), consistency, map)
+                self.read(shard, Query::Get(key), consistency, take.reply)
             },
             Err(error) => Op::failed(error),
         }
@@ -401,7 +402,7 @@ macro_rules! operations {
             key: impl AsRef<[u8]>,
             consistency: Consistency,
         ) -> Op<Option<Bytes>> {
-            self.caller().get(key.as_ref(), consistency, reply::value)
+            self.caller().get(key.as_ref(), consistency, &reply::VALUE)
         }
 
         /// The value of `key` with its version and deadline.
@@ -410,7 +411,7 @@ macro_rules! operations {
             key: impl AsRef<[u8]>,
             consistency: Consistency,
         ) -> Op<Option<Item>> {
-            self.caller().get(key.as_ref(), consistency, reply::item)
+            self.caller().get(key.as_ref(), consistency, &reply::ITEM)
         }
 
         /// The values of keys, by position: one instant per shard, not across shards.

@@ -11,14 +11,15 @@
 //! * I1 a byte in `head..filled` never changes again while a [`SharedBuf`] can see it.
 //! * I2 only [`Buf`] writes, and only to `..head` and `filled..`; there is one `Buf` per block.
 //! * I3 `freeze` ends the writing: from then on the whole block is shared and fixed.
+//! * I4 a block is on a [`Shelf`] only while no `Buf` and no [`SharedBuf`] has it.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::ops::{Deref, Range};
 use core::ptr::NonNull;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// Alignment of every buffer, offset and length, in bytes; a file may ask for a multiple of it.
 pub const BLOCK: usize = 4096;
@@ -41,6 +42,11 @@ pub unsafe trait Memory: Any {
     /// Told once, when writing ends with `len` bytes in use: the memory may give up the rest.
     fn seal(&self, len: usize) {
         let _: usize = len;
+    }
+    /// Told when nobody has the block any more: all its bytes are to be written again. False: it
+    /// cannot be used again, and nothing changed.
+    fn unseal(&self) -> bool {
+        false
     }
     /// For the environment, to find its own memory again.
     fn as_any(&self) -> &dyn Any;
@@ -84,6 +90,9 @@ unsafe impl Memory for Heap {
     fn len(&self) -> usize {
         self.layout.size()
     }
+    fn unseal(&self) -> bool {
+        true
+    }
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -94,6 +103,8 @@ struct Block {
     /// Bytes in use: the capacity, or less once sealed.
     len: Cell<usize>,
     memory: Box<dyn Memory>,
+    /// Where it goes when nobody has it any more.
+    home: Weak<Shelf>,
 }
 
 /// The writing side of a buffer. There is one per block.
@@ -139,10 +150,25 @@ impl Buf {
     /// If the memory breaks the promise of [`Memory`].
     #[must_use]
     pub fn on(memory: Box<dyn Memory>) -> Self {
+        Self::with_home(memory, Weak::new())
+    }
+
+    /// As [`Buf::on`]; the memory goes to `shelf` when nobody has a part of it any more.
+    ///
+    /// # Panics
+    ///
+    /// If the memory breaks the promise of [`Memory`].
+    #[must_use]
+    pub fn on_shelf(memory: Box<dyn Memory>, shelf: &Rc<Shelf>) -> Self {
+        Self::with_home(memory, Rc::downgrade(shelf))
+    }
+
+    fn with_home(memory: Box<dyn Memory>, home: Weak<Shelf>) -> Self {
         let (start, len) = (memory.start(), memory.len());
         assert!(start.as_ptr().addr().is_multiple_of(BLOCK), "buffers are block-aligned");
         assert!(len.is_multiple_of(BLOCK), "buffers are whole blocks");
-        Self { block: Rc::new(Block { start, len: Cell::new(len), memory }), head: 0, filled: 0 }
+        let block = Block { start, len: Cell::new(len), memory, home };
+        Self { block: Rc::new(block), head: 0, filled: 0 }
     }
 
     /// Keeps the first `len` bytes for the writer until [`Buf::freeze`]; they cannot be shared
@@ -211,7 +237,7 @@ impl Buf {
     }
 
     /// Ends the writing and keeps the first `len` bytes, a multiple of [`BLOCK`]. What lies between
-    /// `filled` and `len` is kept as it stands (zero, or what the writer put there).
+    /// `filled` and `len` is kept as it stands: as the writer left it, or whoever had it before.
     ///
     /// # Panics
     ///
@@ -223,7 +249,79 @@ impl Buf {
         assert!(len <= self.capacity(), "a buffer does not grow");
         self.block.memory.seal(len);
         self.block.len.set(len);
-        SharedBuf { block: self.block, start: 0, len }
+        SharedBuf { block: Rc::clone(&self.block), start: 0, len }
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        Shelf::give_back(&self.block);
+    }
+}
+
+impl Drop for SharedBuf {
+    fn drop(&mut self) {
+        Shelf::give_back(&self.block);
+    }
+}
+
+/// Blocks that nobody has any more, to be handed out again as they are: no allocation, no page
+/// fault, no zeroing. Bounded in bytes; what does not fit is freed.
+pub struct Shelf {
+    blocks: RefCell<Vec<Rc<Block>>>,
+    bytes: Cell<usize>,
+    bytes_max: usize,
+}
+
+impl Shelf {
+    /// An empty one for `bytes_max` bytes.
+    #[must_use]
+    pub const fn new(bytes_max: usize) -> Self {
+        Self { blocks: RefCell::new(Vec::new()), bytes: Cell::new(0), bytes_max }
+    }
+
+    /// A buffer of at least `len` and at most twice as many bytes, the last that came back first.
+    /// They are what its last user left in them.
+    ///
+    /// # Panics
+    ///
+    /// If the block is somewhere else too: a bug (I4).
+    #[must_use]
+    pub fn take(&self, len: usize) -> Option<Buf> {
+        let mut blocks = self.blocks.borrow_mut();
+        let fits = |block: &Rc<Block>| (len..=len.saturating_mul(2)).contains(&block.len.get());
+        let nth = blocks.iter().rposition(fits)?;
+        let block = blocks.remove(nth);
+        assert!(Rc::strong_count(&block) == 1, "only the shelf has it (I4)");
+        self.bytes.set(self.bytes.get() - block.len.get());
+        Some(Buf { block, head: 0, filled: 0 })
+    }
+
+    /// Frees every block.
+    pub fn clear(&self) {
+        let blocks = core::mem::take(&mut *self.blocks.borrow_mut());
+        self.bytes.set(0);
+        drop(blocks);
+    }
+
+    /// Takes a block that its last user is about to let go.
+    fn give_back(block: &Rc<Block>) {
+        if Rc::strong_count(block) > 1 {
+            return;
+        }
+        let Some(home) = block.home.upgrade() else { return };
+        let len = block.memory.len();
+        if home.bytes.get() + len <= home.bytes_max && block.memory.unseal() {
+            block.len.set(len);
+            home.bytes.set(home.bytes.get() + len);
+            home.blocks.borrow_mut().push(Rc::clone(block));
+        }
+    }
+}
+
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shelf({} of {} bytes)", self.bytes.get(), self.bytes_max)
     }
 }
 
@@ -314,6 +412,51 @@ mod tests {
         assert_eq!(&whole[..22], b"HEAD\0\0\0\0\0\0\0\0\0\0\0\0abcdef");
         assert_eq!(&*whole.slice(16..19), &*first);
         assert!(whole.same_buffer(&first));
+    }
+
+    fn on_shelf(shelf: &Rc<Shelf>, blocks: usize) -> Buf {
+        Buf::on_shelf(Box::new(Heap::new(blocks * BLOCK)), shelf)
+    }
+
+    #[test]
+    fn a_block_comes_back_whole_when_its_last_part_is_dropped() {
+        let shelf = Rc::new(Shelf::new(8 * BLOCK));
+        let mut buf = on_shelf(&shelf, 2);
+        let address = buf.rest_mut().as_ptr();
+        buf.rest_mut().fill(7);
+        buf.fill(BLOCK);
+        let part = buf.share(0..100);
+        let whole = buf.freeze(BLOCK);
+        drop(whole);
+        assert!(shelf.take(BLOCK).is_none(), "a part of it is still there");
+        assert_eq!(part[..], [7; 100]);
+        drop(part);
+        let mut again = shelf.take(2 * BLOCK).expect("it came back");
+        assert_eq!((again.capacity(), again.filled()), (2 * BLOCK, 0));
+        assert_eq!(again.rest_mut().as_ptr(), address);
+        assert!(shelf.take(BLOCK).is_none(), "it was handed out");
+    }
+
+    #[test]
+    fn a_shelf_hands_out_what_fits_and_keeps_no_more_than_its_bytes() {
+        let shelf = Rc::new(Shelf::new(8 * BLOCK));
+        let bufs: Vec<_> = [4, 1, 2, 3].map(|blocks| on_shelf(&shelf, blocks)).into();
+        drop(bufs);
+        assert!(shelf.take(8 * BLOCK).is_none(), "none is that large");
+        assert_eq!(shelf.take(BLOCK).expect("two fit").capacity(), 2 * BLOCK);
+        assert_eq!(shelf.take(3 * BLOCK).expect("one fits").capacity(), 4 * BLOCK);
+        shelf.clear();
+        assert!(shelf.take(BLOCK).is_none());
+    }
+
+    #[test]
+    fn a_buffer_outlives_its_shelf() {
+        let shelf = Rc::new(Shelf::new(8 * BLOCK));
+        let mut buf = on_shelf(&shelf, 1);
+        drop(shelf);
+        buf.rest_mut()[..3].copy_from_slice(b"abc");
+        buf.fill(3);
+        assert_eq!(&*buf.share(0..3), b"abc");
     }
 
     #[test]

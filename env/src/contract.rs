@@ -52,6 +52,7 @@ checks! {
         a_write_is_read_back
         a_synced_write_is_read_back
         many_writes_in_flight_all_complete
+        a_scratch_buffer_is_whole_after_a_shorter_write
         an_empty_file_reads_as_nothing
         a_read_is_short_at_the_end_only
         a_read_only_file_is_not_written

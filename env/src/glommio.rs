@@ -25,6 +25,7 @@ mod file;
 mod helper;
 mod net;
 mod probe;
+mod tick;
 
 pub use dir::GlommioDir;
 pub use env::{GlommioEnv, GlommioTask};

@@ -24,7 +24,7 @@ pub mod glommio;
 pub mod sim;
 
 pub use bell::{Bell, Park};
-pub use buffer::{BLOCK, Buf, Memory, SharedBuf};
+pub use buffer::{BLOCK, Buf, Memory, SharedBuf, Shelf};
 pub use error::{EnvError, Kind, Op};
 pub use facts::{ClaimError, DirFacts, Facts, FileSystem, UringState};
 pub use name::{Name, NameError};

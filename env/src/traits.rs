@@ -119,6 +119,14 @@ pub trait Env: Clone + 'static {
     /// `NoMemory`: the core's pool is at its bound.
     fn buffer(&self, len: usize) -> Result<Buf, EnvError>;
 
+    /// As [`Env::buffer`], but its bytes are what an earlier user left in them: who writes it to a
+    /// file or a socket has written every byte first.
+    ///
+    /// # Errors
+    ///
+    /// `NoMemory`: the core's pool is at its bound.
+    fn scratch(&self, len: usize) -> Result<Buf, EnvError>;
+
     /// A bell that wakes this core. Each call makes another bell.
     fn bell(&self) -> Bell;
 

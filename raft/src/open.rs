@@ -121,6 +121,13 @@ impl RaftCore {
         Ok(ids)
     }
 
+    /// Makes room for `replicas` more, and no more than that.
+    pub fn reserve(&mut self, replicas: usize) {
+        self.hot.reserve_exact(replicas);
+        self.warm.reserve_exact(replicas);
+        self.cold.reserve_exact(replicas);
+    }
+
     /// Writes the arrays of a new replica.
     fn fill(&mut self, r: &Recovered<'_>, stream: u8, mut confs: Vec<(u16, LogIndex)>) -> Slot {
         let floor = r.first.prev();

@@ -29,6 +29,17 @@ fn answer(reply: Reply) -> Result<Answer, Error> {
     }
 }
 
+/// What becomes of the answer to a get: as the core sends it, or as it says it in the call.
+pub(super) struct Take<T> {
+    pub(super) reply: fn(Reply) -> Result<T, Error>,
+    pub(super) item: fn(Option<Item>) -> T,
+}
+
+/// The value alone.
+pub(super) const VALUE: Take<Option<Bytes>> = Take { reply: value, item: value_of };
+/// The value with its version.
+pub(super) const ITEM: Take<Option<Item>> = Take { reply: item, item: core::convert::identity };
+
 fn value_of(item: Option<Item>) -> Option<Bytes> {
     item.map(|item| item.value)
 }
@@ -92,7 +103,7 @@ pub(super) fn batch(reply: Reply) -> Result<(), Error> {
 }
 
 /// Of get.
-pub(super) fn value(reply: Reply) -> Result<Option<Bytes>, Error> {
+fn value(reply: Reply) -> Result<Option<Bytes>, Error> {
     let answer = answer(reply)?;
     if let Answer::Value(item) = answer {
         Ok(value_of(item))
@@ -102,7 +113,7 @@ pub(super) fn value(reply: Reply) -> Result<Option<Bytes>, Error> {
 }
 
 /// Of a get that wants to know the version too.
-pub(super) fn item(reply: Reply) -> Result<Option<Item>, Error> {
+fn item(reply: Reply) -> Result<Option<Item>, Error> {
     let answer = answer(reply)?;
     if let Answer::Value(item) = answer { Ok(item) } else { Err(unexpected(Reply::Answer(answer))) }
 }

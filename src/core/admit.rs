@@ -232,20 +232,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Answers the tickets whose deadline passed.
     pub(crate) fn expire(&mut self) {
-        let listed = std::mem::take(&mut self.ticketed);
-        for slot in listed {
-            if self.logs.queue(slot).deadline_min <= self.logs.now {
-                self.expire_slot(slot);
+        let mut listed = std::mem::take(&mut self.ticketed);
+        listed.retain(|slot| {
+            if self.logs.queue(*slot).deadline_min <= self.logs.now {
+                self.expire_slot(*slot);
             }
-            let reads = !self.replicas[place(slot)].reads.is_empty();
-            let queue = self.logs.queue_mut(slot);
+            let reads = !self.replicas[place(*slot)].reads.is_empty();
+            let queue = self.logs.queue_mut(*slot);
             queue.listed = reads || !queue.is_empty();
-            if queue.listed {
-                self.ticketed.push(slot);
-            } else {
+            if !queue.listed {
                 queue.deadline_min = Nanos(u64::MAX);
             }
-        }
+            queue.listed
+        });
+        assert!(self.ticketed.is_empty(), "an answer lists no slot");
+        self.ticketed = listed;
     }
 
     fn expire_slot(&mut self, slot: Slot) {

@@ -24,6 +24,8 @@ const CHUNK: usize = 64;
 const CACHED_BYTES: usize = 1 << 20;
 /// Bytes read from the log's files at once.
 const READ_BYTES: usize = 1 << 20;
+/// Replicas whose entries are read from the log's files at a time.
+const FETCHES_MAX: usize = 32;
 /// Time that one pass may spend here before it looks at its other work.
 const BUDGET_NANOS: u64 = 200_000;
 
@@ -57,6 +59,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Applies what is committed, shard by shard, within the pass's budget. Answers whether work is
     /// left that waits for nothing.
     pub(crate) fn apply_pass(&mut self) -> bool {
+        for _ in self.fetches..FETCHES_MAX {
+            let Some(slot) = self.unfetched.pop_front() else { break };
+            self.replicas[place(slot)].applying = Applying::Ready;
+            self.list_for_apply(slot);
+        }
         let mut rounds = self.to_apply.len();
         if rounds == 0 {
             return false;
@@ -94,7 +101,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let _: LogIndex =
                 self.logs.stream(slot).cached(shard, next, CACHED_BYTES, &mut batches);
         } else {
-            batches.extend(replica.fetched.drain(..));
+            // Taken whole: an idle replica keeps no memory for the entries it once read.
+            batches.extend(std::mem::take(&mut replica.fetched));
         }
         let more = if batches.is_empty() {
             self.fetch_entries(slot, next);
@@ -241,9 +249,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.serve_applied(slot);
     }
 
+    /// Reads entries that are in the log's files only. At a start every replica may need that: the
+    /// others wait in line, so that memory for reads is bounded.
     fn fetch_entries(&mut self, slot: Slot, from: LogIndex) {
         let replica = &mut self.replicas[place(slot)];
         replica.applying = Applying::Entries;
+        if self.fetches >= FETCHES_MAX {
+            self.unfetched.push_back(slot);
+            return;
+        }
+        self.fetches += 1;
         let range = from..replica.committed.next();
         let read = self.logs.stream(slot).read(replica.shard, range, READ_BYTES);
         let mail = Rc::clone(&self.mail);
@@ -254,6 +269,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     pub(crate) fn entries_read(&mut self, slot: Slot, result: Result<Vec<BatchRef>, ReadError>) {
+        self.fetches -= 1;
         let replica = &mut self.replicas[place(slot)];
         replica.applying = Applying::Ready;
         match result {

@@ -228,13 +228,10 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
         ..CoreConfig::default()
     };
-    let mut known = Vec::new();
-    let mut logs = Vec::new();
-    for stream in streams {
-        known.push(stream.shards);
-        logs.push(stream.log);
-    }
+    let (known, logs): (Vec<_>, Vec<_>) =
+        streams.into_iter().map(|stream| (stream.shards, stream.log)).unzip();
     let stream_count = logs.len();
+    let shard_count = known.iter().map(Vec::len).sum();
     let mut core = Core {
         node: plan.node,
         options: plan.options,
@@ -242,8 +239,8 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         raft: RaftCore::new(config, u64::from_le_bytes(seed)),
         out: bowline_raft::Outbox::default(),
         logs: Logs::new(logs, M::VERSION),
-        replicas: Vec::new(),
-        confs: Vec::new(),
+        replicas: Vec::with_capacity(shard_count),
+        confs: Vec::with_capacity(shard_count),
         slots: BTreeMap::new(),
         store,
         mail: Rc::new(Mail::new(links.bell.clone())),
@@ -255,6 +252,8 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         announced: 0,
         changes: Vec::new(),
         to_apply: VecDeque::new(),
+        fetches: 0,
+        unfetched: VecDeque::new(),
         starved: Vec::new(),
         touched: Vec::new(),
         ticketed: Vec::new(),
@@ -278,6 +277,8 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         failed_streams: vec![false; stream_count],
         env,
     };
+    core.logs.queues.reserve_exact(shard_count);
+    core.raft.reserve(shard_count);
     core.logs.now = core.env.now();
     core.logs.wall = core.env.wall();
     for (stream, shards) in known.into_iter().enumerate() {
@@ -349,7 +350,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }
                 replica.closed = closed;
                 self.replicas.push(replica);
-                self.confs.push(Bytes::from(conf));
+                // As a rule all shards of a node have the same members.
+                let same = self.confs.last().filter(|last| **last == conf).cloned();
+                self.confs.push(same.unwrap_or_else(|| Bytes::from(conf)));
                 self.slots.insert(shard, slot);
             },
             Err(error) => {

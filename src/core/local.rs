@@ -10,10 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bowline_env::{Bell, Class, Env, Nanos};
-use bowline_raft::ShardId;
+use bowline_raft::{ShardId, Slot};
+use bowline_statemachine::kv::Item;
 use bowline_statemachine::{Answer, Machine, Query};
 use bowline_wal::LogStorage;
 
+use super::read::Later;
 use super::run::{Core, SharedCore};
 use crate::op::Op;
 use crate::request::{Call, Consistency, Request};
@@ -25,10 +27,17 @@ pub(crate) trait LocalCore {
     /// Answers a read in the call; none: it has to wait.
     fn read_at_once(
         &self,
-        shard: ShardId,
+        slot: Slot,
         consistency: Consistency,
         query: &Query,
     ) -> Option<Result<Answer, Error>>;
+    /// As a read of [`Query::Get`], of a key that nobody copies.
+    fn item_at_once(
+        &self,
+        slot: Slot,
+        consistency: Consistency,
+        key: &[u8],
+    ) -> Result<Option<Item>, Later>;
     /// Takes a request.
     fn take(&self, request: Request);
     /// Runs a task on the core.
@@ -53,12 +62,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Shared<E, L, M> {
 impl<E: Env, L: LogStorage, M: Machine<E>> LocalCore for Shared<E, L, M> {
     fn read_at_once(
         &self,
-        shard: ShardId,
+        slot: Slot,
         consistency: Consistency,
         query: &Query,
     ) -> Option<Result<Answer, Error>> {
-        let core = self.core.try_borrow().ok()?;
-        core.read_at_once(core.slot_of(shard)?, consistency, query)
+        self.core.try_borrow().ok()?.read_at_once(slot, consistency, query)
+    }
+
+    fn item_at_once(
+        &self,
+        slot: Slot,
+        consistency: Consistency,
+        key: &[u8],
+    ) -> Result<Option<Item>, Later> {
+        let core = self.core.try_borrow().map_err(|_applying| Later)?;
+        core.item_at_once(slot, consistency, key)
     }
 
     fn take(&self, request: Request) {
@@ -92,6 +110,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> LocalCore for Shared<E, L, M> {
 pub struct LocalShard {
     shard: ShardId,
     core: Rc<dyn LocalCore>,
+    /// Where the core has it; none: the core could not open it.
+    slot: Option<Slot>,
     timeout_ms: u32,
     /// Shards of the node: whose key it is depends on them. 0: not known, nothing is checked.
     shards: u32,
@@ -108,12 +128,12 @@ impl LocalShard {
         core: &SharedCore<E, L, M>,
         shard: ShardId,
     ) -> Self {
-        let (env, bell, timeout_ms) = {
+        let (env, bell, slot, timeout_ms) = {
             let held: std::cell::Ref<'_, Core<E, L, M>> = RefCell::borrow(core);
-            (held.env.clone(), held.bell.clone(), held.options.timeout_ms)
+            (held.env.clone(), held.bell.clone(), held.slot_of(shard), held.options.timeout_ms)
         };
         let core = Rc::new(Shared { core: Rc::clone(core), env, bell });
-        Self { shard, core, timeout_ms, shards: 0 }
+        Self { shard, core, slot, timeout_ms, shards: 0 }
     }
 
     /// The same, which refuses keys of the other of `shards` shards.
@@ -150,6 +170,11 @@ impl LocalShard {
         Op::waiting(waiter, map)
     }
 
+    /// The value of a key, if the core can say it in the call and needs no copy of the key.
+    pub(crate) fn item(&self, key: &[u8], how: Consistency) -> Result<Option<Item>, Later> {
+        self.core.item_at_once(self.slot.ok_or(Later)?, how, key)
+    }
+
     /// Asks the core, which answers in the call if nothing has to be waited for.
     pub(crate) fn ask<T>(
         &self,
@@ -157,7 +182,8 @@ impl LocalShard {
         consistency: Consistency,
         map: fn(Reply) -> Result<T, Error>,
     ) -> Op<T> {
-        match self.core.read_at_once(self.shard, consistency, &query) {
+        let answer = self.slot.and_then(|slot| self.core.read_at_once(slot, consistency, &query));
+        match answer {
             Some(result) => Op::ready(result.and_then(|answer| map(Reply::Answer(answer)))),
             None => self.submit(Call::Read { query, consistency }, map),
         }

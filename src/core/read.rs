@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bowline_env::{Class, Env};
 use bowline_raft::{LogIndex, ReadMode, ShardId, Slot};
+use bowline_statemachine::kv::Item;
 use bowline_statemachine::store::Pins;
 use bowline_statemachine::{Answer, Damage, Machine, Query, Read};
 use bowline_wal::LogStorage;
@@ -18,6 +19,10 @@ use super::run::{Core, Waits};
 use crate::request::Consistency;
 use crate::ticket::Reply;
 use crate::{Error, RequestError, ShardFailure};
+
+/// A read has to wait, or the machine answers a [`Query`] only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later;
 
 /// Raft's word for a consistency; none: no word of raft's is needed.
 fn mode(consistency: Consistency) -> Option<ReadMode> {
@@ -63,6 +68,26 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Read::Damaged(_) => {
                 Some(Err(Error::Shard { shard: replica.shard, why: ShardFailure::RunDamaged }))
             },
+        }
+    }
+
+    /// Answers what the value of a key is, as [`Self::read_at_once`] would.
+    pub(crate) fn item_at_once(
+        &self,
+        slot: Slot,
+        consistency: Consistency,
+        key: &[u8],
+    ) -> Result<Option<Item>, Later> {
+        let replica = &self.replicas[place(slot)];
+        if replica.closed.is_some() {
+            return Err(Later);
+        }
+        if let Some(mode) = mode(consistency) {
+            self.raft.read_now(slot, mode).ok_or(Later)?;
+        }
+        match replica.machine.item(key, &Pins::default()) {
+            Some(Read::Ready(item)) => Ok(item),
+            Some(Read::Cold(_) | Read::Damaged(_)) | None => Err(Later),
         }
     }
 

@@ -19,7 +19,7 @@ pub(crate) enum Applying {
     Ready,
     /// Pages that the next entries need are being read.
     Pages,
-    /// The next entries are being read from the log's files.
+    /// The next entries are being read from the log's files, or wait for their turn.
     Entries,
 }
 

@@ -90,6 +90,10 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) changes: Vec<LeaderChange>,
     /// Slots with entries to apply, first come first served.
     pub(crate) to_apply: VecDeque<Slot>,
+    /// Replicas whose entries are being read from the log's files.
+    pub(crate) fetches: usize,
+    /// Slots that wait for one of those reads to end.
+    pub(crate) unfetched: VecDeque<Slot>,
     /// Slots whose entries wait for room in the core's deltas.
     pub(crate) starved: Vec<Slot>,
     /// Slots that applied something since the last tick.

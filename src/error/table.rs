@@ -122,8 +122,8 @@ rows! {
         cause: "shards, streams and the node id are fixed when a directory is founded",
         fix: "set the values it was founded with, or use another node.data_dir";
     NODE_DAMAGED = 208: "the NODE file is damaged or missing",
-        cause: "it is missing beside a log with entries, or its checksum does not match: a fault of \
-                the disk or a stray write",
+        cause: "it is missing beside a log with entries, or its checksum does not match: a fault \
+                of the disk or a stray write",
         fix: "restore the directory from a backup, or remove the node and add it anew; nothing in \
               it was changed";
     CONFIG_SYNTAX = 301: "the configuration is not valid TOML",

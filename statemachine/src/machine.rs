@@ -347,6 +347,13 @@ pub trait Machine<E: Env>: Sized + 'static {
     /// Answers a question from the state as applied.
     fn read(&self, query: &Query, pins: &Pins) -> Read<Answer>;
 
+    /// As [`Machine::read`] of [`Query::Get`], of a key that nobody has to copy; none: the machine
+    /// has no such short way.
+    fn item(&self, key: &[u8], pins: &Pins) -> Option<Read<Option<Item>>> {
+        let _: (&[u8], &Pins) = (key, pins);
+        None
+    }
+
     /// The next background job, if one is due: a flush or a merge. `conf` is the membership as of
     /// `applied()`; `term` the term of that entry. A flush that failed is given again at the next
     /// call: the caller waits as long as its error says.

@@ -46,6 +46,11 @@ impl Index {
         place
     }
 
+    /// Gives back memory that grew ahead of the shards.
+    pub(crate) fn fit(&mut self) {
+        self.places.shrink_to_fit();
+    }
+
     /// Closes a shard for good.
     pub(crate) fn remove(&mut self, place: u32) -> ShardLog {
         let log = self.places[place_len(place)].take().expect("the place is in use");

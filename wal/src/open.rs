@@ -126,9 +126,10 @@ pub(crate) async fn open<E: Env>(
         tag: superblock.tag(),
         complete_epoch: recovery.complete_epoch,
     };
-    let index = core::mem::take(&mut recovery.replay.index);
+    let mut index = core::mem::take(&mut recovery.replay.index);
+    index.fit();
     let own = env.clone();
-    let buffers = Box::new(move |len| own.buffer(len));
+    let buffers = Box::new(move |len| own.scratch(len));
     let stream = Stream::new(geometry, options, (index, table), start, buffers);
     let shared = Rc::new(Shared {
         env: env.clone(),

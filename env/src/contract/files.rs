@@ -56,6 +56,21 @@ pub(super) async fn many_writes_in_flight_all_complete<E: Env>(env: E) {
     file.close().await.expect("a close");
 }
 
+pub(super) async fn a_scratch_buffer_is_whole_after_a_shorter_write<E: Env>(env: E) {
+    let file = zeros(&env, &Name::of("files-scratch"), 16, Mode::Write).await;
+    for (turn, blocks) in (1..).zip([1, 16, 3, 16]) {
+        let mut buf = env.scratch(16 * BLOCK).expect("a pool has room");
+        assert!(buf.capacity() >= 16 * BLOCK, "as many bytes as were asked for");
+        buf.rest_mut()[..blocks * BLOCK].fill(turn);
+        buf.fill(blocks * BLOCK);
+        file.write_at(buf.freeze(blocks * BLOCK), 0).await.expect("a write in the file");
+        let found = file.read_at(0, blocks * BLOCK).await.expect("a read in the file");
+        assert_eq!(found.len(), blocks * BLOCK);
+        assert!(found.iter().all(|&byte| byte == turn), "all of it was written");
+    }
+    file.close().await.expect("a close");
+}
+
 pub(super) async fn an_empty_file_reads_as_nothing<E: Env>(env: E) {
     let file = env.dir().create(&Name::of("files-empty"), Mode::Write).await.expect("a new file");
     let found = file.read_at(0, BLOCK).await.expect("a read at the end");

@@ -3,15 +3,20 @@
 
 use core::any::Any;
 use core::cell::{Cell, RefCell};
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use std::rc::Rc;
 
 use ::glommio::io::{DmaBuffer, ReadResult};
 
-use crate::{BLOCK, Buf, EnvError, Kind, Memory, Op, SharedBuf};
+use crate::{BLOCK, Buf, EnvError, Kind, Memory, Op, SharedBuf, Shelf};
 
 /// Bytes of buffers that one core may hold at a time.
 const POOL_BYTES_MAX: usize = 256 << 20;
+/// Lengths of scratch buffers are multiples of this, so that one fits in for the other.
+const SCRATCH_STEP: usize = 16 << 10;
+/// Bytes of scratch buffers that are kept for the next user.
+pub(super) const SHELF_BYTES_MAX: usize = 8 << 20;
 
 /// The account of one core's buffers (I6).
 #[derive(Debug, Default)]
@@ -22,6 +27,23 @@ pub(super) struct Pool {
 impl Pool {
     /// A zeroed buffer of at least `len` bytes, in whole blocks.
     pub(super) fn buffer(self: &Rc<Self>, len: usize) -> Result<Buf, EnvError> {
+        Ok(Buf::on(Box::new(self.memory(len)?)))
+    }
+
+    /// A buffer of at least `len` bytes that comes from `shelf` and goes back there.
+    pub(super) fn scratch(self: &Rc<Self>, len: usize, shelf: &Rc<Shelf>) -> Result<Buf, EnvError> {
+        let len = len.max(1).div_ceil(SCRATCH_STEP).saturating_mul(SCRATCH_STEP);
+        if let Some(buf) = shelf.take(len) {
+            return Ok(buf);
+        }
+        let memory = self.memory(len).or_else(|_| {
+            shelf.clear();
+            self.memory(len)
+        })?;
+        Ok(Buf::on_shelf(Box::new(memory), shelf))
+    }
+
+    fn memory(self: &Rc<Self>, len: usize) -> Result<Dma, EnvError> {
         let len = len.max(1).div_ceil(BLOCK).saturating_mul(BLOCK);
         let taken = self.taken.get().saturating_add(len);
         if taken > POOL_BYTES_MAX {
@@ -32,9 +54,10 @@ impl Pool {
         zero(&mut buffer);
         self.taken.set(taken);
         let start = NonNull::new(buffer.as_mut_ptr()).expect("a buffer has an address");
-        let memory =
-            Dma { buffer: RefCell::new(Rc::new(buffer)), start, len, pool: Rc::clone(self) };
-        Ok(Buf::on(Box::new(memory)))
+        // SAFETY: a bitwise copy, never dropped and never looked through: see `Dma::whole`.
+        let whole = unsafe { core::ptr::read(&raw const buffer) };
+        let (whole, buffer) = (ManuallyDrop::new(whole), RefCell::new(Rc::new(buffer)));
+        Ok(Dma { whole, buffer, start, len, pool: Rc::clone(self) })
     }
 
     /// The runtime's buffer below `buf`, whole; a copy if `buf` stands on other memory.
@@ -62,6 +85,10 @@ fn zero(buffer: &mut DmaBuffer) {
 
 /// A buffer of the runtime below a [`Buf`]; a write in flight shares it.
 struct Dma {
+    /// The handle `buffer` as it was made, bit by bit. The runtime trims a handle for good; to use
+    /// the memory again, this is copied over the trimmed one. Both stand for one memory, so only
+    /// `buffer` is ever dropped or used.
+    whole: ManuallyDrop<DmaBuffer>,
     buffer: RefCell<Rc<DmaBuffer>>,
     start: NonNull<u8>,
     len: usize,
@@ -90,6 +117,15 @@ unsafe impl Memory for Dma {
         let mut buffer = self.buffer.borrow_mut();
         let buffer = Rc::get_mut(&mut buffer).expect("a buffer is sealed before it is written");
         buffer.trim_to_size(len);
+    }
+    fn unseal(&self) -> bool {
+        let mut buffer = self.buffer.borrow_mut();
+        // A write whose future was dropped may still have it.
+        let Some(trimmed) = Rc::get_mut(&mut buffer) else { return false };
+        // SAFETY: both are handles of the same live memory, and differ in their length alone; the
+        // trimmed one is overwritten without being dropped, so the memory keeps one owner.
+        unsafe { core::ptr::copy_nonoverlapping(&raw const *self.whole, trimmed, 1) };
+        true
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -16,11 +16,12 @@ use ::glommio::timer::Timer;
 use ::glommio::{Latency, Shares, TaskQueueHandle};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use super::buffer::Pool;
+use super::buffer::{Pool, SHELF_BYTES_MAX};
 use super::dir::GlommioDir;
 use super::helper::Helper;
 use super::net::{GlommioListener, GlommioStream};
-use crate::{Bell, Buf, Class, CoreNo, Env, EnvError, Kind, Millis, Moved, Nanos, Op};
+use super::tick::Pulse;
+use crate::{Bell, Buf, Class, CoreNo, Env, EnvError, Kind, Millis, Moved, Nanos, Op, Shelf};
 
 /// Closures of one core that may wait at the helper.
 const OFFLOADED_MAX: u32 = 64;
@@ -39,8 +40,10 @@ struct Core {
     dir: GlommioDir,
     helper: Helper,
     pool: Rc<Pool>,
+    shelf: Rc<Shelf>,
     offloaded: Arc<AtomicU32>,
     last: Cell<Nanos>,
+    pulse: Rc<Pulse>,
 }
 
 /// Nanoseconds since boot, suspend included.
@@ -81,9 +84,16 @@ impl GlommioEnv {
             dir,
             helper,
             pool: Rc::default(),
+            shelf: Rc::new(Shelf::new(SHELF_BYTES_MAX)),
             offloaded: Arc::default(),
             last: Cell::default(),
+            pulse: Rc::default(),
         }))
+    }
+
+    /// What tells the core's tick how busy it is.
+    pub(super) fn pulse(&self) -> Rc<Pulse> {
+        Rc::clone(&self.0.pulse)
     }
 }
 
@@ -197,6 +207,7 @@ impl Env for GlommioEnv {
     fn now(&self) -> Nanos {
         let now = boot_clock();
         assert!(self.0.last.replace(now) <= now, "the boot clock does not go back");
+        self.0.pulse.look();
         now
     }
 
@@ -264,6 +275,10 @@ impl Env for GlommioEnv {
 
     fn buffer(&self, len: usize) -> Result<Buf, EnvError> {
         self.0.pool.buffer(len)
+    }
+
+    fn scratch(&self, len: usize) -> Result<Buf, EnvError> {
+        self.0.pool.scratch(len, &self.0.shelf)
     }
 
     fn bell(&self) -> Bell {

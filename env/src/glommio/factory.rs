@@ -24,6 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::dir::GlommioDir;
 use super::env::GlommioEnv;
 use super::helper::Helper;
+use super::tick::TICK;
 use super::{disk, errno, probe};
 use crate::{
     Claim, ClaimError, Class, CoreFailure, CoreOptions, CoreThread, Env as _, EnvError, EnvFactory,
@@ -39,15 +40,12 @@ const PROBE: &str = ".probe";
 /// fires in the wrong moment. Below the kernel's own tick (4 ms at 250 Hz) each turn of the
 /// executor programs the CPU's timer twice, 8 us a turn in a virtual machine.
 const PREEMPT: Duration = Duration::from_millis(5);
-/// A wake that is lost all the same is found at the next tick.
-const TICK: Duration = Duration::from_millis(5);
 /// Bytes that must be lockable for any core to start.
 const MEMLOCK_MIN: u64 = 512 << 10;
 /// Memory that each of a core's three rings may pin.
 const RING_MEMORY_MAX: u64 = 4 << 20;
 
 const _: () = assert!(PREEMPT.as_millis() >= 1, "a shorter timer loses wakes");
-const _: () = assert!(TICK.as_millis() <= 5, "a lost wake is found soon");
 
 /// Makes the cores of one node over one data directory.
 #[derive(Clone, Debug)]
@@ -176,11 +174,8 @@ where
         Timer::new(TICK).await;
         let dir = GlommioDir::new(seat.root, seat.helper.clone(), seat.options.direct_io);
         let env = GlommioEnv::on_this_core(seat.options.core, dir, seat.helper);
-        let tick = ::glommio::spawn_local(async {
-            loop {
-                Timer::new(TICK).await;
-            }
-        });
+        let pulse = env.pulse();
+        let tick = ::glommio::spawn_local(async move { pulse.tick().await });
         let handle = env.clone();
         env.spawn(Class::Core, async move { main(handle).await }).await;
         tick.cancel().await;

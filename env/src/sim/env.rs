@@ -173,6 +173,13 @@ impl Env for SimEnv {
         Ok(Buf::heap_counted(len, &self.place.buffers))
     }
 
+    fn scratch(&self, len: usize) -> Result<Buf, EnvError> {
+        let mut buf = self.buffer(len)?;
+        // Not zero: a byte that is not written before it goes to the disk shows.
+        buf.rest_mut().fill(0xA5);
+        Ok(buf)
+    }
+
     fn bell(&self) -> Bell {
         Bell::new()
     }

@@ -204,6 +204,10 @@ impl<E: Env> Machine<E> for Kv<E> {
         }
     }
 
+    fn item(&self, key: &[u8], pins: &Pins) -> Option<Read<Option<Item>>> {
+        self.shell.halted().is_none().then(|| self.get(key, pins))
+    }
+
     fn next_job(&mut self, why: Pressure, term: u64, conf: &Bytes) -> Option<Job<E>> {
         if self.shell.may_freeze() && self.must_flush(why) {
             self.freeze(term, conf);
