@@ -27,6 +27,7 @@ fn raft_step(c: &mut Criterion) {
             });
         }
         assert!(trio.commits() > 0, "something was committed");
+        trio.rest();
     }
     group.finish();
 }
