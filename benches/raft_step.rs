@@ -22,11 +22,14 @@ fn raft_step(c: &mut Criterion) {
             let entries = u64::from(shards) * u64::from(batch);
             group.throughput(Throughput::Elements(entries));
             let id = BenchmarkId::new(format!("{shards}_shards"), format!("{batch}_entries"));
+            // What was under way in the batch size before.
+            assert!((0..4).map(|_| trio.pass(batch)).sum::<u64>() > 0, "it goes on");
             group.bench_function(id, |b| {
                 b.iter(|| assert_eq!(trio.pass(batch), entries, "every shard commits its batch"));
             });
         }
         assert!(trio.commits() > 0, "something was committed");
+        trio.rest();
     }
     group.finish();
 }

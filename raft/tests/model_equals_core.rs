@@ -224,11 +224,14 @@ impl Both {
     /// The textbook elects whom the core elected. A leader that was deposed at once may have sent
     /// its log to the others before, or not: the core shows which.
     fn follow(&mut self) {
-        let led: Vec<_> = self.world.led[self.followed..].to_vec();
+        // A vote that was late may make a leader after that of a higher term.
+        let mut led: Vec<_> = self.world.led[self.followed..].to_vec();
+        led.sort_unstable();
         let mut stories = vec![self.model.clone()];
-        for (nth, (term, id)) in led.iter().enumerate() {
-            let before = &self.world.led[..self.followed + nth];
-            assert!(before.iter().all(|(other, _)| other != term), "term {term} has one leader");
+        let mut terms: Vec<_> = self.world.led.iter().map(|(term, _)| *term).collect();
+        terms.sort_unstable();
+        assert!(terms.is_sorted_by(|one, next| one < next), "a term has one leader: {terms:?}");
+        for (nth, (_, id)) in led.iter().enumerate() {
             stories.retain(|story| story.electable(place(*id)));
             assert!(!stories.is_empty(), "the textbook would elect {id}");
             for story in &mut stories {

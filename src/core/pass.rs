@@ -183,7 +183,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for apply in out.apply.drain(..) {
             match apply {
                 Apply::Range { slot, to, .. } => self.committed(slot, to),
-                _ => unreachable!("a sole voter installs nothing"),
+                Apply::Install { .. } | _ => unreachable!("a sole voter installs nothing"),
             }
         }
         for ready in out.reads.drain(..) {

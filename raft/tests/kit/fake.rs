@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bowline_raft::{
-    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn, NewBatch,
-    NodeId, OpenError, Outbox, Place, Proposal, ProposeError, RaftCore, Record, Recovered, Refused,
-    Rejected, ReplicaId, ShardId, Slot, StreamNo, Term,
+    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn,
+    NewBatch, NodeId, OpenError, Outbox, Place, Proposal, ProposeError, RaftCore, Record,
+    Recovered, Refused, Rejected, ReplicaId, ShardId, Slot, StreamNo, Term,
 };
 
 /// One shard's log: hard state and entries.

@@ -22,24 +22,24 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn tail(&mut self, at: Place, last: LogIndex, term: Term) -> Result<Lsn, Refused> {
+    fn tail(&mut self, at: Place, last: LogIndex, term: Term) -> Lsn {
         let place = at.slot.0 as usize;
         if self.tails.len() <= place {
             self.tails.resize(place + 1, (LogIndex(0), Term(0)));
         }
         self.tails[place] = (last, term);
-        Ok(Lsn(self.lsn))
+        Lsn(self.lsn)
     }
 }
 
 impl Log for Numbers {
     fn append(&mut self, batch: NewBatch<'_>) -> Result<Lsn, Refused> {
         let last = LogIndex(batch.first.0 + u64::from(batch.count) - 1);
-        self.tail(batch.at, last, batch.term)
+        Ok(self.tail(batch.at, last, batch.term))
     }
 
     fn accept(&mut self, at: Place, batch: &Batch<'_>) -> Result<Lsn, Refused> {
-        self.tail(at, batch.head.last(), batch.head.term)
+        Ok(self.tail(at, batch.head.last(), batch.head.term))
     }
 
     fn stage(&mut self, _at: Place, _record: Record) -> Result<Lsn, Refused> {
@@ -206,7 +206,8 @@ impl Trio {
         core::mem::swap(&mut self.sent, &mut self.nodes[nth].out);
         let from = Origin { node: NodeId(nth as u64 + 1), lane: None, life: 0 };
         for send in &self.sent.send {
-            let node = &mut self.nodes[send.node.0 as usize - 1];
+            let to = usize::try_from(send.node.0 - 1).expect("one of three");
+            let node = &mut self.nodes[to];
             let mut batches = [Batch { head: BatchHeader::default(), body: &[] }];
             let mut count = 0;
             if let Some(entries) = send.entries {

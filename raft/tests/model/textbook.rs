@@ -113,8 +113,8 @@ impl Textbook {
         self.group[node] != 0 && for_it + 1 >= self.majority()
     }
 
-    /// The election timeout of `node`: asks, again in a higher term while terms were the reason. Its
-    /// no-op is not sent yet.
+    /// The election timeout of `node`: asks, again in a higher term while terms were the reason.
+    /// Its no-op is not sent yet.
     pub fn campaign(&mut self, node: usize) -> bool {
         for _ in 0..=self.peers.len() {
             let peer = &mut self.peers[node];

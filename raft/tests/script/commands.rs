@@ -4,7 +4,8 @@
 //! nodes 3 [learners=4] [lanes] [lease] [fast] [empty] [priority=0,0,9]    found, and start
 //! given 1 term 3 [vote 1] [commit 1] log 1..3@1 4@2      start [1 ..]     what a disk holds
 //! timer 1 [200ms]   campaign 1   elect 1   wait 200ms [1 ..]   advance 200ms [1 ..]   settle
-//! propose 1 x ..    read 1 [lease|follower]   transfer 1 2   change 1 add=4 promote=4 remove=3 demote=2
+//! propose 1 x ..    read 1 [lease|follower]   transfer 1 2
+//! change 1 add=4[,auto] promote=4 remove=3 demote=2
 //! deliver 1->2 [n]  deliver all   drop 1->2|all   duplicate 1->2   hold 1->2 [n]   unhold 1->2
 //! durable 1 [lsn]   complete 1 lsn   report 1 lsn   crash 1   restart 1   fail 1   full 1   room 1
 //! cold 1 5   fetched 1 3 [5]

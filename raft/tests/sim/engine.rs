@@ -188,6 +188,7 @@ impl World {
         }
         self.cover.crashes += 1;
         self.note("crash", node as u64, u64::from(luck), 0);
+        self.count_life(node);
         self.nodes[node].alive = false;
         for core in &mut self.nodes[node].cores {
             core.log.disk.crash(luck.then_some(&mut self.rng.disk));

@@ -247,7 +247,6 @@ impl World {
             match event.reason {
                 Reason::NoQuorum => self.cover.no_quorum_step_downs += 1,
                 Reason::ConfigurationUndone => self.cover.confs_undone += 1,
-                Reason::Transferred => self.cover.transfers_done += 1,
                 Reason::Broken(rule) => {
                     let what = format!("node {} shard {}: {rule:?}", node + 1, event.shard);
                     self.judge(Err(what));

@@ -302,12 +302,28 @@ impl World {
 
     /// Adds up what the cores and logs counted.
     pub fn gather(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].alive {
+                self.count_life(node);
+            }
+        }
         for node in &self.nodes {
             for core in &node.cores {
                 self.cover.truncations += core.log.truncations;
                 self.cover.log_refusals += core.log.refusals;
                 self.cover.bad_checksums += core.log.bad_crc;
             }
+        }
+    }
+
+    /// What the cores of a node counted in this life.
+    pub fn count_life(&mut self, node: usize) {
+        for core in &self.nodes[node].cores {
+            let counted = core.raft.counters();
+            self.cover.step_downs += counted.step_downs;
+            self.cover.lease_expiries += counted.beliefs_lapsed;
+            self.cover.epochs_withdrawn += counted.epochs_withdrawn;
+            self.cover.digests += counted.digests;
         }
     }
 

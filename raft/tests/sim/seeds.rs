@@ -30,6 +30,8 @@ pub fn run_all(usual: u64) {
     let next = AtomicU64::new(base);
     let failed = AtomicU64::new(0);
     let mut sum = Cover::default();
+    #[expect(clippy::disallowed_methods, reason = "how fast the simulator is")]
+    let began = std::time::Instant::now();
     thread::scope(|scope| {
         let work = || worker(&next, base + count, &failed);
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
@@ -41,6 +43,8 @@ pub fn run_all(usual: u64) {
     for (name, count) in sum.rows() {
         println!("  {name} {count}");
     }
+    let spent = began.elapsed().as_millis().max(1) * THREADS as u128;
+    println!("  steps_per_second_and_thread {}", u128::from(sum.steps) * 1_000 / spent);
     let failed = failed.load(Ordering::SeqCst);
     assert_eq!(failed, 0, "seeds failed; replay one with BOWLINE_SEED=n BOWLINE_TRACE=1");
 }
