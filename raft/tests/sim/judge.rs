@@ -188,14 +188,15 @@ impl World {
                     || hard.term == ballot.asked && hard.vote == message.to;
                 hard.term >= message.term && (!ballot.granted || gave)
             },
-            What::Vote { last, .. } => {
+            What::Vote { last, last_term, .. } => {
                 // One that follows somebody in that term may have cut its log since: its request
                 // comes too late to be of use to it.
                 let stands = self.stands(node, message.shard);
+                let claim = (last_term, last.0);
                 let voted = hard.term > message.term
                     || hard.term == message.term
                         && hard.vote == own
-                        && (last.0 <= disk.last() || !stands);
+                        && (claim <= (disk.last_term(), disk.last()) || !stands);
                 hard.term >= message.term && voted
             },
             What::PreVoteResp(_) => hard.term >= message.term,

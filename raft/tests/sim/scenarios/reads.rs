@@ -153,3 +153,23 @@ fn rd_08_a_restart_inside_a_promise_gives_no_vote_before_it_ends() {
         }
     }
 }
+
+/// A follower that cannot hear its leader asks one that can: it gets no vote, and the lease holds.
+#[test]
+fn rd_10_who_hears_the_leader_votes_against_nobody() {
+    for (classic, lease) in [(false, true), (true, false)] {
+        let mut story = Story::of(Plan { lease, classic, ..Plan::quiet(19, 3, 3) });
+        let leader = story.leader();
+        story.write(leader);
+        story.wait(1_500);
+        let deaf = (leader + 1) % 3;
+        story.cut(leader, deaf);
+        let before = story.world.cover.elections;
+        for _ in 0..1_000 {
+            story.world.get(leader, ONE, ReadMode::Lease);
+            story.wait(5);
+        }
+        assert_eq!(story.world.cover.elections, before, "the other voter is bound");
+        story.write(leader);
+    }
+}
