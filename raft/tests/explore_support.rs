@@ -2,6 +2,9 @@
 //! in long random lives of a larger one: while a quorum supports the leader of a term, nobody was
 //! elected in a higher one. With any one rule left out, a counterexample must be found.
 
+#[path = "support/wire.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a test file")]
+mod wire;
 #[path = "support/world.rs"]
 #[expect(unreachable_pub, reason = "the toolbox of a test file")]
 mod world;

@@ -53,7 +53,7 @@ pub(super) fn status(node: &Node) -> Status {
     }
 }
 
-/// Waits until every shard is led, at most `timeout`. A shard that is closed gets no leader: then it
+/// Waits until every shard is led, at most `timeout`. A closed shard gets no leader: then it
 /// ends as soon as the others are led.
 pub(super) fn wait(node: &Arc<Node>, timeout: Duration) -> Op<LeaderInfo> {
     if let Some(leader) = node.board.leader() {

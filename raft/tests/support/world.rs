@@ -5,17 +5,15 @@
 //! Clocks run at fixed rates between `1 - e` and `1 + e` of true time. Lanes are ordered, may be
 //! cut and come up again, and lose what was on its way.
 
-use std::hash::{Hash, Hasher};
-
 use bowline_raft::{
     BootTime,
     promise::{Belief, Grant, Promise, Timing},
 };
 
+use crate::wire::{Say, Wire};
+
 /// Nodes.
 pub const NODES: usize = 3;
-/// Messages on their way in one direction of a lane.
-const WIRE: usize = 2;
 /// Support is for three steps of true time; clocks may run 10 % wrong.
 pub const TIMING: Timing = Timing { support_nanos: 300, drift_ppm: 100_000, guard_nanos: 0 };
 /// What the clocks of slow, true and fast nodes gain in a step.
@@ -73,70 +71,6 @@ impl Scope {
     /// Whether two nodes have anything to say to each other.
     fn talk(&self, a: usize, b: usize) -> bool {
         [(a, b), (b, a)].iter().any(|(a, b)| (self.leads)(*a, *b) || (self.woos)(*a, *b))
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-enum Say {
-    #[default]
-    Nothing,
-    Ask {
-        sent: u64,
-    },
-    Granted {
-        epoch: u32,
-        nanos: u64,
-        echo: u64,
-    },
-    Append {
-        term: u8,
-    },
-    Taken {
-        term: u8,
-        support: u32,
-    },
-    Vote {
-        term: u8,
-    },
-    Voted {
-        term: u8,
-    },
-    Release {
-        term: u8,
-    },
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Wire {
-    says: [Say; WIRE],
-    len: u8,
-}
-
-impl Hash for Wire {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u8(self.len);
-        self.says[..usize::from(self.len)].iter().for_each(|say| say.hash(state));
-    }
-}
-
-impl Wire {
-    fn is_full(&self) -> bool {
-        usize::from(self.len) == WIRE
-    }
-
-    fn push(&mut self, say: Say) {
-        if !self.is_full() {
-            self.says[usize::from(self.len)] = say;
-            self.len += 1;
-        }
-    }
-
-    fn pop(&mut self) -> Say {
-        let first = self.says[0];
-        self.says.rotate_left(1);
-        self.says[WIRE - 1] = Say::Nothing;
-        self.len -= 1;
-        first
     }
 }
 
@@ -258,7 +192,7 @@ impl World {
 
     fn actions_between(&self, a: usize, b: usize, scope: &Scope, out: &mut Vec<Action>) {
         let wire = &self.wires[a][b];
-        if wire.len > 0 {
+        if !wire.is_empty() {
             out.push(Action::Deliver(a, b));
         }
         if !self.linked[a][b] {
