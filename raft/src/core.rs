@@ -26,7 +26,6 @@ use crate::{
     chain::Chains,
     digest::Walk,
     lane::Lane,
-    pending::Write,
     progress::ProgressSlab,
     replica::{BROKEN, CLOSING, Cold, DIRTY, Hot, Interned, OPEN, STALLED, WaitingRead, Warm},
     wheel::{Rate, Wheel},
@@ -65,9 +64,12 @@ pub(crate) struct Stream {
     pub(crate) held: VecDeque<(Lsn, Send)>,
 }
 
+/// A write of one replica that is not durable yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
     pub(crate) lsn: Lsn,
+    /// Last index of the replica's log as of this write.
+    pub(crate) last: LogIndex,
     pub(crate) slot: Slot,
     pub(crate) generation: u32,
     /// When it was staged.
@@ -101,7 +103,6 @@ pub struct RaftCore {
     pub(crate) trouble: bool,
     pub(crate) proposals: Chains<Proposal>,
     pub(crate) waiting_reads: Chains<WaitingRead>,
-    pub(crate) writes: Chains<Write>,
     pub(crate) charges: Chains<(LogIndex, u32)>,
     /// Entries that replicas ask others for in the next flush.
     pub(crate) repairs: Vec<(Slot, LogIndex, LogIndex)>,
@@ -166,7 +167,6 @@ impl RaftCore {
             trouble: false,
             proposals: Chains::new(),
             waiting_reads: Chains::new(),
-            writes: Chains::new(),
             charges: Chains::new(),
             repairs: Vec::new(),
             crowded: Vec::new(),
@@ -206,6 +206,7 @@ impl RaftCore {
     }
 
     /// Puts a slot on the dirty list once.
+    #[inline]
     pub(crate) fn touch(&mut self, slot: Slot) {
         let flags = &mut self.hot[at(slot)].flags;
         if *flags & (DIRTY | OPEN) == OPEN {

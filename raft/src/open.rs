@@ -243,7 +243,6 @@ impl RaftCore {
         self.reject_reads(slot, out);
         self.report(slot, reason, out);
         self.disarm(slot);
-        self.writes.forget(&mut self.warm[at(slot)].pending);
         self.by_shard.remove(&self.cold[at(slot)].shard);
         self.confs[usize::from(self.hot[at(slot)].conf)].uses -= 1;
         for (id, _) in self.older.remove(&slot).unwrap_or_default() {

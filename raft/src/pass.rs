@@ -114,6 +114,7 @@ impl RaftCore {
     }
 
     /// Tells of streams and replicas that failed since.
+    #[inline]
     pub(crate) fn settle(&mut self, out: &mut Outbox) {
         if self.trouble {
             self.settle_trouble(out);
@@ -135,7 +136,6 @@ impl RaftCore {
     fn end_broken(&mut self, slot: Slot, rule: Rule, out: &mut Outbox) {
         if self.hot[at(slot)].flags & OPEN != 0 {
             self.report(slot, Reason::Broken(rule), out);
-            self.writes.forget(&mut self.warm[at(slot)].pending);
             self.step_down(slot, Reason::Broken(rule), out);
             self.disarm(slot);
         }

@@ -19,7 +19,7 @@ const SIZES: usize = crate::MEMBERS_MAX + 1;
 /// The progresses of all leaders: neighbours in one vector, blocks used again by size.
 #[derive(Debug, Default)]
 pub(crate) struct ProgressSlab {
-    all: Vec<Progress>,
+    pub(crate) all: Vec<Progress>,
     free: [Vec<u32>; SIZES],
 }
 
@@ -50,7 +50,7 @@ impl RaftCore {
 
     /// Where the progress of a member is; none: it is this replica, or nobody leads here.
     #[inline]
-    fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
+    pub(crate) fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
         let (first, own) = (self.warm[at(slot)].progress, self.hot[at(slot)].place);
         if first == NO_PEERS || place == own || place >= self.conf(slot).members {
             return None;
@@ -181,7 +181,7 @@ impl RaftCore {
 
     pub(crate) fn on_append_resp(
         &mut self,
-        slot: Slot,
+        (slot, sender): (Slot, Option<u8>),
         from: Origin,
         m: &Message,
         (log, out): (&mut impl Log, &mut Outbox),
@@ -192,7 +192,7 @@ impl RaftCore {
         if self.hot[at(slot)].role != Role::Leader {
             return Verdict::False(Why::Unasked);
         }
-        let Some(place) = self.conf(slot).place(m.from) else {
+        let Some(place) = sender else {
             return Verdict::False(Why::Sender);
         };
         if matched > self.hot[at(slot)].last {
@@ -202,8 +202,7 @@ impl RaftCore {
         let peer = self.peer_mut(slot, place).expect("the sender is another member");
         (peer.slot, peer.generation) = (m.hint.my_slot, m.hint.my_generation);
         peer.flags = if no_quorum { peer.flags | NO_QUORUM } else { peer.flags & !NO_QUORUM };
-        let waiting = peer.seq.wrapping_sub(peer.acked_seq);
-        let fresh = (1..=waiting).contains(&m.seq.wrapping_sub(peer.acked_seq));
+        let fresh = m.seq.wrapping_sub(peer.acked_seq).wrapping_sub(1) < peer.waiting();
         match reject {
             None => {
                 self.acked((slot, place), matched, fresh.then_some(m.seq), log);
@@ -218,6 +217,7 @@ impl RaftCore {
     }
 
     /// A peer has everything up to `matched`, durably.
+    #[inline]
     fn acked(
         &mut self,
         (slot, place): (Slot, u8),
@@ -225,10 +225,13 @@ impl RaftCore {
         seq: Option<u16>,
         log: &impl Log,
     ) {
-        let (here, last) = (self.place(slot), self.hot[at(slot)].last);
-        let (commit, floor) = (self.hot[at(slot)].commit, self.warm[at(slot)].floor);
+        let here = self.place(slot);
+        let (last, commit) = (self.hot[at(slot)].last, self.hot[at(slot)].commit);
+        let floor = self.warm[at(slot)].floor;
+        let (messages, window) = (self.config.window_messages, self.config.window_bytes);
         let peer = self.peer_mut(slot, place).expect("it answered");
-        let before = *peer;
+        let full = peer.waiting() >= messages || peer.inflight >= window;
+        let pace = peer.pace;
         if let Some(seq) = seq {
             peer.acked_seq = seq;
         }
@@ -259,15 +262,15 @@ impl RaftCore {
             peer.pace = Pace::Probe;
             peer.next = peer.matched.next();
         }
-        let full = before.seq.wrapping_sub(before.acked_seq) >= self.config.window_messages
-            || before.inflight >= self.config.window_bytes;
-        let peer = self.peer(slot, place).expect("it answered");
-        let news = matched > commit || full || peer.next <= last || peer.pace != before.pace;
+        let news = matched > commit || full || peer.next <= last || peer.pace != pace;
         let hint = peer.sent_commit < commit.min(peer.matched);
         if news || hint {
             self.touch(slot);
         }
-        self.note_lag(slot, place, log);
+        let conf = self.conf(slot);
+        if conf.before & conf.after & (1 << place) == 0 {
+            self.note_lag(slot, place, log);
+        }
     }
 
     /// A peer's log parts from ours.
@@ -321,10 +324,6 @@ impl RaftCore {
 
     /// Whether a peer that is to become a voter has caught up: twice in a row.
     fn note_lag(&mut self, slot: Slot, place: u8, log: &impl Log) {
-        let voters = self.conf(slot).before & self.conf(slot).after;
-        if voters & (1 << place) != 0 {
-            return;
-        }
         let (here, last) = (self.place(slot), self.hot[at(slot)].last);
         let limit = u64::from(self.config.promote_lag_bytes);
         let Some(peer) = self.peer(slot, place).copied() else { return };

@@ -65,16 +65,16 @@ impl RaftCore {
 
     /// The road to a node: the lane used before, else any that is up, or none is known. None: those
     /// that are known are down.
+    #[inline]
     pub(crate) fn road(&self, node: NodeId, used: u16) -> Option<Road> {
-        if let Some(lane) = self.lanes.get(usize::from(used))
-            && lane.up
-            && lane.node == node
-        {
-            return Some(Road(Some(LaneNo(used))));
+        match self.lanes.get(usize::from(used)) {
+            Some(lane) if lane.up && lane.node == node => Some(Road(Some(LaneNo(used)))),
+            None if self.lanes.is_empty() => Some(Road(None)),
+            Some(_) | None => self.other_road(node),
         }
-        if self.lanes.is_empty() {
-            return Some(Road(None));
-        }
+    }
+
+    fn other_road(&self, node: NodeId) -> Option<Road> {
         match self.lane_to(node) {
             Some(lane) => Some(Road(Some(lane))),
             None if self.lanes.iter().any(|lane| lane.known && lane.node == node) => None,
@@ -100,6 +100,7 @@ impl RaftCore {
     }
 
     /// Answers a message when everything staged for this replica is durable (I4).
+    #[inline]
     pub(crate) fn answer_durably(
         &mut self,
         (slot, from): (Slot, Origin),

@@ -96,6 +96,7 @@ impl RaftCore {
     }
 
     /// Whether a replica has a deadline, or waits for its turn to stand.
+    #[inline]
     pub(crate) fn armed(&self, slot: Slot) -> bool {
         self.wheel.is_armed(slot)
     }
