@@ -57,14 +57,17 @@ impl RaftCore {
     }
 
     /// Lets out what waited for a write that is durable now, in LSN order (I4).
+    #[inline]
     fn let_go(&mut self, place: usize, out: &mut Outbox) {
         let stream = &mut self.streams[place];
         let durable = stream.held.iter().take_while(|(lsn, _)| *lsn <= stream.durable).count();
-        out.send.extend(stream.held.drain(..durable).map(|(_, send)| send));
+        out.send.extend(stream.held.range(..durable).map(|(_, send)| *send));
+        stream.held.drain(..durable);
     }
 
     /// Remembers what a write covers, and whom to tell when it is durable.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     pub(crate) fn note_write(&mut self, slot: Slot, lsn: Lsn) {
         let hot = &mut self.hot[at(slot)];
         let stream = &mut self.streams[usize::from(hot.stream)];

@@ -357,6 +357,7 @@ impl RaftCore {
     }
 
     /// Whether a slot is shut for good by a broken rule.
+    #[inline]
     pub(crate) fn is_broken(&self, slot: Slot) -> bool {
         self.hot[at(slot)].flags & BROKEN != 0
     }

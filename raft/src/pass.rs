@@ -41,6 +41,7 @@ impl RaftCore {
         self.settle(out);
     }
 
+    #[inline]
     fn flush_slot(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
         if self.hot[at(slot)].damage != Damage::Normal {
             self.retire_damaged(slot, out);
@@ -65,6 +66,7 @@ impl RaftCore {
     }
 
     /// Everything that this replica wants in its log now, in the order of replay.
+    #[inline]
     fn write(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
         if self.must_campaign(slot) {
             self.campaign(slot, None, log, out);
@@ -92,6 +94,7 @@ impl RaftCore {
     }
 
     /// What a leader does after its log moved: tells its peers, and sees whether it goes on.
+    #[inline]
     fn lead(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
         if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
             let conf = self.conf(slot);

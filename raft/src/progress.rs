@@ -49,7 +49,8 @@ impl RaftCore {
     }
 
     /// Where the progress of a member is; none: it is this replica, or nobody leads here.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     pub(crate) fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
         let (first, own) = (self.warm[at(slot)].progress, self.hot[at(slot)].place);
         if first == NO_PEERS || place == own || place >= self.conf(slot).members {
@@ -139,8 +140,15 @@ impl RaftCore {
     }
 
     /// The highest value that a quorum of each half has reached.
-    pub(crate) fn quorum_value(&self, slot: Slot, value: impl Fn(u8) -> u64) -> u64 {
-        let conf = self.conf(slot);
+    #[inline]
+    pub(crate) fn quorum_value(&self, slot: Slot, own: u64, its: impl Fn(&Progress) -> u64) -> u64 {
+        let (conf, place) = (self.conf(slot), self.hot[at(slot)].place);
+        let count = usize::from(conf.members) - usize::from(place < conf.members);
+        let peers = match self.warm[at(slot)].progress {
+            NO_PEERS => &[][..],
+            first => &self.peers.all[index(first)..][..count],
+        };
+        let value = |at: u8| counted((peers, place), at, own, &its);
         if conf.before == 0b111 && conf.after == 0b111 {
             // Three voters: the one in the middle.
             let (a, b, c) = (value(0), value(1), value(2));
@@ -163,22 +171,8 @@ impl RaftCore {
         if conf.after == conf.before { before } else { before.min(reached(conf.after)) }
     }
 
-    /// The leader's own place, or that of a peer that counts: its value; else 0.
-    #[inline]
-    pub(crate) fn counted(
-        &self,
-        slot: Slot,
-        place: u8,
-        own: u64,
-        its: impl Fn(&Progress) -> u64,
-    ) -> u64 {
-        match self.peer(slot, place) {
-            Some(peer) if peer.flags & NO_QUORUM != 0 => 0,
-            Some(peer) => its(peer),
-            None => own,
-        }
-    }
-
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     pub(crate) fn on_append_resp(
         &mut self,
         (slot, sender): (Slot, Option<u8>),
@@ -198,14 +192,15 @@ impl RaftCore {
         if matched > self.hot[at(slot)].last {
             return Verdict::False(Why::Index);
         }
-        self.on_answer(slot, place, from, m);
-        let peer = self.peer_mut(slot, place).expect("the sender is another member");
+        let here = self.peer_at(slot, place).expect("the sender is another member");
+        self.on_answer((slot, place, here), from, m);
+        let peer = &mut self.peers.all[here];
         (peer.slot, peer.generation) = (m.hint.my_slot, m.hint.my_generation);
         peer.flags = if no_quorum { peer.flags | NO_QUORUM } else { peer.flags & !NO_QUORUM };
         let fresh = m.seq.wrapping_sub(peer.acked_seq).wrapping_sub(1) < peer.waiting();
         match reject {
             None => {
-                self.acked((slot, place), matched, fresh.then_some(m.seq), log);
+                self.acked((slot, place, here), matched, fresh.then_some(m.seq), log);
                 Verdict::Taken
             },
             Some(part) if fresh => {
@@ -217,10 +212,11 @@ impl RaftCore {
     }
 
     /// A peer has everything up to `matched`, durably.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     fn acked(
         &mut self,
-        (slot, place): (Slot, u8),
+        (slot, place, progress): (Slot, u8, usize),
         matched: LogIndex,
         seq: Option<u16>,
         log: &impl Log,
@@ -229,7 +225,7 @@ impl RaftCore {
         let (last, commit) = (self.hot[at(slot)].last, self.hot[at(slot)].commit);
         let floor = self.warm[at(slot)].floor;
         let (messages, window) = (self.config.window_messages, self.config.window_bytes);
-        let peer = self.peer_mut(slot, place).expect("it answered");
+        let peer = &mut self.peers.all[progress];
         let full = peer.waiting() >= messages || peer.inflight >= window;
         let pace = peer.pace;
         if let Some(seq) = seq {
@@ -374,6 +370,24 @@ impl RaftCore {
         } else if let Some(word) = self.inflight.get_mut(word) {
             *word &= !bit;
         }
+    }
+}
+
+/// The leader's own place, or that of a peer that counts: its value; else 0.
+#[inline]
+fn counted(
+    (peers, own_place): (&[Progress], u8),
+    place: u8,
+    own: u64,
+    its: impl Fn(&Progress) -> u64,
+) -> u64 {
+    if place == own_place {
+        return own;
+    }
+    match peers.get(usize::from(place) - usize::from(place > own_place)) {
+        Some(peer) if peer.flags & NO_QUORUM != 0 => 0,
+        Some(peer) => its(peer),
+        None => own,
     }
 }
 

@@ -115,6 +115,7 @@ impl RaftCore {
     }
 
     /// Whether a sole voter has to campaign and may.
+    #[inline]
     pub(crate) fn must_campaign(&self, slot: Slot) -> bool {
         let hot = &self.hot[at(slot)];
         hot.flags & crate::replica::CAMPAIGN != 0
