@@ -19,6 +19,7 @@ impl Default for Chain {
 }
 
 impl Chain {
+    #[inline]
     pub(crate) fn is_empty(self) -> bool {
         self.head == NONE
     }
@@ -48,6 +49,7 @@ impl<T: Copy> Chains<T> {
         self.used
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, chain: &mut Chain, value: T) {
         let at = if self.free == NONE {
             self.nodes.push(Node { value, next: NONE });
@@ -68,14 +70,12 @@ impl<T: Copy> Chains<T> {
         self.used += 1;
     }
 
+    #[inline]
     pub(crate) fn front(&self, chain: Chain) -> Option<T> {
         (!chain.is_empty()).then(|| self.nodes[index(chain.head)].value)
     }
 
-    pub(crate) fn back_mut(&mut self, chain: Chain) -> Option<&mut T> {
-        (!chain.is_empty()).then(|| &mut self.nodes[index(chain.tail)].value)
-    }
-
+    #[inline]
     pub(crate) fn pop(&mut self, chain: &mut Chain) -> Option<T> {
         if chain.is_empty() {
             return None;
@@ -96,16 +96,6 @@ impl<T: Copy> Chains<T> {
     /// Forgets every item of one queue.
     pub(crate) fn forget(&mut self, chain: &mut Chain) {
         while self.pop(chain).is_some() {}
-    }
-
-    /// Changes every item of one queue.
-    pub(crate) fn each(&mut self, chain: Chain, mut change: impl FnMut(&mut T)) {
-        let mut at = chain.head;
-        while at != NONE {
-            let node = &mut self.nodes[index(at)];
-            change(&mut node.value);
-            at = node.next;
-        }
     }
 
     /// The items of one queue, first in first.

@@ -1,8 +1,10 @@
 //! Every invariant of every replica, looked at together. For tests and for doubt.
 
+use alloc::collections::BTreeMap;
+
 use crate::{
-    Damage, LogIndex, RaftCore, Role, ShardId, Slot,
-    core::{StreamState, at, slot_at},
+    Damage, Lsn, RaftCore, Role, ShardId, Slot,
+    core::{Stream, StreamState, at, slot_at},
     progress::NO_PEERS,
     replica::{BROKEN, INSTALLING, OPEN},
 };
@@ -77,7 +79,35 @@ impl RaftCore {
                 })?;
             }
         }
+        for stream in &self.streams {
+            self.check_stream(stream).map_err(|slot| {
+                let shard = self.cold[at(slot)].shard;
+                Broken { slot, shard, rule: Rule::Lsn }
+            })?;
+        }
         self.check_sums()
+    }
+
+    /// Whether what waits for the disk does so in order, and for no more than there is.
+    fn check_stream(&self, stream: &Stream) -> Result<(), Slot> {
+        let waits = |lsn: Lsn| lsn > stream.durable && lsn <= stream.staged;
+        let (mut newest, mut lasts) = (Lsn(0), BTreeMap::new());
+        for write in &stream.waiting {
+            let (hot, cold) = (&self.hot[at(write.slot)], &self.cold[at(write.slot)]);
+            if cold.generation == write.generation && hot.flags & (OPEN | BROKEN) == OPEN {
+                let before = lasts.insert(write.slot, write.last).unwrap_or_default();
+                let covers = write.last >= before && write.last <= hot.last;
+                ensure(covers && waits(write.lsn), write.slot)?;
+            }
+            ensure(write.lsn >= newest, write.slot)?;
+            newest = write.lsn;
+        }
+        let mut newest = Lsn(0);
+        for (lsn, send) in &stream.held {
+            ensure(*lsn >= newest && *lsn > stream.durable, send.slot)?;
+            newest = *lsn;
+        }
+        Ok(())
     }
 
     /// Whether the sums of all lanes, kept by adding and taking away, are what a count gives.
@@ -101,7 +131,6 @@ impl RaftCore {
             && hot.durable <= hot.last;
         ensure(ordered, Rule::Order)?;
         ensure(hot.last_term <= hot.term || hot.damage != Damage::Normal, Rule::Term)?;
-        self.check_writes(slot)?;
         if hot.role == Role::Leader {
             self.check_leader(slot)?;
         } else {
@@ -118,22 +147,6 @@ impl RaftCore {
         let healthy = hot.damage != Damage::Retired || self.has_work();
         ensure(!stands || healthy, Rule::Retired)?;
         ensure(self.by_shard.get(&cold.shard) == Some(&slot), Rule::Lists)
-    }
-
-    fn check_writes(&self, slot: Slot) -> Result<(), Rule> {
-        let (hot, warm, stream) = (&self.hot[at(slot)], &self.warm[at(slot)], self.stream(slot));
-        let mut previous = LogIndex(0);
-        for write in self.writes.iter(warm.pending) {
-            let waits = write.lsn > stream.durable && write.lsn <= stream.staged;
-            ensure(waits && write.last >= previous && write.last <= hot.last, Rule::Lsn)?;
-            previous = write.last;
-        }
-        let mut held = crate::Lsn(0);
-        for (lsn, _) in &stream.held {
-            ensure(*lsn >= held && *lsn > stream.durable, Rule::Lsn)?;
-            held = *lsn;
-        }
-        Ok(())
     }
 
     fn check_leader(&self, slot: Slot) -> Result<(), Rule> {
@@ -163,6 +176,6 @@ impl RaftCore {
     }
 }
 
-fn ensure(holds: bool, rule: Rule) -> Result<(), Rule> {
-    if holds { Ok(()) } else { Err(rule) }
+fn ensure<E>(holds: bool, why: E) -> Result<(), E> {
+    if holds { Ok(()) } else { Err(why) }
 }

@@ -4,14 +4,14 @@ use crate::{Apply, Damage, LogIndex, Outbox, RaftCore, Role, Slot, core::at, rep
 
 impl RaftCore {
     /// The highest index that a quorum of each half of the active configuration has durably (I6).
+    #[inline]
     fn quorum_match(&self, slot: Slot) -> LogIndex {
         let own = self.hot[at(slot)].durable.0;
-        LogIndex(
-            self.quorum_value(slot, |place| self.counted(slot, place, own, |peer| peer.matched.0)),
-        )
+        LogIndex(self.quorum_value(slot, own, |peer| peer.matched.0))
     }
 
     /// Moves a leader's commit index: only to an entry of its own term (I6).
+    #[inline]
     pub(crate) fn commit(&mut self, slot: Slot) {
         if self.hot[at(slot)].role != Role::Leader {
             return;
@@ -29,6 +29,7 @@ impl RaftCore {
     }
 
     /// Takes what is committed off the budget of a shard.
+    #[inline]
     fn discharge(&mut self, slot: Slot, commit: LogIndex) {
         let charges = &mut self.cold[at(slot)].charges;
         while let Some((last, bytes)) = self.charges.front(*charges) {
@@ -42,6 +43,7 @@ impl RaftCore {
     }
 
     /// Hands out what is committed, each index once (I13).
+    #[inline]
     pub(crate) fn hand_out(&mut self, slot: Slot, out: &mut Outbox) {
         let (hot, warm) = (&self.hot[at(slot)], &mut self.warm[at(slot)]);
         let whole = matches!(hot.damage, Damage::Normal | Damage::Retired);

@@ -1,9 +1,10 @@
 //! What a leader sends to its peers: at most one Append each per pass.
 
 use crate::{
-    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Outbox, RaftCore, Role, Send, Slot,
-    What,
+    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore, Role,
+    Send, Slot, Term, What,
     core::at,
+    message::Hint,
     replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
     send::Road,
 };
@@ -14,12 +15,12 @@ const CATCHUP_PATIENCE: u64 = 4;
 impl RaftCore {
     /// Sends what is new to every peer. `probe`: reads were stamped in this pass.
     pub(crate) fn feed(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
-        let beat = self.hot[at(slot)].flags & BEAT != 0;
-        self.hot[at(slot)].flags &= !BEAT;
-        if self.peer_count(slot) == 0 || !self.log_is_healthy(slot) {
+        let hot = &mut self.hot[at(slot)];
+        let (beat, own) = (hot.flags & BEAT != 0, hot.place);
+        hot.flags &= !BEAT;
+        if !self.log_is_healthy(slot) {
             return;
         }
-        let own = self.hot[at(slot)].place;
         for place in 0..self.conf(slot).members {
             if place == own {
                 continue;
@@ -32,6 +33,7 @@ impl RaftCore {
     }
 
     /// One Append to one peer, if it is due one.
+    #[inline]
     fn feed_peer(
         &mut self,
         slot: Slot,
@@ -40,17 +42,34 @@ impl RaftCore {
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
         let (last, floor) = (self.hot[at(slot)].last, self.warm[at(slot)].floor);
+        let Some(peer) = self.peer(slot, place) else { return false };
+        let open = peer.waiting() < self.config.window_messages
+            && peer.inflight < self.config.window_bytes;
+        let newer = peer.pace == Pace::Replicate && peer.next <= last && peer.next > floor;
+        if newer && open {
+            return self.append_entries(slot, place, self.config.append_bytes_max, (log, out));
+        }
+        self.feed_other(slot, place, beat, (log, out))
+    }
+
+    /// The same, for a peer that does not just get what is new.
+    fn feed_other(
+        &mut self,
+        slot: Slot,
+        place: u8,
+        beat: bool,
+        (log, out): (&mut impl Log, &mut Outbox),
+    ) -> bool {
+        let floor = self.warm[at(slot)].floor;
         let stale = self.config.times.heartbeat / 2;
         let Some(peer) = self.peer(slot, place).copied() else { return false };
-        let quiet = !self.within(peer.probe_at, stale);
+        let quiet = beat && !self.within(peer.probe_at, stale);
         let asked = peer.flags & BY_MESSAGES != 0 || peer.waiting() > 0 || peer.is_half_caught_up();
         let due = beat && quiet && asked;
         let below = peer.next.prev() < floor;
         if below && peer.pace != Pace::Snapshot {
             self.want_snapshot(slot, place, out);
         }
-        let open = peer.waiting() < self.config.window_messages
-            && peer.inflight < self.config.window_bytes;
         match peer.pace {
             _ if below || peer.pace == Pace::Snapshot => {
                 self.offer_again(slot, place, out);
@@ -61,9 +80,6 @@ impl RaftCore {
                 self.append_entries(slot, place, self.config.probe_bytes_max, (log, out))
             },
             Pace::Probe => due && self.probe_again(slot, place, (log, out)),
-            Pace::Replicate if peer.next <= last && open => {
-                self.append_entries(slot, place, self.config.append_bytes_max, (log, out))
-            },
             Pace::Replicate => due && self.append_empty(slot, place, peer.next.prev(), (log, out)),
             Pace::Catchup => {
                 let patience = self.config.times.support.saturating_mul(CATCHUP_PATIENCE);
@@ -91,6 +107,8 @@ impl RaftCore {
     }
 
     /// An Append with what comes after what was sent, or without entries if there is nothing.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     fn append_entries(
         &mut self,
         slot: Slot,
@@ -98,37 +116,32 @@ impl RaftCore {
         bytes_max: u32,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let peer = *self.peer(slot, place).expect("it is a peer");
+        let peer = self.peer(slot, place).expect("it is a peer");
+        let (next, pace, lane) = (peer.next, peer.pace, peer.lane);
         let (here, last) = (self.place(slot), self.hot[at(slot)].last);
-        let prev = peer.next.prev();
-        if peer.next > last {
+        let prev = next.prev();
+        if next > last {
             return self.append_empty(slot, place, prev, (log, out));
         }
-        if !self.has_room(slot, place) {
+        if !self.has_room(slot, place, lane) {
             return false;
         }
-        let Some((to, bytes)) = log.cached(here, peer.next, bytes_max) else {
-            if peer.pace == Pace::Probe {
+        let Some((to, bytes)) = log.cached(here, next, bytes_max) else {
+            if pace == Pace::Probe {
                 return self.append_empty(slot, place, prev, (log, out));
             }
             self.catch_up(slot, place, out);
             return false;
         };
-        if to < peer.next || to > last {
+        if to < next || to > last {
             return false;
         }
-        let entries = Entries { from: peer.next, to, bulk: false };
-        if !self.post_append((slot, place), prev, Some(entries), (log, out)) {
+        let entries = Entries { from: next, to, bulk: false };
+        if !self.post((slot, place), prev, Some((entries, bytes)), (log, out)) {
             return false;
         }
-        let replicates = peer.pace == Pace::Replicate;
-        let peer = self.peer_mut(slot, place).expect("it is a peer");
-        if replicates {
-            peer.next = to.next();
-        }
-        peer.inflight = peer.inflight.saturating_add(bytes);
         self.counters.sent_bytes += u64::from(bytes);
-        if replicates && to < last {
+        if pace == Pace::Replicate && to < last {
             self.touch(slot);
         }
         true
@@ -147,25 +160,34 @@ impl RaftCore {
         sent
     }
 
+    /// Sends an Append, out of line.
     fn post_append(
         &mut self,
         (slot, place): (Slot, u8),
         prev: LogIndex,
-        entries: Option<Entries>,
+        entries: Option<(Entries, u32)>,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let hot = &self.hot[at(slot)];
-        let (commit, last, flags) = (hot.commit, hot.last, hot.flags);
-        let prev_term =
-            if prev == last { Some(hot.last_term) } else { log.term_at(self.place(slot), prev) };
-        let Some(prev_term) = prev_term else {
+        self.post((slot, place), prev, entries, (log, out))
+    }
+
+    /// Sends an Append, with the entries and bytes given. What it sent is not sent again, unless
+    /// where the logs meet is not known.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
+    fn post(
+        &mut self,
+        (slot, place): (Slot, u8),
+        prev: LogIndex,
+        entries: Option<(Entries, u32)>,
+        (log, out): (&mut impl Log, &mut Outbox),
+    ) -> bool {
+        let Some(prev_term) = self.term_before(slot, prev, log) else {
             self.broken(slot, crate::Rule::Floor);
             return false;
         };
-        let cold = &self.cold[at(slot)];
-        let stamp = if flags & READS != 0 { cold.read_seq } else { 0 };
-        let peer = self.peer(slot, place).expect("it is a peer");
-        let (used, acked_read) = (peer.lane, peer.acked_read);
+        let here = self.peer_at(slot, place).expect("it is a peer");
+        let used = self.peers.all[here].lane;
         let member = &self.conf(slot).conf.members[usize::from(place)];
         let (node, to_replica) = (member.node, member.replica);
         let Some(Road(lane)) = self.road(node, used) else {
@@ -175,28 +197,59 @@ impl RaftCore {
         if now_used != used {
             self.move_peer(slot, place, now_used);
         }
-        let read_seq = if stamp > acked_read { stamp } else { 0 };
-        let batches = BatchRange::default();
-        let what = What::Append { prev, prev_term, commit, read_seq, batches };
-        let mut message = self.letter(slot, to_replica, what);
-        let (now, to) = (self.millis(), entries.map_or(prev, |entries| entries.to));
-        let peer = self.peer_mut(slot, place).expect("it is a peer");
+        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
+        let stamp = if hot.flags & READS != 0 { cold.read_seq } else { 0 };
+        let commit = hot.commit;
+        let peer = &mut self.peers.all[here];
         peer.seq = peer.seq.wrapping_add(1);
         if peer.pace != Pace::Catchup || entries.is_some() {
-            peer.probe_at = now;
+            peer.probe_at = self.now_millis;
         }
+        let to = entries.map_or(prev, |(entries, _)| entries.to);
         peer.sent_commit = peer.sent_commit.max(commit.min(to));
-        (message.hint.to_slot, message.hint.to_generation) = (peer.slot, peer.generation);
-        (message.seq, message.support) = (peer.seq, 0);
-        self.mark_inflight(slot, true);
+        if let Some((_, bytes)) = entries {
+            peer.inflight = peer.inflight.saturating_add(bytes);
+            if peer.pace != Pace::Probe {
+                peer.next = to.next();
+            }
+        }
+        let read_seq = if stamp > peer.acked_read { stamp } else { 0 };
+        let hint = Hint {
+            to_slot: peer.slot,
+            to_generation: peer.generation,
+            my_slot: slot,
+            my_generation: cold.generation,
+            my_core: self.config.core,
+        };
+        let (shard, from, term, seq) = (cold.shard, cold.replica, hot.term, peer.seq);
+        let batches = BatchRange::default();
+        let what = What::Append { prev, prev_term, commit, read_seq, batches };
+        let message = Message { shard, to: to_replica, from, term, hint, support: 0, seq, what };
+        let entries = entries.map(|(entries, _)| entries);
         out.send.push(Send { slot, node, lane, message, entries });
+        self.mark_inflight(slot, true);
         self.counters.sent_appends += 1;
         true
     }
 
+    /// The term of the entry that an Append of a leader goes behind; none: it is compacted.
+    #[inline]
+    fn term_before(&self, slot: Slot, prev: LogIndex, log: &impl Log) -> Option<Term> {
+        let hot = &self.hot[at(slot)];
+        if prev == hot.last {
+            Some(hot.last_term)
+        } else if prev >= self.warm[at(slot)].term_start {
+            // From there on all entries are its own.
+            Some(hot.term)
+        } else {
+            log.term_at(self.place(slot), prev)
+        }
+    }
+
     /// Whether the lane of a peer takes entries; if not, the slot is looked at when it does.
-    fn has_room(&mut self, slot: Slot, place: u8) -> bool {
-        let lane = self.peer(slot, place).map_or(NO_LANE, |peer| peer.lane);
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
+    fn has_room(&mut self, slot: Slot, place: u8, lane: u16) -> bool {
         let room = self.lanes.get(usize::from(lane)).is_none_or(|lane| lane.room > 0);
         if !room {
             let peer = self.peer_mut(slot, place).expect("it is a peer");
@@ -273,12 +326,8 @@ impl RaftCore {
             Fetched::Entries { from, to, bytes, .. }
                 if from == progress.next && to >= from && to <= last =>
             {
-                let entries = Entries { from, to, bulk: true };
-                if self.post_append((slot, place), from.prev(), Some(entries), (log, out)) {
-                    let peer = self.peer_mut(slot, place).expect("it is a peer");
-                    peer.next = to.next();
-                    peer.inflight = peer.inflight.saturating_add(bytes);
-                } else {
+                let entries = Some((Entries { from, to, bulk: true }, bytes));
+                if !self.post_append((slot, place), from.prev(), entries, (log, out)) {
                     self.reset_peer(slot, place);
                 }
             },

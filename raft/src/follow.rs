@@ -2,12 +2,16 @@
 //! when they are durable.
 
 use crate::{
-    Batch, Configuration, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox, RaftCore,
-    Reason, Received, Refused, Role, Slot, Term, Verdict, What, Why,
-    batch::{Body, FLAG_CONF},
+    Batch, Configuration, Damage, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox,
+    RaftCore, Reason, Received, Refused, Role, Slot, Term, Verdict, What, Why,
+    batch::{Body, FLAG_CONF, FLAG_NOOP},
     core::at,
     message::Mismatch,
+    step::NUMBER_MAX,
 };
+
+/// Entries of a batch that is taken without a closer look.
+const COUNT_MAX: u32 = 1 << 20;
 
 /// What became of the batches of an Append.
 enum Took {
@@ -69,17 +73,58 @@ impl RaftCore {
         Verdict::Taken
     }
 
+    /// Takes an Append that just goes on: one batch of the present term behind the end of the log,
+    /// from the leader that is followed. False: nothing was done, it is looked at in the long way.
+    #[inline]
+    pub(crate) fn goes_on(
+        &mut self,
+        from: Origin,
+        m: Received<'_>,
+        log: &mut impl Log,
+        out: &mut Outbox,
+    ) -> bool {
+        let message = m.message;
+        let What::Append { prev, prev_term, commit, read_seq: 0, .. } = message.what else {
+            return false;
+        };
+        let [batch] = m.batches else { return false };
+        let Some((slot, _)) = self.addressed(from, message) else { return false };
+        let (hot, cold, head) = (&self.hot[at(slot)], &self.cold[at(slot)], &batch.head);
+        let goes_on = cold.leader == message.from
+            && (hot.role, hot.damage) == (Role::Follower, Damage::Normal)
+            && (prev, prev_term) == (hot.last, hot.last_term)
+            && (head.first, head.term) == (prev.next(), hot.term)
+            && head.shard == cold.shard
+            && head.flags & (FLAG_CONF | FLAG_NOOP) == 0
+            && head.count.wrapping_sub(1) < COUNT_MAX
+            && usize::try_from(head.len) == Ok(batch.body.len())
+            && prev.0.max(commit.0) < NUMBER_MAX - u64::from(COUNT_MAX);
+        if !goes_on {
+            return false;
+        }
+        let Ok(lsn) = log.accept(self.place(slot), batch) else { return false };
+        self.accepted(slot, batch, lsn);
+        self.on_bind(slot, from, message);
+        let matched = head.last();
+        self.raise_commit(slot, commit.min(matched));
+        let what = What::AppendResp { matched, reject: None, no_quorum: false };
+        self.answer_durably((slot, from), message, what, out);
+        true
+    }
+
     /// Follows the leader of the present term. The vote of this term stays (I2).
+    #[inline]
     pub(crate) fn follow(
         &mut self,
         slot: Slot,
         m: &Message,
         out: &mut Outbox,
     ) -> Result<(), Verdict> {
+        if self.cold[at(slot)].leader == m.from { Ok(()) } else { self.follow_anew(slot, m, out) }
+    }
+
+    fn follow_anew(&mut self, slot: Slot, m: &Message, out: &mut Outbox) -> Result<(), Verdict> {
         let leader = self.cold[at(slot)].leader;
-        if leader == m.from {
-            return Ok(());
-        }
         if self.hot[at(slot)].role == Role::Leader || leader.0 != 0 {
             return Err(Verdict::False(Why::Leader));
         }
@@ -104,6 +149,7 @@ impl RaftCore {
     }
 
     /// Takes what is new of these batches.
+    #[inline]
     fn take(
         &mut self,
         slot: Slot,
@@ -153,6 +199,7 @@ impl RaftCore {
     /// Where the log parts from one that has `prev` in `prev_term`; none: it has it.
     ///
     /// Everything up to the own commit index is in the log of every leader.
+    #[inline]
     fn parts_at(
         &self,
         slot: Slot,
@@ -164,7 +211,18 @@ impl RaftCore {
         if prev == hot.last && prev_term == hot.last_term {
             return None;
         }
-        let here = self.place(slot);
+        self.parts_below(slot, prev, prev_term, log)
+    }
+
+    /// The same, for a place below the end of the log.
+    fn parts_below(
+        &self,
+        slot: Slot,
+        prev: LogIndex,
+        prev_term: Term,
+        log: &impl Log,
+    ) -> Option<Mismatch> {
+        let (hot, here) = (&self.hot[at(slot)], self.place(slot));
         if prev <= hot.last {
             match log.term_at(here, prev) {
                 Some(term) if term == prev_term => return None,
@@ -192,6 +250,7 @@ impl RaftCore {
 
     /// The first index at which a batch says something else than the log; none: it has the batch,
     /// and a late copy of it must not cut what came after.
+    #[inline]
     fn first_difference(&self, slot: Slot, batch: &Batch<'_>, log: &impl Log) -> Option<LogIndex> {
         let (hot, head) = (&self.hot[at(slot)], &batch.head);
         if head.first > hot.last {
@@ -214,6 +273,7 @@ impl RaftCore {
     }
 
     /// The configuration that a batch brings, if it is one that may follow the one before it.
+    #[inline]
     fn configuration_of(
         &self,
         slot: Slot,
@@ -222,6 +282,14 @@ impl RaftCore {
         if batch.head.flags & FLAG_CONF == 0 {
             return Ok(None);
         }
+        self.next_configuration(slot, batch)
+    }
+
+    fn next_configuration(
+        &self,
+        slot: Slot,
+        batch: &Batch<'_>,
+    ) -> Result<Option<Configuration>, Verdict> {
         if !batch.head.matches(batch.body) {
             return Ok(None);
         }
@@ -237,21 +305,27 @@ impl RaftCore {
     }
 
     /// The log replaces what it has from `from` on.
+    #[inline]
     fn cut(&mut self, slot: Slot, from: LogIndex, out: &mut Outbox) {
-        let hot = &mut self.hot[at(slot)];
-        if from > hot.last {
-            return;
+        if from <= self.hot[at(slot)].last {
+            self.cut_below(slot, from, out);
         }
+    }
+
+    fn cut_below(&mut self, slot: Slot, from: LogIndex, out: &mut Outbox) {
+        let hot = &mut self.hot[at(slot)];
         assert!(from > hot.commit, "nothing committed is truncated (I3)");
         hot.durable = hot.durable.min(from.prev());
         hot.last = from.prev();
-        self.writes.truncate(self.warm[at(slot)].pending, from.prev());
+        self.lower_writes(slot, from.prev());
         self.counters.truncations += 1;
         self.report(slot, Reason::Truncated, out);
         self.pop_confs(slot, from, out);
     }
 
     /// Moves the tail over a batch that the log took.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     fn accepted(&mut self, slot: Slot, batch: &Batch<'_>, lsn: crate::Lsn) {
         let hot = &mut self.hot[at(slot)];
         hot.last = batch.head.last();
@@ -261,6 +335,8 @@ impl RaftCore {
     }
 
     /// A follower learns what is committed.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     pub(crate) fn raise_commit(&mut self, slot: Slot, commit: LogIndex) {
         let hot = &mut self.hot[at(slot)];
         if commit > hot.commit {

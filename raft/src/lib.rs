@@ -38,7 +38,6 @@ mod message;
 mod open;
 mod out;
 mod pass;
-mod pending;
 mod progress;
 pub mod promise;
 mod read;

@@ -243,10 +243,14 @@ impl RaftCore {
     }
 
     /// Forgets configurations that cannot come back.
+    #[inline]
     pub(crate) fn prune_confs(&mut self, slot: Slot) {
-        if self.older.is_empty() {
-            return;
+        if !self.older.is_empty() {
+            self.prune_confs_of(slot);
         }
+    }
+
+    fn prune_confs_of(&mut self, slot: Slot) {
         let commit = self.hot[at(slot)].commit;
         let active = self.cold[at(slot)].conf_index;
         let Some(older) = self.older.get_mut(&slot) else { return };

@@ -250,7 +250,6 @@ impl RaftCore {
         self.reject_reads(slot, out);
         self.report(slot, reason, out);
         self.disarm(slot);
-        self.writes.forget(&mut self.warm[at(slot)].pending);
         self.by_shard.remove(&self.cold[at(slot)].shard);
         self.confs[usize::from(self.hot[at(slot)].conf)].uses -= 1;
         for (id, _) in self.older.remove(&slot).unwrap_or_default() {
@@ -365,6 +364,7 @@ impl RaftCore {
     }
 
     /// Whether a slot is shut for good by a broken rule.
+    #[inline]
     pub(crate) fn is_broken(&self, slot: Slot) -> bool {
         self.hot[at(slot)].flags & BROKEN != 0
     }

@@ -41,6 +41,7 @@ impl RaftCore {
         self.settle(out);
     }
 
+    #[inline]
     fn flush_slot(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
         if self.hot[at(slot)].damage != Damage::Normal {
             self.retire_damaged(slot, out);
@@ -65,6 +66,7 @@ impl RaftCore {
     }
 
     /// Everything that this replica wants in its log now, in the order of replay.
+    #[inline]
     fn write(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
         if self.must_campaign(slot) {
             self.campaign(slot, None, log, out);
@@ -92,6 +94,7 @@ impl RaftCore {
     }
 
     /// What a leader does after its log moved: tells its peers, and sees whether it goes on.
+    #[inline]
     fn lead(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
         if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
             let conf = self.conf(slot);
@@ -114,6 +117,7 @@ impl RaftCore {
     }
 
     /// Tells of streams and replicas that failed since.
+    #[inline]
     pub(crate) fn settle(&mut self, out: &mut Outbox) {
         if self.trouble {
             self.settle_trouble(out);
@@ -135,7 +139,6 @@ impl RaftCore {
     fn end_broken(&mut self, slot: Slot, rule: Rule, out: &mut Outbox) {
         if self.hot[at(slot)].flags & OPEN != 0 {
             self.report(slot, Reason::Broken(rule), out);
-            self.writes.forget(&mut self.warm[at(slot)].pending);
             self.step_down(slot, Reason::Broken(rule), out);
             self.disarm(slot);
         }

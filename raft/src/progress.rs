@@ -19,7 +19,7 @@ const SIZES: usize = crate::MEMBERS_MAX + 1;
 /// The progresses of all leaders: neighbours in one vector, blocks used again by size.
 #[derive(Debug, Default)]
 pub(crate) struct ProgressSlab {
-    all: Vec<Progress>,
+    pub(crate) all: Vec<Progress>,
     free: [Vec<u32>; SIZES],
 }
 
@@ -49,8 +49,9 @@ impl RaftCore {
     }
 
     /// Where the progress of a member is; none: it is this replica, or nobody leads here.
-    #[inline]
-    fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
+    pub(crate) fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
         let (first, own) = (self.warm[at(slot)].progress, self.hot[at(slot)].place);
         if first == NO_PEERS || place == own || place >= self.conf(slot).members {
             return None;
@@ -139,8 +140,15 @@ impl RaftCore {
     }
 
     /// The highest value that a quorum of each half has reached.
-    pub(crate) fn quorum_value(&self, slot: Slot, value: impl Fn(u8) -> u64) -> u64 {
-        let conf = self.conf(slot);
+    #[inline]
+    pub(crate) fn quorum_value(&self, slot: Slot, own: u64, its: impl Fn(&Progress) -> u64) -> u64 {
+        let (conf, place) = (self.conf(slot), self.hot[at(slot)].place);
+        let count = usize::from(conf.members) - usize::from(place < conf.members);
+        let peers = match self.warm[at(slot)].progress {
+            NO_PEERS => &[][..],
+            first => &self.peers.all[index(first)..][..count],
+        };
+        let value = |at: u8| counted((peers, place), at, own, &its);
         if conf.before == 0b111 && conf.after == 0b111 {
             // Three voters: the one in the middle.
             let (a, b, c) = (value(0), value(1), value(2));
@@ -163,25 +171,11 @@ impl RaftCore {
         if conf.after == conf.before { before } else { before.min(reached(conf.after)) }
     }
 
-    /// The leader's own place, or that of a peer that counts: its value; else 0.
-    #[inline]
-    pub(crate) fn counted(
-        &self,
-        slot: Slot,
-        place: u8,
-        own: u64,
-        its: impl Fn(&Progress) -> u64,
-    ) -> u64 {
-        match self.peer(slot, place) {
-            Some(peer) if peer.flags & NO_QUORUM != 0 => 0,
-            Some(peer) => its(peer),
-            None => own,
-        }
-    }
-
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     pub(crate) fn on_append_resp(
         &mut self,
-        slot: Slot,
+        (slot, sender): (Slot, Option<u8>),
         from: Origin,
         m: &Message,
         (log, out): (&mut impl Log, &mut Outbox),
@@ -192,21 +186,21 @@ impl RaftCore {
         if self.hot[at(slot)].role != Role::Leader {
             return Verdict::False(Why::Unasked);
         }
-        let Some(place) = self.conf(slot).place(m.from) else {
+        let Some(place) = sender else {
             return Verdict::False(Why::Sender);
         };
         if matched > self.hot[at(slot)].last {
             return Verdict::False(Why::Index);
         }
-        self.on_answer(slot, place, from, m);
-        let peer = self.peer_mut(slot, place).expect("the sender is another member");
+        let here = self.peer_at(slot, place).expect("the sender is another member");
+        self.on_answer((slot, place, here), from, m);
+        let peer = &mut self.peers.all[here];
         (peer.slot, peer.generation) = (m.hint.my_slot, m.hint.my_generation);
         peer.flags = if no_quorum { peer.flags | NO_QUORUM } else { peer.flags & !NO_QUORUM };
-        let waiting = peer.seq.wrapping_sub(peer.acked_seq);
-        let fresh = (1..=waiting).contains(&m.seq.wrapping_sub(peer.acked_seq));
+        let fresh = m.seq.wrapping_sub(peer.acked_seq).wrapping_sub(1) < peer.waiting();
         match reject {
             None => {
-                self.acked((slot, place), matched, fresh.then_some(m.seq), log);
+                self.acked((slot, place, here), matched, fresh.then_some(m.seq), log);
                 Verdict::Taken
             },
             Some(part) if fresh => {
@@ -218,17 +212,22 @@ impl RaftCore {
     }
 
     /// A peer has everything up to `matched`, durably.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     fn acked(
         &mut self,
-        (slot, place): (Slot, u8),
+        (slot, place, progress): (Slot, u8, usize),
         matched: LogIndex,
         seq: Option<u16>,
         log: &impl Log,
     ) {
-        let (here, last) = (self.place(slot), self.hot[at(slot)].last);
-        let (commit, floor) = (self.hot[at(slot)].commit, self.warm[at(slot)].floor);
-        let peer = self.peer_mut(slot, place).expect("it answered");
-        let before = *peer;
+        let here = self.place(slot);
+        let (last, commit) = (self.hot[at(slot)].last, self.hot[at(slot)].commit);
+        let floor = self.warm[at(slot)].floor;
+        let (messages, window) = (self.config.window_messages, self.config.window_bytes);
+        let peer = &mut self.peers.all[progress];
+        let full = peer.waiting() >= messages || peer.inflight >= window;
+        let pace = peer.pace;
         if let Some(seq) = seq {
             peer.acked_seq = seq;
         }
@@ -259,15 +258,15 @@ impl RaftCore {
             peer.pace = Pace::Probe;
             peer.next = peer.matched.next();
         }
-        let full = before.seq.wrapping_sub(before.acked_seq) >= self.config.window_messages
-            || before.inflight >= self.config.window_bytes;
-        let peer = self.peer(slot, place).expect("it answered");
-        let news = matched > commit || full || peer.next <= last || peer.pace != before.pace;
+        let news = matched > commit || full || peer.next <= last || peer.pace != pace;
         let hint = peer.sent_commit < commit.min(peer.matched);
         if news || hint {
             self.touch(slot);
         }
-        self.note_lag(slot, place, log);
+        let conf = self.conf(slot);
+        if conf.before & conf.after & (1 << place) == 0 {
+            self.note_lag(slot, place, log);
+        }
     }
 
     /// A peer's log parts from ours.
@@ -321,10 +320,6 @@ impl RaftCore {
 
     /// Whether a peer that is to become a voter has caught up: twice in a row.
     fn note_lag(&mut self, slot: Slot, place: u8, log: &impl Log) {
-        let voters = self.conf(slot).before & self.conf(slot).after;
-        if voters & (1 << place) != 0 {
-            return;
-        }
         let (here, last) = (self.place(slot), self.hot[at(slot)].last);
         let limit = u64::from(self.config.promote_lag_bytes);
         let Some(peer) = self.peer(slot, place).copied() else { return };
@@ -375,6 +370,24 @@ impl RaftCore {
         } else if let Some(word) = self.inflight.get_mut(word) {
             *word &= !bit;
         }
+    }
+}
+
+/// The leader's own place, or that of a peer that counts: its value; else 0.
+#[inline]
+fn counted(
+    (peers, own_place): (&[Progress], u8),
+    place: u8,
+    own: u64,
+    its: impl Fn(&Progress) -> u64,
+) -> u64 {
+    if place == own_place {
+        return own;
+    }
+    match peers.get(usize::from(place) - usize::from(place > own_place)) {
+        Some(peer) if peer.flags & NO_QUORUM != 0 => 0,
+        Some(peer) => its(peer),
+        None => own,
     }
 }
 

@@ -83,6 +83,7 @@ impl RaftCore {
     }
 
     /// The state machine has applied everything handed out up to `index`.
+    #[inline]
     pub fn handle_applied(&mut self, slot: Slot, index: LogIndex) {
         if !self.is_open(slot) {
             return;
@@ -104,11 +105,16 @@ impl RaftCore {
 
     /// Gives the reads waiting their stamp and index; true: it is a new stamp to confirm. At a
     /// follower, asks the leader for the index.
+    #[inline]
     pub(crate) fn stamp_reads(&mut self, slot: Slot, out: &mut Outbox) -> bool {
         let cold = &self.cold[at(slot)];
         if cold.reads.is_empty() {
             return false;
         }
+        self.stamp_waiting(slot, out)
+    }
+
+    fn stamp_waiting(&mut self, slot: Slot, out: &mut Outbox) -> bool {
         if self.hot[at(slot)].role != Role::Leader {
             self.ask_leader(slot, out);
             return false;
@@ -200,7 +206,8 @@ impl RaftCore {
         let Some(place) = self.conf(slot).place(m.from) else {
             return Verdict::False(Why::Sender);
         };
-        self.on_answer(slot, place, from, m);
+        let progress = self.peer_at(slot, place).expect("the sender is another member");
+        self.on_answer((slot, place, progress), from, m);
         let peer = self.peer_mut(slot, place).expect("the sender is another member");
         peer.flags = if no_quorum { peer.flags | NO_QUORUM } else { peer.flags & !NO_QUORUM };
         peer.acked_read = peer.acked_read.max(read_seq);
@@ -263,6 +270,7 @@ impl RaftCore {
     }
 
     /// Hands out the reads that are confirmed and whose index is applied.
+    #[inline]
     pub(crate) fn flush_reads(&mut self, slot: Slot, out: &mut Outbox) {
         if self.hot[at(slot)].flags & READS != 0 {
             self.confirm_reads(slot, out);
@@ -285,8 +293,7 @@ impl RaftCore {
     /// Ends the wait of reads whose stamp a quorum of each half has confirmed.
     fn confirm_reads(&mut self, slot: Slot, out: &mut Outbox) {
         let own = NUMBER_MAX;
-        let confirmed =
-            self.quorum_value(slot, |place| self.counted(slot, place, own, |peer| peer.acked_read));
+        let confirmed = self.quorum_value(slot, own, |peer| peer.acked_read);
         loop {
             let cold = &mut self.cold[at(slot)];
             let Some(read) = self.waiting_reads.front(cold.probing) else { break };

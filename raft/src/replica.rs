@@ -43,7 +43,6 @@ pub(crate) struct Warm {
     /// First index of a leader's own term.
     pub(crate) term_start: LogIndex,
     pub(crate) queue: Chain,
-    pub(crate) pending: Chain,
     /// Proposal bytes queued or not committed.
     pub(crate) uncommitted: u32,
     /// A leader's first progress.
@@ -208,9 +207,9 @@ impl Interned {
     }
 
     /// Where a replica stands among the members.
+    #[inline]
     pub(crate) fn place(&self, replica: ReplicaId) -> Option<u8> {
-        let place = self.conf.members.iter().position(|member| member.replica == replica)?;
-        u8::try_from(place).ok()
+        (0_u8..).zip(&self.conf.members).find(|(_, it)| it.replica == replica).map(|(at, _)| at)
     }
 }
 

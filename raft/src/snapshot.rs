@@ -219,13 +219,14 @@ impl RaftCore {
         keep: bool,
         out: &mut Outbox,
     ) {
-        let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
         if !keep {
+            let hot = &mut self.hot[at(slot)];
             hot.last = index;
             hot.last_term = term;
             hot.durable = hot.durable.min(index);
-            self.writes.truncate(warm.pending, index);
+            self.lower_writes(slot, index);
         }
+        let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
         hot.commit = hot.commit.max(index);
         hot.flags |= INSTALLING;
         if hot.damage == Damage::State {

@@ -41,6 +41,7 @@ impl RaftCore {
     }
 
     /// Whether a follower is bound by what its leader's lane was promised.
+    #[inline]
     pub(crate) fn is_promised(&self, slot: Slot) -> bool {
         let hot = &self.hot[at(slot)];
         let lane = self.lanes.get(usize::from(hot.lane));
@@ -104,6 +105,8 @@ impl RaftCore {
     }
 
     /// A replica took an Append of its leader, or rejected it because the logs part.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     pub(crate) fn on_bind(&mut self, slot: Slot, from: Origin, m: &Message) {
         let (heard, term) = (self.millis(), self.hot[at(slot)].term);
         let promise = from.lane.and_then(|lane| self.promise_over(lane));
@@ -131,6 +134,7 @@ impl RaftCore {
     }
 
     /// The lane and epoch under which a replica is bound that takes an Append over `lane` now.
+    #[inline]
     fn promise_over(&self, lane: LaneNo) -> Option<(u16, u32)> {
         if self.config.liveness == Liveness::Shard {
             return None;
@@ -140,10 +144,21 @@ impl RaftCore {
     }
 
     /// Notes under what a follower is bound, and keeps the sums of the lanes true.
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
     fn set_support(&mut self, slot: Slot, (lane, support): (u16, u32), term: crate::Term) {
-        let shard = self.cold[at(slot)].shard;
-        let hot = &self.hot[at(slot)];
+        let cold = &self.cold[at(slot)];
+        let shard = cold.shard;
+        let hot = &mut self.hot[at(slot)];
         let (old_lane, old_support) = (hot.lane, hot.support);
+        if (old_lane, old_support, cold.bound_term) == (lane, support, term) {
+            if let Some(lane) = self.lanes.get(usize::from(lane))
+                && support == lane.promise.epoch()
+            {
+                hot.sweep = lane.sweep;
+            }
+            return;
+        }
         if let Some(old) = self.lanes.get_mut(usize::from(old_lane))
             && old_support == old.promise.epoch()
         {
@@ -188,30 +203,43 @@ impl RaftCore {
 
     /// The epoch that an answer over `lane` names: under it this replica is bound to the other
     /// end. 0: none.
+    #[inline]
     pub(crate) fn support_over(&self, slot: Slot, lane: Option<LaneNo>) -> u32 {
         let hot = &self.hot[at(slot)];
         if lane.is_some_and(|lane| lane.0 == hot.lane) { hot.support } else { 0 }
     }
 
     /// A leader heard a peer, in its own term.
-    pub(crate) fn on_answer(&mut self, slot: Slot, place: u8, from: Origin, m: &Message) {
-        let heard = self.millis();
+    #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
+    #[inline(always)]
+    pub(crate) fn on_answer(
+        &mut self,
+        (slot, place, progress): (Slot, u8, usize),
+        from: Origin,
+        m: &Message,
+    ) {
         let lane = from.lane.map_or(NO_LANE, |lane| lane.0);
         let known = self.lanes.get(usize::from(lane));
         let by_lane = self.config.liveness == Liveness::Lane;
         let view = known.filter(|_| by_lane).map_or(0, |lane| lane.belief.noted(m.support));
-        if view != 0 {
-            self.move_peer(slot, place, lane);
-            self.note_view(slot, place, view);
-        }
-        let Some(peer) = self.peer_mut(slot, place) else { return };
+        let (heard, armed) = (self.millis(), self.armed(slot));
+        let peer = &mut self.peers.all[progress];
         peer.heard = heard;
+        let same_lane = peer.lane == lane;
         if view != 0 {
             peer.flags &= !BY_MESSAGES;
-            return;
+            if !same_lane || peer.support != view {
+                self.move_peer(slot, place, lane);
+                self.note_view(slot, place, view);
+            }
+        } else if !(armed && peer.flags & BY_MESSAGES != 0 && peer.support == 0 && same_lane) {
+            self.on_answer_without_lane(slot, place, lane);
         }
-        let peer = *peer;
-        if !self.lane_supports(&peer) {
+    }
+
+    /// The answer of a peer that is not bound by its lane: it gets beats.
+    fn on_answer_without_lane(&mut self, slot: Slot, place: u8, lane: u16) {
+        if self.peer(slot, place).is_some_and(|peer| !self.lane_supports(peer)) {
             if lane != NO_LANE {
                 self.move_peer(slot, place, lane);
             }

@@ -96,6 +96,7 @@ impl RaftCore {
     }
 
     /// Whether a replica has a deadline, or waits for its turn to stand.
+    #[inline]
     pub(crate) fn armed(&self, slot: Slot) -> bool {
         self.wheel.is_armed(slot)
     }
@@ -114,6 +115,7 @@ impl RaftCore {
     }
 
     /// Whether a sole voter has to campaign and may.
+    #[inline]
     pub(crate) fn must_campaign(&self, slot: Slot) -> bool {
         let hot = &self.hot[at(slot)];
         hot.flags & crate::replica::CAMPAIGN != 0

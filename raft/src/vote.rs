@@ -324,6 +324,7 @@ impl RaftCore {
         !self.is_retired(slot) && self.log_is_healthy(slot)
     }
 
+    #[inline]
     pub(crate) fn is_retired(&self, slot: Slot) -> bool {
         self.hot[at(slot)].damage == Damage::Retired
     }

@@ -180,6 +180,7 @@ impl Wheel {
     }
 
     /// Whether a slot has a deadline or waits for its turn.
+    #[inline]
     pub(crate) fn is_armed(&self, slot: Slot) -> bool {
         self.links.get(at(slot)).is_some_and(|link| link.list() != NOWHERE)
     }

@@ -173,3 +173,34 @@ fn rd_10_who_hears_the_leader_votes_against_nobody() {
         story.write(leader);
     }
 }
+
+/// Support counts from the moment of asking: an answer that was long under way is worth less.
+#[test]
+fn rd_11_a_late_answer_gives_no_longer_lease() {
+    for seed in 0..10 {
+        let mut story = with_leases(seed, 3);
+        let leader = story.leader();
+        story.write(leader);
+        story.wait(1_500 + seed * 11);
+        let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+        others.iter().for_each(|node| story.cut_way(*node, leader));
+        story.wait(60);
+        others.iter().for_each(|node| story.cut_way(leader, *node));
+        let asked = story.world.now;
+        let mut late = true;
+        while story.world.now < asked + 1_500 * MILLI {
+            if late && story.world.now >= asked + 400 * MILLI {
+                late = false;
+                others.iter().for_each(|node| story.world.block(*node, leader, false));
+                story.wait(1);
+                others.iter().for_each(|node| story.cut_way(*node, leader));
+            }
+            story.world.get(leader, ONE, ReadMode::Lease);
+            if let Some(node) = story.world.leader(ONE).filter(|node| others.contains(node)) {
+                story.world.put(node, ONE, 1);
+            }
+            story.wait(1);
+        }
+        assert!(others.iter().any(|node| serves(&story.world, *node, ONE)), "others elected");
+    }
+}
