@@ -155,6 +155,15 @@ impl Story {
         }
     }
 
+    /// The connections of a node break.
+    pub fn break_lanes(&mut self, node: usize) {
+        for link in 0..self.world.links.len() {
+            if self.world.links[link].ends.contains(&node) {
+                self.world.reset(link);
+            }
+        }
+    }
+
     /// Every way is open again; what stood still arrives, or the connections begin anew.
     pub fn join_all(&mut self, anew: bool) {
         for a in 0..self.world.nodes.len() {
