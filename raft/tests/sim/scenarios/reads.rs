@@ -187,17 +187,25 @@ fn rd_11_a_late_answer_gives_no_longer_lease() {
         story.write(leader);
         story.wait(1_500 + seed * 11);
         let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
-        others.iter().for_each(|node| story.cut_way(*node, leader));
+        for node in &others {
+            story.cut_way(*node, leader);
+        }
         story.wait(60);
-        others.iter().for_each(|node| story.cut_way(leader, *node));
+        for node in &others {
+            story.cut_way(leader, *node);
+        }
         let asked = story.world.now;
         let mut late = true;
         while story.world.now < asked + 1_500 * MILLI {
             if late && story.world.now >= asked + 400 * MILLI {
                 late = false;
-                others.iter().for_each(|node| story.world.block(*node, leader, false));
+                for node in &others {
+                    story.world.block(*node, leader, false);
+                }
                 story.wait(1);
-                others.iter().for_each(|node| story.cut_way(*node, leader));
+                for node in &others {
+                    story.cut_way(*node, leader);
+                }
             }
             story.world.get(leader, ONE, ReadMode::Lease);
             if let Some(node) = story.world.leader(ONE).filter(|node| others.contains(node)) {
