@@ -11,10 +11,13 @@
 //!                                                       viewer
 //! ```
 
+#[path = "kit/engine.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a bench")]
+mod engine;
+
 use std::io::Write;
 use std::time::Duration;
 
-use bowline::config::{ByteCount, CoreCount};
 use bowline::{ClientApi, EmbeddedEngine, ShardId};
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -64,14 +67,7 @@ async fn puts(kv: impl ClientApi, keys: Vec<Bytes>, at_once: usize, rounds: usiz
 }
 
 fn start(dir: &TempDir) -> EmbeddedEngine {
-    let engine =
-        EmbeddedEngine::builder().data_dir(dir.path().join("data")).shards(1).configure(|config| {
-            config.cores.count = CoreCount::Is(1);
-            config.wal.allow_cow = true;
-            config.wal.slot_bytes = ByteCount::mib(16);
-            config.wal.log_bytes = ByteCount::mib(512);
-        });
-    let engine = engine.start().wait().expect("the engine starts");
+    let engine = engine::start(&dir.path().join("data"), 1, 512);
     engine.wait_ready(Duration::from_secs(30)).wait().expect("one node leads itself");
     engine
 }

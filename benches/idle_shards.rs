@@ -11,13 +11,15 @@
 //! cargo bench --bench idle_shards [-- --shards N] [--starts N] [--seconds N]
 //! ```
 
+#[path = "kit/engine.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a bench")]
+mod engine;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use bowline::EmbeddedEngine;
-use bowline::config::{ByteCount, CoreCount};
 use tempfile::TempDir;
 
 /// Shards of the directory that is subtracted.
@@ -30,16 +32,6 @@ struct Seen {
     ready_ms: f64,
     cpu_percent: f64,
     memory: f64,
-}
-
-fn start(dir: &Path, shards: u32) -> EmbeddedEngine {
-    let engine = EmbeddedEngine::builder().data_dir(dir).shards(shards).configure(|config| {
-        config.cores.count = CoreCount::Is(1);
-        config.wal.allow_cow = true;
-        config.wal.slot_bytes = ByteCount::mib(16);
-        config.wal.log_bytes = ByteCount::mib(256);
-    });
-    engine.start().wait().expect("the engine starts")
 }
 
 /// CPU time of all threads of this process so far.
@@ -60,7 +52,7 @@ fn memory() -> f64 {
 #[expect(clippy::disallowed_methods, reason = "a bench reads a clock and waits")]
 fn child(dir: &Path, shards: u32, seconds: f64) {
     let began = std::time::Instant::now();
-    let engine = start(dir, shards);
+    let engine = engine::start(dir, shards, 256);
     let started = began.elapsed().as_secs_f64();
     engine.wait_ready(Duration::from_mins(1)).wait().expect("one node leads itself");
     let ready = began.elapsed().as_secs_f64();
@@ -94,7 +86,7 @@ fn one_start(dir: &Path, shards: u32, seconds: f64) -> Seen {
 /// The medians of some starts of a directory, which is made first.
 fn medians(home: &Path, shards: u32, starts: usize, seconds: f64) -> Seen {
     let dir = home.join(shards.to_string());
-    start(&dir, shards).stop().wait().expect("the engine stops");
+    engine::start(&dir, shards, 256).stop().wait().expect("the engine stops");
     let seen: Vec<_> = (0..starts).map(|_| one_start(&dir, shards, seconds)).collect();
     let median = |of: fn(&Seen) -> f64| {
         let mut values: Vec<_> = seen.iter().map(of).collect();

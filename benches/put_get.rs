@@ -5,10 +5,13 @@
 //! Puts are synced. Gets are of 4,096 keys in memory and linearizable, but where named otherwise.
 //! Throughput is operations. `leader` is the two questions that a handler asks before it serves.
 
+#[path = "kit/engine.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a bench")]
+mod engine;
+
 use std::hint::black_box;
 use std::time::Duration;
 
-use bowline::config::{ByteCount, CoreCount};
 use bowline::{Consistency, EmbeddedClient, EmbeddedEngine, LocalShard, Shard, ShardId};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -32,14 +35,7 @@ struct Bench {
 
 fn start() -> Bench {
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the directory can be made");
-    let engine =
-        EmbeddedEngine::builder().data_dir(dir.path().join("data")).shards(1).configure(|config| {
-            config.cores.count = CoreCount::Is(1);
-            config.wal.allow_cow = true;
-            config.wal.slot_bytes = ByteCount::mib(16);
-            config.wal.log_bytes = ByteCount::mib(512);
-        });
-    let engine = engine.start().wait().expect("the engine starts");
+    let engine = engine::start(&dir.path().join("data"), 1, 512);
     engine.wait_ready(Duration::from_secs(30)).wait().expect("one node leads itself");
     let kv = engine.client();
     let filled = kv.put_many((0..KEYS).map(|n| (key(n), VALUE))).wait().expect("filled");
