@@ -108,19 +108,26 @@ impl RaftCore {
             let Some(entries) = count.checked_add(p.count) else { break };
             (count, bytes, proposals) = (entries, total, proposals + 1);
         }
+        let bytes_padded = bytes.next_multiple_of(ALIGN_U32);
+        let new = NewBatch { count, proposals, ..self.tail_batch(slot, bytes_padded, 0) };
+        Taken { new, proposals, charge: bytes }
+    }
+
+    /// A batch behind the end of a leader's log: one entry, no proposal.
+    #[inline]
+    pub(crate) fn tail_batch(&self, slot: Slot, bytes: u32, flags: u16) -> NewBatch<'static> {
         let hot = &self.hot[at(slot)];
-        let new = NewBatch {
+        NewBatch {
             at: self.place(slot),
             first: hot.last.next(),
             term: hot.term,
             prev_term: hot.last_term,
-            count,
-            proposals,
-            bytes: bytes.next_multiple_of(ALIGN_U32),
-            flags: 0,
+            count: 1,
+            proposals: 0,
+            bytes,
+            flags,
             payload: &[],
-        };
-        Taken { new, proposals, charge: bytes }
+        }
     }
 
     #[inline]
@@ -184,18 +191,7 @@ impl RaftCore {
 
     /// Appends the first entry of a leader's term, without which nothing of it commits.
     pub(crate) fn append_noop(&mut self, slot: Slot, log: &mut impl Log) {
-        let hot = &self.hot[at(slot)];
-        let noop = NewBatch {
-            at: self.place(slot),
-            first: hot.last.next(),
-            term: hot.term,
-            prev_term: hot.last_term,
-            count: 1,
-            proposals: 0,
-            bytes: NOOP_BYTES,
-            flags: FLAG_NOOP,
-            payload: &[],
-        };
+        let noop = self.tail_batch(slot, NOOP_BYTES, FLAG_NOOP);
         match log.append(noop) {
             Ok(lsn) => {
                 self.counters.noops += 1;

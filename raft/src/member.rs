@@ -177,18 +177,8 @@ impl RaftCore {
             return;
         };
         let bytes = u32::try_from(entry_len(payload.len())).expect("a few hundred bytes");
-        let hot = &self.hot[at(slot)];
-        let batch = NewBatch {
-            at: self.place(slot),
-            first: hot.last.next(),
-            term: hot.term,
-            prev_term: hot.last_term,
-            count: 1,
-            proposals: 0,
-            bytes: bytes.next_multiple_of(ALIGN_U32),
-            flags: FLAG_CONF,
-            payload: &payload,
-        };
+        let bytes = bytes.next_multiple_of(ALIGN_U32);
+        let batch = NewBatch { payload: &payload, ..self.tail_batch(slot, bytes, FLAG_CONF) };
         match log.append(batch) {
             Ok(lsn) => {
                 let index = batch.first;

@@ -30,9 +30,6 @@ pub enum Damage {
 }
 
 /// What a log and a state machine say of a replica at start.
-///
-/// A founding replica: hard state zero, `first` 1, `last` 0, nothing applied, the founding
-/// configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovered<'a> {
     /// The shard.
@@ -61,6 +58,29 @@ pub struct Recovered<'a> {
     pub confs: &'a [(LogIndex, &'a [u8])],
     /// What is damaged.
     pub damage: Damage,
+}
+
+impl<'a> Recovered<'a> {
+    /// A founding replica: no vote, an empty log, nothing applied. `conf` is the founding
+    /// configuration.
+    #[must_use]
+    pub fn founding(shard: ShardId, replica: ReplicaId, stream: StreamNo, conf: &'a [u8]) -> Self {
+        Self {
+            shard,
+            replica,
+            stream,
+            hard_state: HardState::default(),
+            first: LogIndex(1),
+            prev_term: Term(0),
+            last: LogIndex(0),
+            last_term: Term(0),
+            applied: LogIndex(0),
+            applied_term: Term(0),
+            conf,
+            confs: &[],
+            damage: Damage::Normal,
+        }
+    }
 }
 
 impl RaftCore {

@@ -272,8 +272,6 @@ pub enum Reason {
     HigherTerm,
     /// It leads no more: no quorum supports it.
     NoQuorum,
-    /// It leads no more: it handed its leadership over.
-    Transferred,
     /// It leads no more: it is not in the configuration.
     Removed,
     /// A transfer ended without the target taking over.

@@ -7,9 +7,9 @@
 mod trio;
 
 use bowline_raft::{
-    Apply, Batch, BootTime, Configuration, CoreConfig, Damage, HardState, Log, LogIndex, Lsn,
-    NewBatch, NodeId, Outbox, Place, Proposal, RaftCore, ReadMode, Record, Recovered, Refused,
-    ReplicaId, ShardId, Slot, StreamNo, Term,
+    Apply, Batch, BootTime, Configuration, CoreConfig, Log, LogIndex, Lsn, NewBatch, NodeId,
+    Outbox, Place, Proposal, RaftCore, ReadMode, Record, Recovered, Refused, ReplicaId, ShardId,
+    Slot, StreamNo, Term,
 };
 
 /// Numbers writes and keeps nothing.
@@ -44,21 +44,7 @@ impl Log for Numbers {
 
 fn open(core: &mut RaftCore, log: &mut Numbers, shard: u64) -> Slot {
     let conf = Configuration::sole_voter(NodeId(1), ReplicaId(1)).encode().unwrap();
-    let recovered = Recovered {
-        shard: ShardId(shard),
-        replica: ReplicaId(1),
-        stream: StreamNo(0),
-        hard_state: HardState::default(),
-        first: LogIndex(1),
-        prev_term: Term(0),
-        last: LogIndex(0),
-        last_term: Term(0),
-        applied: LogIndex(0),
-        applied_term: Term(0),
-        conf: &conf,
-        confs: &[],
-        damage: Damage::Normal,
-    };
+    let recovered = Recovered::founding(ShardId(shard), ReplicaId(1), StreamNo(0), &conf);
     core.open(recovered, log).unwrap()
 }
 

@@ -2,10 +2,10 @@
 //! The logs keep numbers only, so that nothing but raft is measured.
 
 use bowline_raft::{
-    Apply, Batch, BatchHeader, BootTime, Configuration, CoreConfig, Damage, HardState, Liveness,
-    Log, LogIndex, Lsn, Member, NewBatch, NodeId, Origin, Outbox, Part, Phase, Place, Proposal,
-    RaftCore, Received, Record, Recovered, Refused, ReplicaId, Role, ShardId, Slot, StreamNo, Term,
-    Times, batch::body_len,
+    Apply, Batch, BatchHeader, BootTime, Configuration, CoreConfig, Liveness, Log, LogIndex, Lsn,
+    Member, NewBatch, NodeId, Origin, Outbox, Part, Phase, Place, Proposal, RaftCore, Received,
+    Record, Recovered, Refused, ReplicaId, Role, ShardId, Slot, StreamNo, Term, Times,
+    batch::body_len,
 };
 
 /// Bytes of a command.
@@ -135,21 +135,8 @@ impl Trio {
     }
 
     fn open(&mut self, nth: usize, shard: u64, conf: &[u8]) -> Slot {
-        let recovered = Recovered {
-            shard: ShardId(shard),
-            replica: ReplicaId(nth as u64 + 1),
-            stream: STREAM,
-            hard_state: HardState::default(),
-            first: LogIndex(1),
-            prev_term: Term(0),
-            last: LogIndex(0),
-            last_term: Term(0),
-            applied: LogIndex(0),
-            applied_term: Term(0),
-            conf,
-            confs: &[],
-            damage: Damage::Normal,
-        };
+        let replica = ReplicaId(nth as u64 + 1);
+        let recovered = Recovered::founding(ShardId(shard), replica, STREAM, conf);
         let node = &mut self.nodes[nth];
         node.raft.open(recovered, &mut node.log).expect("it fits")
     }
