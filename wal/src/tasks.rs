@@ -217,10 +217,8 @@ pub(crate) async fn grow<E: Env>(shared: &Shared<E>, slot_no: u32) -> Result<(),
 /// Waits before the next attempt, or until the log is gone. What the log had goes on.
 async fn pause<E: Env>(shared: &Shared<E>) {
     let retry = shared.stream.borrow().options.retry_after;
-    let mut timer = pin!(shared.env.sleep_until(shared.env.now().after(retry)));
-    poll_fn(|cx| {
-        shared.preparer.register(cx);
-        if shared.stopped.get() { Poll::Ready(()) } else { timer.as_mut().poll(cx) }
-    })
-    .await;
+    let until = shared.env.now().after(retry);
+    while !shared.stopped.get() && shared.env.now() < until {
+        called_or(shared, until).await;
+    }
 }
