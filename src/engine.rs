@@ -120,8 +120,7 @@ impl EmbeddedEngine {
 
     /// Whether the node takes nothing more: `stop` was called, or a core failed.
     pub fn is_stopped(&self) -> bool {
-        let node = self.node();
-        node.is_stopping() || node.hubs.iter().any(|hub| hub.is_closed())
+        self.node().is_stopped()
     }
 
     /// Number of this node in its cluster.

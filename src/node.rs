@@ -79,6 +79,11 @@ impl Node {
         self.stopping.load(Ordering::Acquire) || self.board.has_failed()
     }
 
+    /// Whether the node takes nothing more: it stops, or a core is closed.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopping() || self.hubs.iter().any(|hub| hub.is_closed())
+    }
+
     /// Time that an operation may take, unless its client says otherwise.
     pub(crate) fn timeout_ms(&self) -> u32 {
         u32::try_from(self.config.limits.op_timeout.as_millis()).unwrap_or(u32::MAX)

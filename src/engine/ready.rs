@@ -49,7 +49,7 @@ pub(super) fn status(node: &Node) -> Status {
         leads: u32::try_from(leads).unwrap_or(u32::MAX),
         leader: node.board.leader(),
         leaderless: missing.shards.iter().map(|(shard, _)| *shard).collect(),
-        stopping: node.is_stopping() || node.hubs.iter().any(|hub| hub.is_closed()),
+        stopping: node.is_stopped(),
     }
 }
 
