@@ -182,6 +182,14 @@ impl Super {
         Err(OpenError::Foreign(foreign))
     }
 
+    /// Counts every slot that is there. The copy that knew of the last ones may be lost, and a slot
+    /// has its name only when it is whole: what was written to it counts.
+    pub(crate) fn count_slots<'n>(&mut self, files: impl IntoIterator<Item = (&'n str, u64)>) {
+        let whole = files.into_iter().filter(|(_, len)| *len == self.slot_bytes);
+        let last = whole.filter_map(|(name, _)| slot_no(name)).max();
+        self.slot_count = self.slot_count.max(last.map_or(0, |last| last + 1));
+    }
+
     /// Sizes of the stream, with `log_bytes` as now asked for; what exists is never too much.
     pub(crate) fn geometry(&self, log_bytes: u64) -> Geometry {
         let have = u64::from(self.slot_count) * self.slot_bytes;
@@ -288,6 +296,12 @@ pub(crate) fn slot_file(slot_no: u32) -> String {
     format!("{slot_no:03}.slot")
 }
 
+/// The number in a slot's file name.
+fn slot_no(name: &str) -> Option<u32> {
+    let no = name.strip_suffix(".slot")?.parse().ok()?;
+    (no < u32::from(u16::MAX) && slot_file(no) == name).then_some(no)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,5 +393,21 @@ mod tests {
     #[test]
     fn slot_files_are_named_by_number() {
         assert_eq!(slot_file(7), "007.slot");
+        assert_eq!(slot_no("007.slot"), Some(7));
+        for name in ["7.slot", "+07.slot", "007.slot.new", "70000.slot", "super.a"] {
+            assert_eq!(slot_no(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn slots_that_are_there_count_whatever_the_superblock_says() {
+        let mut superblock = superblock();
+        let (whole, count) = (superblock.slot_bytes, superblock.slot_count);
+        superblock.count_slots([("000.slot", whole), ("009.slot", whole - 1), ("super.a", whole)]);
+        assert_eq!(superblock.slot_count, count);
+        superblock.count_slots([("007.slot", whole), ("006.slot", whole)]);
+        assert_eq!(superblock.slot_count, 8);
+        superblock.count_slots([]);
+        assert_eq!(superblock.slot_count, 8, "a slot that is missing is lost, not forgotten");
     }
 }

@@ -172,7 +172,8 @@ fn recovered<E: Env>(shared: &Shared<E>, recovery: &mut Recovery, boot: u64) -> 
     Recovered { boot, report: recovery.report.clone(), shards }
 }
 
-/// Reads both superblocks; the newer valid one. `super.a` is the first file that a core opens.
+/// Reads both superblocks; the newer valid one, with every slot that is there counted. `super.a` is
+/// the first file that a core opens.
 async fn read_supers<E: Env>(env: &E, dir: &Name) -> Result<(Super, SuperCopy), OpenError> {
     let mut found = [None, None];
     for (nth, copy) in [SuperCopy::A, SuperCopy::B].into_iter().enumerate() {
@@ -190,7 +191,10 @@ async fn read_supers<E: Env>(env: &E, dir: &Name) -> Result<(Super, SuperCopy), 
         }
     }
     let [a, b] = found;
-    Super::choose(a, b)
+    let (mut superblock, copy) = Super::choose(a, b)?;
+    let files = env.dir().list(Some(dir)).await?;
+    superblock.count_slots(files.iter().map(|(name, len)| (name.file(), *len)));
+    Ok((superblock, copy))
 }
 
 /// A superblock file; one that is missing is written anew from the other.

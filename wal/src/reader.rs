@@ -8,7 +8,7 @@ use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use std::collections::BTreeMap;
 
-use bowline_env::{Buf, Kind, SharedBuf};
+use bowline_env::{Buf, EnvError, Kind, Op, SharedBuf};
 use bowline_raft::{LogIndex, Lsn, ShardId, Term};
 
 use crate::base::Plan;
@@ -210,8 +210,10 @@ impl<S: Source> WalReader<S> {
             let got = source.read_at(copy.file(), 0, &mut bytes).ok()?;
             Super::parse(&bytes[..got.min(SUPER_LEN)])
         };
-        let (superblock, _) = Super::choose(read(SuperCopy::A), read(SuperCopy::B))?;
+        let (mut superblock, _) = Super::choose(read(SuperCopy::A), read(SuperCopy::B))?;
         superblock.check_version(false)?;
+        let files = source.list().map_err(|kind| EnvError::new(Op::List, kind))?;
+        superblock.count_slots(files.iter().map(|(name, len)| (name.as_str(), *len)));
         let geometry = superblock.geometry(0);
         geometry.check()?;
         Ok(Self { source, superblock, geometry })

@@ -171,6 +171,41 @@ fn rot_of_a_slot_header_or_of_one_superblock_changes_nothing() {
 }
 
 #[test]
+fn slots_that_only_a_lost_superblock_counted_are_read() {
+    let world = calm(24);
+    live(&world, async move |env| {
+        format(&env).await;
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        for index in 1..=46 {
+            let staged = log.put(1, 1, &body(1, index, 4_000));
+            log.sync(staged.lsn).await;
+            if index % 15 == 0 && index > 15 {
+                log.compact(1, index - 5).unwrap();
+            }
+        }
+        log.abandon();
+    });
+    power_cut(&world);
+    let good = Image::of(&world);
+    let before = good.lines();
+    assert_eq!(before[0].numbers[5], 46);
+    let last = good.frames().last().unwrap().slot;
+    assert_eq!(last, 7, "the last frames lie in the slot that was made last");
+    for name in ["super.a", "super.b"] {
+        let mut bad = good.clone();
+        bad.files.get_mut(name).unwrap().fill(0);
+        assert_eq!(bad.lines(), before, "without {name}");
+    }
+    for name in ["super.a", "super.b"] {
+        assert!(world.disk(NODE).zero_sector(&dir().join(name), 0));
+        let found = live(&world, async move |env| open(&env).await.found.shards.remove(0).bounds);
+        assert_eq!(found.last, LogIndex(46), "without {name}");
+        power_cut(&world);
+    }
+}
+
+#[test]
 fn a_lost_frame_is_known_from_the_echo_in_the_next() {
     let good = stream(23);
     let before = good.lines();
