@@ -7,9 +7,19 @@
 //! Nothing is allocated for received bytes, and nothing is deserialized.
 
 mod frame;
+mod handshake;
+mod hello;
 mod msgs;
 mod wire;
 
 pub use frame::{ALIGN, Expected, Frame, FrameError, FrameHeader, HEADER_LEN, Kind, MAGIC};
+pub use handshake::{
+    DialError, HandshakeError, Opened, Pending, PendingGuard, answer, dial, read_hello,
+    read_preamble,
+};
+pub use hello::{
+    Agreed, Class, HELLO_LEN_MAX, Hello, HelloError, HelloKind, NodeRecord, PREAMBLE_LEN, Preamble,
+    Refusal, Versions, judge,
+};
 pub use msgs::{BATCHES_MAX, MSGS_MAX, Msgs, MsgsError, MsgsWriter, PushError, Stamp};
 pub use wire::MessageError;
