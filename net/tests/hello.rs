@@ -275,6 +275,9 @@ fn records_whose_fields_lie_are_refused() {
     for cut in good.len() + 2..later.len() {
         bad(&later[..cut]);
     }
+    bad(&fields(&[&[1; 9], b"", b"", &cores, &streams]));
+    bad(&fields(&[&node, b"", b"", &[4; 3], &streams]));
+    bad(&fields(&[&node, b"", b"", &cores, &[8; 3]]));
     // Each length, one too short, one too long, and the longest there is.
     for place in [0, 9, 23, 41, 44] {
         for len in [0, good[place].wrapping_sub(1), good[place] + 1, u8::MAX] {
@@ -379,6 +382,8 @@ fn refuses(change: impl Fn(&mut Hello), want: Refusal) {
 fn each_reason_to_refuse_is_found() {
     refuses(|theirs| theirs.cluster ^= 1, Refusal::WrongCluster);
     refuses(|theirs| theirs.to = NodeId(3), Refusal::WrongNode);
+    let other = |theirs: &mut Hello| (theirs.from, theirs.record.node) = (NodeId(3), NodeId(3));
+    refuses(other, Refusal::WrongNode);
     refuses(|theirs| theirs.from = NodeId(3), Refusal::WrongNode);
     refuses(|theirs| theirs.record.node = NodeId(3), Refusal::WrongNode);
     refuses(|theirs| theirs.from = theirs.to, Refusal::StoreReplaced);
