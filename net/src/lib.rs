@@ -4,12 +4,25 @@
 //! Bytes are believed in this order, and the first failure closes the lane: header and limits
 //! ([`FrameHeader::decode`]), checksum of the meta ([`Frame::open`]), the archive and its ranges
 //! ([`Msgs::open`]), each message ([`Msgs::iter`]), each batch by the checksum on its staged copy.
-//! Nothing is allocated for received bytes, and nothing is deserialized.
+//! Nothing is allocated for received messages, and nothing is deserialized.
+//!
+//! A lane is a [`Receiver`], a [`Sender`] and a [`LaneLife`]: synchronous, told of bytes and time.
 
+mod control;
 mod frame;
+mod lane;
 mod msgs;
+mod recv;
+mod send;
+mod waiting;
 mod wire;
 
-pub use frame::{ALIGN, Expected, Frame, FrameError, FrameHeader, HEADER_LEN, Kind, MAGIC};
+pub use control::{Control, ControlError, ControlFrame, ROWS_MAX};
+pub use frame::{
+    ALIGN, Expected, FREE_LEN_MAX, Frame, FrameError, FrameHeader, HEADER_LEN, Kind, MAGIC,
+};
+pub use lane::{Backoff, Down, LaneLife};
 pub use msgs::{BATCHES_MAX, MSGS_MAX, Msgs, MsgsError, MsgsWriter, PushError, Stamp};
+pub use recv::{Received, Receiver};
+pub use send::Sender;
 pub use wire::MessageError;
