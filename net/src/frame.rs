@@ -22,6 +22,8 @@ pub const HEADER_LEN: usize = 48;
 pub const ALIGN: usize = 16;
 /// The first four bytes of a frame: `BWN1`.
 pub const MAGIC: [u8; 4] = *b"BWN1";
+/// Bytes of a frame that needs no credit, at most: a window bounds all others.
+pub const FREE_LEN_MAX: u32 = 256;
 /// A frame of a kind with this bit may be skipped by who does not know it.
 const SKIPPABLE: u8 = 0x80;
 
@@ -119,7 +121,8 @@ pub enum FrameError {
     Magic,
     /// The header's checksum does not match.
     HeaderChecksum,
-    /// Shorter than a header, longer than `frame_max`, or no multiple of 16.
+    /// Shorter than a header, longer than `frame_max` or than [`FREE_LEN_MAX`] for a frame without
+    /// credit, or no multiple of 16.
     Length {
         /// What it says.
         len: u32,
@@ -143,6 +146,11 @@ pub enum FrameError {
     },
     /// More than the credit given out.
     Credit,
+    /// The peer says to have released less than before, or more than it was sent.
+    Consumed {
+        /// What it says.
+        bytes: u64,
+    },
     /// The meta's checksum does not match.
     MetaChecksum,
     /// A byte that has to be zero is not.
@@ -160,6 +168,7 @@ impl fmt::Display for FrameError {
             Self::Sequence { want, got } => write!(f, "frame {got} came where {want} was due"),
             Self::Kind { byte } => write!(f, "unknown kind or flags of a frame ({byte})"),
             Self::Credit => f.write_str("more bytes than the credit allows"),
+            Self::Consumed { bytes } => write!(f, "{bytes} bytes cannot have been released"),
             Self::MetaChecksum => f.write_str("the meta's checksum does not match"),
             Self::Padding => f.write_str("a byte that has to be zero is not"),
         }
@@ -237,6 +246,9 @@ impl FrameHeader {
         let Some(kind) = Kind::from_byte(byte).filter(|_| plain) else {
             return Err(FrameError::Kind { byte });
         };
+        if !kind.counts() && len > FREE_LEN_MAX {
+            return Err(FrameError::Length { len });
+        }
         if kind.counts() && u64::from(len) > expected.credit {
             return Err(FrameError::Credit);
         }
@@ -270,7 +282,7 @@ impl<'a> Frame<'a> {
         let Some(bytes) = bytes.get(..len) else {
             return Err(FrameError::Truncated { need: len - bytes.len() });
         };
-        let frame = Self { header, bytes };
+        let frame = Self::checked(header, bytes);
         if crc32fast::hash(frame.meta()) != header.meta_crc {
             return Err(FrameError::MetaChecksum);
         }
@@ -279,6 +291,11 @@ impl<'a> Frame<'a> {
             return Err(FrameError::Padding);
         }
         Ok(frame)
+    }
+
+    /// A frame that [`Frame::open`] gave before, again.
+    pub(crate) fn checked(header: FrameHeader, bytes: &'a [u8]) -> Self {
+        Self { header, bytes }
     }
 
     /// Its header.
@@ -322,6 +339,11 @@ fn u64_at(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
 /// A u32 as an index.
 pub(crate) fn index(word: u32) -> usize {
     usize::try_from(word).expect("usize holds a u32")
+}
+
+/// A length within a frame as it is on the wire.
+pub(crate) fn word(len: usize) -> u32 {
+    u32::try_from(len).expect("frame_max is a u32")
 }
 
 #[cfg(test)]
@@ -396,8 +418,13 @@ mod tests {
         for len in [49, 96, u32::MAX] {
             check(|header| header.meta_len = len, FrameError::MetaLength { len });
         }
-        let largest = FrameHeader { len: 1 << 20, ..header() };
+        let largest = FrameHeader { len: 1 << 20, kind: Kind::Msgs, ..header() };
+        let expected = Expected { credit: 1 << 20, ..EXPECTED };
+        assert_eq!(FrameHeader::decode(&largest.to_bytes(), &expected), Ok(largest));
+        let largest = FrameHeader { len: FREE_LEN_MAX, ..header() };
         assert_eq!(FrameHeader::decode(&largest.to_bytes(), &EXPECTED), Ok(largest));
+        let len = FREE_LEN_MAX + 16;
+        check(|header| header.len = len, FrameError::Length { len });
     }
 
     #[test]

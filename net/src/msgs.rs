@@ -7,7 +7,7 @@ use rkyv::{api::low, rancor::Failure, ser::allocator::SubAllocator, util::Aligne
 
 use crate::{
     Frame, FrameHeader, HEADER_LEN, Kind,
-    frame::{ALIGN, index},
+    frame::{ALIGN, index, word},
     wire::{
         ArchivedFrameMeta, BATCH_LEN, FrameMeta, MSG_LEN, MessageError, ROOT_LEN, WireBatch,
         WireMsg,
@@ -138,22 +138,32 @@ impl MsgsWriter {
     /// If a message other than an Append has batches, or a body is no multiple of 16 bytes long:
     /// bugs of the caller.
     pub fn push(&mut self, message: &Message, batches: &[BatchHeader]) -> Result<(), PushError> {
+        self.push_within(message, batches.iter(), self.frame_max)
+    }
+
+    /// As [`MsgsWriter::push`], into a frame of at most `len_max` bytes.
+    pub(crate) fn push_within<'a>(
+        &mut self,
+        message: &Message,
+        batches: impl ExactSizeIterator<Item = &'a BatchHeader> + Clone,
+        len_max: usize,
+    ) -> Result<(), PushError> {
         let append = matches!(message.what, What::Append { .. });
-        assert!(append || batches.is_empty(), "only an Append has batches");
-        let bytes: usize = batches.iter().map(|head| index(head.len)).sum();
+        assert!(append || batches.len() == 0, "only an Append has batches");
+        let bytes: usize = batches.clone().map(|head| index(head.len)).sum();
         let alone = frame_len(1, batches.len()).saturating_add(bytes);
         if alone > self.frame_max || batches.len() > BATCHES_MAX {
             return Err(PushError::TooLarge);
         }
         let (msgs, have) = (self.meta.msgs.len() + 1, self.meta.batches.len());
         let total = frame_len(msgs, have + batches.len()) + self.bodies + bytes;
-        let full = msgs > MSGS_MAX || have + batches.len() > BATCHES_MAX || total > self.frame_max;
-        if full {
+        let full = msgs > MSGS_MAX || have + batches.len() > BATCHES_MAX;
+        if full || total > self.frame_max.min(len_max) {
             return Err(PushError::Full);
         }
         let mut wire = WireMsg::from(message);
         wire.batches = u16::try_from(batches.len()).expect("BATCHES_MAX fits");
-        wire.batch = if batches.is_empty() { 0 } else { word(have) };
+        wire.batch = if batches.len() == 0 { 0 } else { word(have) };
         self.meta.msgs.push(wire);
         for head in batches {
             assert!(index(head.len).is_multiple_of(ALIGN), "bodies end aligned");
@@ -165,8 +175,13 @@ impl MsgsWriter {
         Ok(())
     }
 
-    /// Ends the frame: its header and meta. The writer is empty again; the bytes live until the
-    /// next call.
+    /// Header and meta of the frame that was finished last; empty before the first.
+    pub(crate) fn finished(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Ends the frame: its header and meta. The writer is empty again; the bytes stay until the
+    /// next frame is finished.
     ///
     /// # Panics
     ///
@@ -211,7 +226,7 @@ fn archive(
 }
 
 /// Bytes of header and meta.
-fn frame_len(msgs: usize, batches: usize) -> usize {
+pub(crate) fn frame_len(msgs: usize, batches: usize) -> usize {
     HEADER_LEN + msgs * MSG_LEN + batches * BATCH_LEN + ROOT_LEN
 }
 
@@ -219,10 +234,6 @@ const _: () = assert!(
     MSG_LEN.is_multiple_of(ALIGN) && BATCH_LEN.is_multiple_of(ALIGN) && ROOT_LEN == ALIGN,
     "the meta that we write needs no padding"
 );
-
-fn word(len: usize) -> u32 {
-    u32::try_from(len).expect("frame_max is a u32")
-}
 
 /// The messages of a received frame, validated as a whole and read in place.
 #[derive(Clone, Copy, Debug)]
