@@ -9,6 +9,7 @@
 //! Each arrow between the starter and a core is a one-shot channel. A core whose channel closes
 //! ends, so an error anywhere ends all of them.
 
+use core::net::SocketAddr;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use bowline_env::{Bell, Claim, CoreNo, CoreOptions, CoreThread, Env, EnvFactory,
 use bowline_statemachine::Machine;
 use bowline_statemachine::store::Store;
 use bowline_wal::OpenLog;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::board::Board;
 use crate::config::Config;
 use crate::core::boot::{Links, LiveRuns, Plan, live_runs, open_core, open_streams};
+use crate::core::lanes::connect::Arrival;
 use crate::core::{drain, run};
 use crate::metrics::CoreCounters;
 use crate::node_file::NodeFile;
@@ -31,6 +33,7 @@ use crate::started::Started;
 
 mod faults;
 mod identity;
+mod listen;
 mod plan;
 
 /// What a core is given once the node's identity is known.
@@ -39,6 +42,8 @@ struct Brief<O> {
     logs: O,
     links: Links,
     reports: Reports,
+    /// Of core 0: the way to every core for connections of peers.
+    doors: Vec<mpsc::Sender<Arrival>>,
 }
 
 /// The core's ends of the start-up channels, in the order of their use.
@@ -46,7 +51,7 @@ struct Reports {
     opened: oneshot::Sender<Result<LiveRuns, Error>>,
     settle: oneshot::Receiver<Settle>,
     settled: oneshot::Sender<Result<(), Error>>,
-    start: oneshot::Receiver<()>,
+    start: oneshot::Receiver<u64>,
     ready: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -57,6 +62,8 @@ struct Settle {
     node: Option<NodeFile>,
     /// The runs to be kept.
     live: Option<LiveRuns>,
+    /// Where to listen for peers.
+    listen: Option<SocketAddr>,
 }
 
 /// The starter's ends.
@@ -64,7 +71,7 @@ struct Ends {
     opened: oneshot::Receiver<Result<LiveRuns, Error>>,
     settle: oneshot::Sender<Settle>,
     settled: oneshot::Receiver<Result<(), Error>>,
-    start: oneshot::Sender<()>,
+    start: oneshot::Sender<u64>,
     ready: oneshot::Receiver<Result<(), Error>>,
 }
 
@@ -175,26 +182,36 @@ where
     let board = Arc::new(Board::new(plan.node, plan.shards));
     let mut up = Up { plan: plan.clone(), board, hubs: Vec::new(), counters: Vec::new() };
     let mut ends = Vec::new();
-    for (core, brief) in (0..).zip(briefs) {
+    let (doors, arrivals): (Vec<_>, Vec<_>) =
+        briefs.iter().map(|_| mpsc::channel(listen::ARRIVALS_MAX)).unzip();
+    for ((core, brief), arrivals) in (0..).zip(briefs).zip(arrivals) {
         let bell = Bell::new();
         let (hub, inbox) = Hub::new(bell.clone());
         let counters = Arc::new(CoreCounters::default());
         let (reports, end) = channels();
-        let links =
-            Links { inbox, bell, board: Arc::clone(&up.board), counters: Arc::clone(&counters) };
+        let links = Links {
+            inbox,
+            bell,
+            board: Arc::clone(&up.board),
+            counters: Arc::clone(&counters),
+            arrivals,
+        };
         let plan = Plan { core, ..plan.clone() };
-        let sent = brief.send(Brief { plan, logs: logs.clone(), links, reports });
+        let doors = if core == 0 { doors.clone() } else { Vec::new() };
+        let sent = brief.send(Brief { plan, logs: logs.clone(), links, reports, doors });
         sent.map_err(|_brief| faults::core_ended(core))?;
         up.hubs.push(hub);
         up.counters.push(counters);
         ends.push(end);
     }
-    step_together(ends, identity.to_write()).await?;
+    let support_ms = u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX);
+    let settle = Settle { node: identity.to_write(support_ms), live: None, listen: plan.listen };
+    step_together(ends, settle).await?;
     Ok(up)
 }
 
 /// Takes all cores through the steps of opening; the first error ends the start.
-async fn step_together(ends: Vec<Ends>, node: Option<NodeFile>) -> Result<(), Error> {
+async fn step_together(ends: Vec<Ends>, settle: Settle) -> Result<(), Error> {
     let mut live = LiveRuns::default();
     let (mut settles, mut settled) = (Vec::new(), Vec::new());
     let (mut starts, mut readies) = (Vec::new(), Vec::new());
@@ -202,19 +219,21 @@ async fn step_together(ends: Vec<Ends>, node: Option<NodeFile>) -> Result<(), Er
         let found = end.opened.await.map_err(|_closed| faults::core_ended(core))??;
         live.runs.extend(found.runs);
         live.damaged |= found.damaged;
+        live.boot = live.boot.max(found.boot);
         settles.push(end.settle);
         settled.push(end.settled);
         starts.push(end.start);
         readies.push(end.ready);
     }
-    let mut alone = Some(Settle { node, live: Some(live) });
+    let boot = live.boot;
+    let mut alone = Some(Settle { live: Some(live), ..settle });
     for ((core, settle), settled) in (0..).zip(settles).zip(settled) {
         let work = alone.take().unwrap_or_default();
         settle.send(work).map_err(|_work| faults::core_ended(core))?;
         settled.await.map_err(|_closed| faults::core_ended(core))??;
     }
     for (core, start) in (0..).zip(starts) {
-        start.send(()).map_err(|()| faults::core_ended(core))?;
+        start.send(boot).map_err(|_boot| faults::core_ended(core))?;
     }
     for (core, ready) in (0..).zip(readies) {
         ready.await.map_err(|_closed| faults::core_ended(core))??;
@@ -260,7 +279,7 @@ where
     }
     // The starter gave up: end.
     let Ok(brief) = brief.await else { return };
-    let Brief { plan, logs, links, reports } = brief;
+    let Brief { plan, logs, links, reports, doors } = brief;
     let _guard = Guard(Arc::clone(&links.board));
     let Reports { opened, settle, settled, start, ready } = reports;
     let store = Store::new(env.clone(), plan.store);
@@ -272,15 +291,25 @@ where
         return;
     }
     let Ok(work) = settle.await else { return };
-    let done = settle_alone(&env, &store, work).await;
-    if settled.send(done).is_err() || start.await.is_err() {
+    let listener = match settle_alone(&env, &store, work).await {
+        Ok(listener) => listener,
+        Err(error) => return give_up(settled, error),
+    };
+    if settled.send(Ok(())).is_err() {
         return;
     }
+    let Ok(boot) = start.await else { return };
     let bell = links.bell.clone();
-    let core = match open_core::<E, O::Log, M>(env, store, &plan, streams, links).await {
-        Ok(core) => Rc::new(RefCell::new(core)),
+    let opened = open_core::<E, O::Log, M>(env.clone(), store, &plan, streams, links, boot).await;
+    let (core, arrivals) = match opened {
+        Ok((core, arrivals)) => (Rc::new(RefCell::new(core)), arrivals),
         Err(error) => return give_up(ready, error),
     };
+    let doorman = Rc::clone(&core.borrow().lanes.doorman);
+    if let Some(listener) = listener {
+        listen::listen(&env, &doorman, listener, doors);
+    }
+    listen::receive(&env, &doorman, arrivals);
     if ready.send(Ok(())).is_err() {
         core.borrow_mut().start_drain();
     }
@@ -323,7 +352,13 @@ where
 }
 
 /// Writes NODE on a new directory; removes runs that no manifest names.
-async fn settle_alone<E: Env>(env: &E, store: &Rc<Store<E>>, work: Settle) -> Result<(), Error> {
+async fn settle_alone<E: Env>(
+    env: &E,
+    store: &Rc<Store<E>>,
+    work: Settle,
+) -> Result<Option<E::Listener>, Error> {
+    let listen = |at| env.listen(at).map_err(|error| faults::listen(at, &error));
+    let listener = work.listen.map(listen).transpose()?;
     if let Some(node) = work.node {
         identity::write(env, &node).await?;
     }
@@ -333,7 +368,7 @@ async fn settle_alone<E: Env>(env: &E, store: &Rc<Store<E>>, work: Settle) -> Re
             Err(error) => tracing::warn!(%error, "runs that no manifest names were not removed"),
         }
     }
-    Ok(())
+    Ok(listener)
 }
 
 #[cfg(test)]

@@ -146,6 +146,16 @@ pub(crate) struct CoreCounters {
     pub(crate) leaderless: Counter,
     /// Shards that were closed by a failure.
     pub(crate) shards_failed: Counter,
+    /// Connections to peers that came up.
+    pub(crate) lanes_up: Counter,
+    /// Connections to peers that ended.
+    pub(crate) lanes_down: Counter,
+    /// Messages given to lanes.
+    pub(crate) messages_sent: Counter,
+    /// Messages that found no lane, no room or no entries.
+    pub(crate) messages_dropped: Counter,
+    /// Messages of peers that raft did not take.
+    pub(crate) messages_refused: Counter,
     /// From arrival to answer.
     pub(crate) proposal: Histogram,
     /// From arrival to answer.
@@ -193,6 +203,11 @@ impl CoreCounters {
             leader_changes: self.leader_changes.now(),
             leaderless: self.leaderless.now(),
             shards_failed: self.shards_failed.now(),
+            lanes_up: self.lanes_up.now(),
+            lanes_down: self.lanes_down.now(),
+            messages_sent: self.messages_sent.now(),
+            messages_dropped: self.messages_dropped.now(),
+            messages_refused: self.messages_refused.now(),
             proposal: self.proposal.copy(),
             read: self.read.copy(),
             wal_write: self.wal_write.copy(),
@@ -244,6 +259,11 @@ pub struct CoreMetrics {
     pub leader_changes: u64,
     pub leaderless: u64,
     pub shards_failed: u64,
+    pub lanes_up: u64,
+    pub lanes_down: u64,
+    pub messages_sent: u64,
+    pub messages_dropped: u64,
+    pub messages_refused: u64,
     pub proposal: Latency,
     pub read: Latency,
     pub wal_write: Latency,

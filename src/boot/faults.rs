@@ -1,5 +1,6 @@
 //! What can be wrong at a start, as the caller reads it.
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use bowline_env::{ClaimError, CoreFailure, EnvError, Facts, Kind};
@@ -68,6 +69,14 @@ pub(super) fn env(error: &EnvError) -> Error {
         Code::DIR_UNUSABLE
     };
     Error::DataDir(Arc::new(Finding::error(code, format!("the data directory fails: {error}"))))
+}
+
+/// The address for peers cannot be listened at.
+pub(super) fn listen(at: SocketAddr, error: &EnvError) -> Error {
+    let taken = error.kind == Kind::Exists;
+    let code = if taken { Code::ADDRESS_IN_USE } else { Code::CANNOT_BIND };
+    let finding = Finding::error(code, format!("cannot listen for peers at {at}: {error}"));
+    Error::Net(Arc::new(finding.fact("listen.peer", at)))
 }
 
 /// A stream cannot be opened.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bowline_env::{Dir, Env, Kind, Name};
 use bowline_raft::NodeId;
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::{faults, plan};
@@ -31,9 +32,12 @@ impl Identity {
         matches!(self, Self::New(_))
     }
 
-    /// NODE, if it has to be written.
-    pub(super) fn to_write(&self) -> Option<NodeFile> {
-        self.is_new().then(|| self.node().clone())
+    /// NODE, if it has to be written: it is new, or promises will hold longer than ever before.
+    pub(super) fn to_write(&self, support_ms: u64) -> Option<NodeFile> {
+        let node = self.node();
+        let longer = support_ms > node.support_ms;
+        let support_ms = support_ms.max(node.support_ms);
+        (self.is_new() || longer).then(|| NodeFile { support_ms, ..node.clone() })
     }
 }
 
@@ -77,7 +81,8 @@ async fn identify<E: Env>(
     }
 }
 
-/// A node that is founded alone: cluster and store ids are drawn.
+/// A node that is founded: its store's id is drawn. Founding members come to the same cluster id
+/// without asking each other; that of a node alone is drawn.
 fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores: u16) -> NodeFile {
     let draw = || {
         let mut bytes = [0; 16];
@@ -85,7 +90,7 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
         u128::from_le_bytes(bytes)
     };
     NodeFile {
-        cluster: draw(),
+        cluster: if config.cluster.peers.is_empty() { draw() } else { cluster_id(config) },
         node: NodeId(config.node.id),
         store: draw(),
         shards: config.cluster.shards,
@@ -96,6 +101,17 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
         founded_ms: env.wall().0,
         peers: Vec::new(),
     }
+}
+
+/// The first bytes of a hash over what the founding members agree on.
+fn cluster_id(config: &Config) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update(config.cluster.name.len().to_le_bytes());
+    hash.update(config.cluster.name.as_bytes());
+    hash.update(config.cluster.shards.to_le_bytes());
+    hash.update(plan::founding(config).encode().expect("the configuration was checked"));
+    let digest = hash.finalize();
+    u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
 }
 
 /// Makes NODE durable: from now on the directory has this identity.

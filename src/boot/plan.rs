@@ -2,18 +2,26 @@
 
 use core::time::Duration;
 
+use std::sync::Arc;
+
 use bowline_env::{Facts, Nanos};
+use bowline_net::NodeRecord;
+use bowline_raft::{Configuration, Member, NodeId, Part, Phase, ReplicaId};
 use bowline_statemachine::store::StoreOptions;
 
 use super::identity::Identity;
 use crate::config::{Auto, ByteCount, Config, CoreCount, DirectIo};
 use crate::core::boot::Plan;
+use crate::core::peers::Members;
 use crate::core::run::Options;
+use crate::node_file::NodeFile;
 
 /// A core's budget of client bytes at most, if it is chosen here.
 const CORE_BUDGET_MAX: u64 = 1 << 30;
 /// Parts of an entry that are not payload: its place in the body, padding.
 const ENTRY_OVERHEAD: u64 = 64;
+/// Parts of a lane's frame that are no body.
+const FRAME_OVERHEAD: u64 = 64 << 10;
 
 /// The CPUs that the cores are pinned to, one each.
 pub(super) fn cpus(config: &Config, facts: &Facts) -> Vec<u32> {
@@ -55,6 +63,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
     let chosen = ByteCount((facts.memory / 4 / share).min(CORE_BUDGET_MAX));
     let budget = limits.core_budget.or(chosen).0;
     let entry_bytes_max = config.wal.frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
+    let configuration = founding(config);
     Plan {
         node: node.node,
         cluster: node.cluster,
@@ -80,6 +89,72 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         },
         entry_bytes_max: size(entry_bytes_max),
         shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
+        members: members(config, node, cores),
+        founding_conf: configuration.encode().expect("the configuration was checked"),
+        replica: replica_of(config),
+        listen: (!config.cluster.peers.is_empty()).then_some(config.listen.peer),
+        frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
+        support: nanos(config.raft.support),
+        beat: nanos(config.raft.heartbeat),
+        quiet: Nanos::from_millis(node.support_ms),
+        lease_reads: config.raft.lease_reads,
+    }
+}
+
+/// The members that found the cluster: the peers, or this node alone. Replica ids are their places
+/// in the order of their ids, so that every node founds the same configuration.
+pub(super) fn founding(config: &Config) -> Configuration {
+    let mut ids: Vec<u64> = config.cluster.peers.iter().map(|peer| peer.id).collect();
+    if ids.is_empty() {
+        ids.push(config.node.id);
+    }
+    ids.sort_unstable();
+    let member = |(place, id): (u64, &u64)| Member {
+        node: NodeId(*id),
+        replica: ReplicaId(place),
+        before: Part::Voter,
+        after: Part::Voter,
+        priority: u8::try_from(place - 1).unwrap_or(u8::MAX),
+        auto_promote: false,
+    };
+    let members: Vec<_> = (1..).zip(&ids).map(member).collect();
+    Configuration {
+        phase: Phase::Stable,
+        auto_leave: false,
+        epoch: 1,
+        next_replica: ReplicaId(1 + u64::try_from(members.len()).expect("members are few")),
+        generation: 0,
+        members,
+    }
+}
+
+/// This node's replica id in what it founds.
+fn replica_of(config: &Config) -> ReplicaId {
+    let founding = founding(config);
+    let own = founding.members.iter().find(|member| member.node.0 == config.node.id);
+    own.map_or(ReplicaId(1), |member| member.replica)
+}
+
+fn members(config: &Config, node: &NodeFile, cores: u16) -> Members {
+    let mut peers: Vec<_> = config.cluster.peers.iter().collect();
+    peers.sort_unstable_by_key(|peer| peer.id);
+    let own = peers.iter().find(|peer| peer.id == node.node.0);
+    let address = own.map_or_else(|| config.listen.peer.to_string(), |own| own.address.clone());
+    Members {
+        peers: peers
+            .iter()
+            .filter(|peer| peer.id != node.node.0)
+            .map(|peer| (NodeId(peer.id), Arc::from(&*peer.address)))
+            .collect(),
+        stores: node.peers.clone(),
+        store: node.store,
+        record: NodeRecord {
+            node: node.node,
+            address,
+            client_address: config.node.app_address.clone(),
+            cores,
+            streams: node.streams,
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use bowline_env::{Class, Env, Nanos};
 use bowline_raft::batch::entry_len;
-use bowline_raft::{Proposal, ProposeError, Role, ShardId, Slot};
+use bowline_raft::{Proposal, ProposeError, ShardId, Slot};
 use bowline_statemachine::envelope::ENVELOPE_LEN;
 use bowline_statemachine::store::DeltaPressure;
 use bowline_statemachine::{Machine, Measured};
@@ -162,7 +162,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             if let Some(why) = &self.replicas[place(slot)].closed {
                 let error = Error::Shard { shard, why: why.clone() };
                 call.into_ticket().complete(Err(error), &mut self.wakes);
-            } else if self.raft.view(slot).role == Role::Leader {
+            } else if self.has_leader(slot) {
                 match call {
                     Waits::Write(write) => self.admit_write(slot, write),
                     Waits::Read(mode, question) => self.queue_read(slot, mode, question),
@@ -188,9 +188,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn propose_error(&self, slot: Slot, why: ProposeError) -> Error {
         let shard = self.logs.shard(slot);
         match why {
-            ProposeError::NotLeader { .. } => {
-                Error::NotLeader { shard, leader_address: None, leader: None }
-            },
+            ProposeError::NotLeader { .. } => self.not_leader(slot),
             ProposeError::NoLeader => Error::NoLeader { shard },
             ProposeError::Busy(bowline_raft::Budget::Log) => busy(Budget::Log),
             ProposeError::Busy(_) => busy(Budget::Shard),
@@ -209,9 +207,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         use bowline_raft::ReadError;
         let shard = self.logs.shard(slot);
         match why {
-            ReadError::NotLeader { .. } => {
-                Error::NotLeader { shard, leader_address: None, leader: None }
-            },
+            ReadError::NotLeader { .. } => self.not_leader(slot),
             ReadError::NoLeader => Error::NoLeader { shard },
             ReadError::Busy(_) => busy(Budget::Core),
             ReadError::StreamFailed => Error::Shard { shard, why: ShardFailure::LogWrite },

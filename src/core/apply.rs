@@ -15,8 +15,8 @@ use super::logs::place;
 use super::mail::Event;
 use super::replica::Applying;
 use super::run::Core;
+use crate::ShardFailure;
 use crate::ticket::Reply;
-use crate::{Error, ShardFailure};
 
 /// Entries applied between two looks at the clock.
 const CHUNK: usize = 64;
@@ -204,6 +204,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
             assert!(self.outputs.len() == 1, "an entry has one output");
             let output = self.outputs.pop().expect("an entry has one output");
+            replica.applied_term = Term(entry.term);
             self.settle(slot, LogIndex(entry.index), Term(entry.term), output);
             self.counters.applied.add(1);
         }
@@ -214,8 +215,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     fn settle(&mut self, slot: Slot, index: LogIndex, term: Term, output: Output) {
         let now = self.logs.now;
         let queue = self.logs.queue_mut(slot);
-        let shard = queue.shard;
-        let mut freed = 0;
+        let (mut freed, mut lost) = (0, Vec::new());
         let mut output = Some(output);
         while let Some(front) = queue.waiting.front() {
             if front.index > index {
@@ -224,17 +224,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let waiting = queue.waiting.pop_front().expect("the front was there");
             freed += waiting.bytes;
             let Some(ticket) = waiting.ticket else { continue };
-            let result = if waiting.index == index && waiting.term == term {
+            if waiting.index == index && waiting.term == term {
                 self.counters.proposals_applied.add(1);
                 self.counters.proposal.record(now.since(waiting.arrived).0);
-                Ok(Reply::Output(output.take().unwrap_or_default()))
+                let output = output.take().unwrap_or_default();
+                ticket.complete(Ok(Reply::Output(output)), &mut self.wakes);
             } else {
-                self.counters.proposals_failed.add(1);
-                Err(Error::NotLeader { shard, leader_address: None, leader: None })
-            };
-            ticket.complete(result, &mut self.wakes);
+                lost.push(ticket);
+            }
         }
         self.logs.bytes -= freed;
+        // Another leader's entry stands in their place: they certainly are not applied.
+        for ticket in lost {
+            self.counters.proposals_failed.add(1);
+            ticket.complete(Err(self.not_leader(slot)), &mut self.wakes);
+        }
     }
 
     fn after_apply(&mut self, slot: Slot) {

@@ -8,14 +8,16 @@
 //!
 //! A shard is founded only while no NODE exists (`docs/decisions/0002`).
 
+use core::net::SocketAddr;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Env, Nanos};
 use bowline_raft::{
-    Configuration, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId,
-    ShardId, StreamNo,
+    BootTime, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId, ShardId,
+    StreamNo, Times,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::{Store, StoreOptions};
@@ -24,9 +26,14 @@ use bowline_wal::{
     DamageState, LogStorage, OpenError, OpenLog, Record, RecoveredShard, StageError, StreamId,
 };
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
+use super::gate::Gate;
+use super::lanes::Lanes;
+use super::lanes::connect::{Arrival, Doorman};
 use super::logs::Logs;
 use super::mail::Mail;
+use super::peers::{Members, Roster};
 use super::queue::Queue;
 use super::replica::Replica;
 use super::run::{Core, Options};
@@ -34,9 +41,6 @@ use crate::board::Board;
 use crate::metrics::CoreCounters;
 use crate::ring::Inbox;
 use crate::{Error, ShardFailure};
-
-/// Own replica id of a founding member.
-const FOUNDER: ReplicaId = ReplicaId(1);
 
 /// What a core is told before it starts.
 #[derive(Clone, Debug)]
@@ -57,12 +61,29 @@ pub(crate) struct Plan {
     /// Largest payload of an entry.
     pub(crate) entry_bytes_max: usize,
     pub(crate) shard_uncommitted: u32,
+    /// What is known of the cluster's nodes.
+    pub(crate) members: Members,
+    /// The configuration of a shard that is founded now, encoded, and the own id in it.
+    pub(crate) founding_conf: Vec<u8>,
+    pub(crate) replica: ReplicaId,
+    /// Where peers are listened for; none: this node is alone.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Largest frame of a lane.
+    pub(crate) frame_max: u32,
+    /// How long promises to leaders hold, and between two beats.
+    pub(crate) support: Nanos,
+    pub(crate) beat: Nanos,
+    /// The longest support that this directory ever gave.
+    pub(crate) quiet: Nanos,
+    pub(crate) lease_reads: bool,
 }
 
 /// One opened stream.
 pub(crate) struct Stream<L> {
     pub(crate) log: L,
     pub(crate) shards: Vec<RecoveredShard>,
+    /// Process life of the stream.
+    pub(crate) boot: u64,
 }
 
 /// Which runs the manifests of a core name, and whether its logs were whole.
@@ -70,6 +91,8 @@ pub(crate) struct Stream<L> {
 pub(crate) struct LiveRuns {
     pub(crate) runs: BTreeSet<u128>,
     pub(crate) damaged: bool,
+    /// The highest process life of the streams.
+    pub(crate) boot: u64,
 }
 
 /// The shared parts of a core that the facade has too.
@@ -78,9 +101,17 @@ pub(crate) struct Links {
     pub(crate) bell: Bell,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
+    /// Connections that core 0 hands over.
+    pub(crate) arrivals: mpsc::Receiver<Arrival>,
 }
 
 impl Plan {
+    /// Until when no vote is given: promises of a former life may still hold.
+    fn quiet_until(&self, now: Nanos) -> BootTime {
+        let alone = self.founding || self.members.peers.is_empty();
+        if alone { BootTime(0) } else { BootTime(now.after(self.quiet).0) }
+    }
+
     /// Streams of this core, ascending.
     fn own_streams(&self) -> impl Iterator<Item = u16> + use<> {
         let (core, cores) = (self.core, self.cores);
@@ -131,9 +162,10 @@ pub(crate) async fn open_streams<E: Env, O: OpenLog<E>, M: Machine<E>>(
         tracing::info!(stream = no, boot = recovered.boot, ?report, "log opened");
         if plan.founding {
             found::<E, O::Log, M>(&mut log, plan, no, bell).await?;
+            let founded = |shard| founded(shard, plan.replica);
             recovered.shards = plan.shards_of(no).map(founded).collect();
         }
-        streams.push(Stream { log, shards: recovered.shards });
+        streams.push(Stream { log, shards: recovered.shards, boot: recovered.boot });
     }
     Ok(streams)
 }
@@ -145,12 +177,11 @@ async fn found<E: Env, L: LogStorage, M: Machine<E>>(
     stream: u16,
     bell: &Bell,
 ) -> Result<(), OpenError> {
-    let conf = founding_conf(plan.node);
     let mut last = Lsn(0);
     for shard in plan.shards_of(stream) {
-        let body = founding_manifest::<E, M>(shard, &conf);
+        let body = founding_manifest::<E, M>(shard, &plan.founding_conf);
         let records = [
-            Record::OpenShard { replica: FOUNDER },
+            Record::OpenShard { replica: plan.replica },
             Record::Manifest { index: LogIndex(0), term: bowline_raft::Term(0), body: &body },
         ];
         last = loop {
@@ -180,15 +211,11 @@ async fn wait_durable<L: LogStorage>(log: &mut L, lsn: Lsn, bell: &Bell) -> Resu
     Ok(())
 }
 
-fn founding_conf(node: NodeId) -> Vec<u8> {
-    Configuration::sole_voter(node, FOUNDER).encode().expect("one voter is a configuration")
-}
-
 /// A shard as its log holds it right after founding.
-fn founded(shard: ShardId) -> RecoveredShard {
+fn founded(shard: ShardId, replica: ReplicaId) -> RecoveredShard {
     RecoveredShard {
         shard,
-        replica: FOUNDER,
+        replica,
         hard_state: bowline_raft::HardState::default(),
         bounds: bowline_wal::LogBounds { first: LogIndex(1), ..Default::default() },
         manifest: None,
@@ -199,7 +226,8 @@ fn founded(shard: ShardId) -> RecoveredShard {
 
 /// The runs that must not be removed.
 pub(crate) fn live_runs<L: LogStorage>(streams: &[Stream<L>]) -> LiveRuns {
-    let mut live = LiveRuns::default();
+    let boot = streams.iter().map(|stream| stream.boot).max().unwrap_or(0);
+    let mut live = LiveRuns { boot, ..LiveRuns::default() };
     for shard in streams.iter().flat_map(|stream| &stream.shards) {
         live.damaged |= shard.bounds.damage != DamageState::Normal;
         match shard.manifest.as_ref().map(|(_, _, body)| Manifest::decode(body)) {
@@ -220,14 +248,27 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
     plan: &Plan,
     streams: Vec<Stream<L>>,
     links: Links,
-) -> Result<Core<E, L, M>, Error> {
+    boot: u64,
+) -> Result<(Core<E, L, M>, mpsc::Receiver<Arrival>), Error> {
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
     let config = CoreConfig {
         uncommitted_bytes_max: plan.shard_uncommitted,
         batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
+        core: plan.core,
+        lease_reads: plan.lease_reads,
+        quiet_until: plan.quiet_until(env.now()),
+        times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
         ..CoreConfig::default()
     };
+    let mail = Rc::new(Mail::new(links.bell.clone()));
+    let roster = Roster::new(&plan.members, plan.cluster, plan.core, boot, plan.frame_max);
+    let doorman = Rc::new(Doorman {
+        env: env.clone(),
+        mail: Rc::clone(&mail),
+        roster: Rc::new(RefCell::new(roster)),
+        gate: Rc::new(Gate::default()),
+    });
     let (known, logs): (Vec<_>, Vec<_>) =
         streams.into_iter().map(|stream| (stream.shards, stream.log)).unzip();
     let stream_count = logs.len();
@@ -243,7 +284,8 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         confs: Vec::with_capacity(shard_count),
         slots: BTreeMap::new(),
         store,
-        mail: Rc::new(Mail::new(links.bell.clone())),
+        mail,
+        lanes: Lanes::new(doorman, links.bell.clone()),
         bell: links.bell,
         inbox: links.inbox,
         board: links.board,
@@ -283,22 +325,23 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
     core.logs.wall = core.env.wall();
     for (stream, shards) in known.into_iter().enumerate() {
         for shard in &shards {
-            core.open_shard(stream, shard, plan.node).await;
+            core.open_shard(stream, shard, plan).await;
         }
     }
     core.missing_shards(plan);
-    Ok(core)
+    core.want_lanes();
+    Ok((core, links.arrivals))
 }
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Opens one shard. One that cannot be opened is closed with its reason; the others go on.
-    async fn open_shard(&mut self, stream: usize, found: &RecoveredShard, node: NodeId) {
+    async fn open_shard(&mut self, stream: usize, found: &RecoveredShard, plan: &Plan) {
         let shard = found.shard;
         let body = found.manifest.as_ref().map(|(_, _, body)| body);
         let manifest = body.map(|body| Manifest::decode(body));
         let conf = match &manifest {
             Some(Ok(manifest)) => manifest.conf.clone(),
-            Some(Err(_)) | None => founding_conf(node),
+            Some(Err(_)) | None => plan.founding_conf.clone(),
         };
         let damage = match found.bounds.damage {
             DamageState::Normal => Damage::Normal,
@@ -344,7 +387,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     super::logs::place(slot) == self.replicas.len(),
                     "slots are given in order"
                 );
-                let mut replica = Replica::new(shard, machine, applied);
+                let mut replica = Replica::new(shard, machine, (applied, applied_term));
                 if let Some(why) = &closed {
                     self.board.close(shard, why.code());
                 }

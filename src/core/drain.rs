@@ -80,6 +80,7 @@ pub(crate) async fn close<E: Env, L: LogStorage, M: Machine<E>>(core: SharedCore
     let (streams, tickets, number) = {
         let mut core = core.borrow_mut();
         core.inbox.close();
+        core.close_lanes();
         let streams = std::mem::take(&mut core.logs.streams);
         (streams, std::mem::take(&mut core.stop_tickets), core.env.core().0)
     };

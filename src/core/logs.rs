@@ -3,6 +3,7 @@
 //! A value is copied once here, from the caller's memory into the frame; that buffer is what the
 //! disk gets and what apply reads.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use bowline_env::{Millis, Nanos};
@@ -11,12 +12,9 @@ use bowline_raft::{
     Batch, Log, LogIndex, Lsn, NewBatch, Place, Record, Refused, ShardId, Slot, Term,
 };
 use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
-use bowline_wal::{LogStorage, StageError};
+use bowline_wal::{BatchRef, LogStorage, StageError};
 
 use super::queue::{Queue, Waiting};
-
-/// What an entry is taken to weigh when only its place is known.
-const ENTRY_BYTES: u64 = 256;
 
 /// The log streams of one core, and the queues of the shards that write into them.
 pub(crate) struct Logs<L> {
@@ -31,6 +29,8 @@ pub(crate) struct Logs<L> {
     pub(crate) bytes: usize,
     /// By stream: writes that are not durable, ascending, and when the first byte was staged.
     pub(crate) under_way: Vec<VecDeque<(Lsn, Nanos)>>,
+    /// Reused: batches that raft asks about.
+    looked_at: RefCell<Vec<BatchRef>>,
     /// Entries given to the streams in this life.
     pub(crate) entries: u64,
 }
@@ -40,6 +40,7 @@ impl<L: LogStorage> Logs<L> {
         Self {
             under_way: streams.iter().map(|_| VecDeque::new()).collect(),
             entries: 0,
+            looked_at: RefCell::default(),
             streams,
             queues: Vec::new(),
             command_version,
@@ -199,17 +200,18 @@ impl<L: LogStorage> Log for Logs<L> {
     }
 
     fn cached(&self, at: Place, from: LogIndex, bytes_max: u32) -> Option<(LogIndex, u32)> {
-        let mut batches = Vec::new();
+        let mut batches = self.looked_at.take();
         let bytes_max = usize::try_from(bytes_max).expect("usize holds a u32");
         let _: LogIndex = self.streams[stream(at)].cached(at.shard, from, bytes_max, &mut batches);
-        let last = batches.last()?.head.last();
         let bytes = batches.iter().map(|batch| batch.head.len).sum();
-        Some((last, bytes))
+        let last = batches.last().map(BatchRef::last);
+        batches.clear();
+        self.looked_at.replace(batches);
+        last.map(|last| (last, bytes))
     }
 
-    fn bytes(&self, _at: Place, from: LogIndex, to: LogIndex) -> u64 {
-        // A guess is enough: it bounds what is under way, the same for the same range.
-        (to.0 + 1).saturating_sub(from.0).saturating_mul(ENTRY_BYTES)
+    fn bytes(&self, at: Place, from: LogIndex, to: LogIndex) -> u64 {
+        self.streams[stream(at)].bytes(at.shard, from, to)
     }
 }
 

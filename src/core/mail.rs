@@ -4,11 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use bowline_env::{Bell, Env};
-use bowline_raft::Slot;
+use bowline_net::{DialError, Opened, Received};
+use bowline_raft::{LogIndex, NodeId, ReplicaId, Slot};
 use bowline_statemachine::Damage;
 use bowline_statemachine::store::{JobDone, JobError, Pins};
 use bowline_wal::{BatchRef, ReadError};
 
+use super::lanes::Ended;
 use super::replica::Question;
 
 /// Something a background task finished.
@@ -21,6 +23,21 @@ pub(crate) enum Event<E: Env> {
     PagesForRead { slot: Slot, question: Question, result: Result<Pins, Damage> },
     /// Entries that memory no longer held were read from the log.
     Entries { slot: Slot, result: Result<Vec<BatchRef>, ReadError> },
+    /// The same, for a peer.
+    EntriesForPeer {
+        slot: Slot,
+        peer: ReplicaId,
+        from: LogIndex,
+        result: Result<Vec<BatchRef>, ReadError>,
+    },
+    /// A dial ended.
+    Dialed { node: NodeId, core: u16, result: Result<Box<Opened<E::Stream>>, DialError> },
+    /// A peer dialed and was let in.
+    Received(Box<Opened<E::Stream>>),
+    /// A frame came over a lane.
+    Frame { lane: usize, life: u32, frame: Received },
+    /// A lane's connection ended.
+    LaneEnded { lane: usize, life: u32, why: Ended },
 }
 
 /// The inbox of a core's loop for its own tasks. Same thread, no lock.

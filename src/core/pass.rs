@@ -6,17 +6,15 @@
 //! ```
 
 use bowline_env::Env;
-use bowline_raft::{Apply, BootTime, LogIndex, Role, Slot, StreamNo};
+use bowline_raft::{Apply, BootTime, Slot, StreamNo};
 use bowline_statemachine::Machine;
-use bowline_statemachine::envelope::LogClock;
 use bowline_wal::{HealthState, LogStorage};
 
 use super::logs::place;
 use super::mail::Event;
 use super::replica::Applying;
 use super::run::{Core, Left};
-use crate::board::LeaderChange;
-use crate::{LeaderInfo, ShardFailure};
+use crate::ShardFailure;
 
 /// Requests and bytes taken from the rings in one pass.
 const REQUESTS_MAX: usize = 1_024;
@@ -38,6 +36,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.retry_parked();
         }
         self.take_mail();
+        let more_frames = self.take_frames();
         let more_requests = self.take_requests();
         if self.mail.take_tick() {
             self.on_tick();
@@ -52,14 +51,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if self.drain_step() {
             return Left::Drained;
         }
-        if more_requests || more_to_apply { Left::Work } else { Left::Nothing }
+        let more = more_requests || more_to_apply || more_frames;
+        if more { Left::Work } else { Left::Nothing }
     }
 
-    /// Lets raft build its batches, then starts the disk.
+    /// Lets raft build its batches, starts the network, then the disk.
     fn flush(&mut self) {
         let now = BootTime(self.logs.now.0);
+        self.tell_room();
         self.raft.flush_pass(now, &mut self.logs, &mut self.out);
         self.take_outbox();
+        self.send_lanes();
         for stream in &mut self.logs.streams {
             stream.submit();
         }
@@ -70,8 +72,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let stream = StreamNo(u16::try_from(at).expect("a core has few streams"));
             let durable = self.logs.streams[at].durable();
             self.raft.handle_durable(stream, durable, &mut self.out);
+            let mut landed = false;
             for took in self.logs.landed(at, durable) {
                 self.counters.wal_write.record(took.0);
+                landed = true;
+            }
+            if landed {
+                self.unstall_lanes();
             }
             let state = self.logs.streams[at].health().state;
             if let HealthState::Poisoned { cause } = state
@@ -107,6 +114,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     self.pages_for_read(slot, question, result);
                 },
                 Event::Entries { slot, result } => self.entries_read(slot, result),
+                Event::EntriesForPeer { slot, peer, from, result } => {
+                    self.entries_for_peer(slot, peer, from, result);
+                },
+                Event::Dialed { node, core, result } => self.dialed((node, core), result),
+                Event::Received(opened) => self.received(*opened),
+                Event::Frame { lane, life, frame } => self.frame_came(lane, life, frame),
+                Event::LaneEnded { lane, life, why } => self.lane_ended(lane, life, &why),
             }
         }
     }
@@ -147,6 +161,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.expire();
         self.retry_parked();
         self.jobs_tick(now);
+        self.lanes_tick();
         self.inbox.scan();
         self.gauges();
         if self.board.has_failed() {
@@ -174,8 +189,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     fn take_outbox(&mut self) {
         let mut out = std::mem::take(&mut self.out);
+        for sent in out.lane.drain(..) {
+            self.post_lane(sent);
+        }
+        for send in out.send.drain(..) {
+            self.post(&send);
+        }
+        for fetch in out.fetch.drain(..) {
+            self.fetch_for_peer(fetch);
+        }
         for role in out.role.drain(..) {
-            self.role_changed(role.slot, role.role, role.term);
+            self.role_changed(&role);
         }
         for rejected in out.rejected.drain(..) {
             self.proposal_rejected(rejected.slot, rejected.why);
@@ -204,40 +228,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.out = out;
     }
 
-    fn role_changed(&mut self, slot: Slot, role: Role, term: bowline_raft::Term) {
-        let view = self.raft.view(slot);
-        let term_start = view.term_start;
-        let replica = &mut self.replicas[place(slot)];
-        let led = replica.leads.is_some();
-        if role == Role::Leader {
-            replica.leads = Some((term, term_start));
-            self.announced -= usize::from(std::mem::take(&mut replica.announced));
-            let wall = self.logs.wall.0;
-            let now = self.logs.now.0;
-            let clock = replica.machine.clock_ms();
-            self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut [wall], now);
-            self.counters.leader_changes.add(1);
-            self.elected = true;
-        } else if led {
-            replica.leads = None;
-            self.announced -= usize::from(std::mem::take(&mut replica.announced));
-            self.changes.push(LeaderChange { shard: replica.shard, leader: None });
-        }
-    }
-
-    /// Tells the board of a leadership once an entry of its term is applied here.
-    pub(crate) fn announce(&mut self, slot: Slot) {
-        let replica = &mut self.replicas[place(slot)];
-        let Some((term, start)) = replica.leads else { return };
-        if replica.announced || LogIndex(replica.machine.applied()) < start {
-            return;
-        }
-        replica.announced = true;
-        self.announced += 1;
-        let leader = LeaderInfo { leader_id: self.node, term, led: 1, of: 1 };
-        self.changes.push(LeaderChange { shard: replica.shard, leader: Some(leader) });
-    }
-
     /// Answers whoever waits for a shard that can answer nothing more, and remembers why.
     pub(crate) fn close_shard(&mut self, slot: Slot, why: ShardFailure) {
         let replica = &mut self.replicas[place(slot)];
@@ -263,12 +253,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for ticket in tickets {
             ticket.complete(Err(error.clone()), &mut self.wakes);
         }
-        if self.replicas[place(slot)].announced {
-            self.replicas[place(slot)].announced = false;
-            self.announced -= 1;
-            self.changes.push(LeaderChange { shard, leader: None });
-        }
-        self.replicas[place(slot)].leads = None;
+        self.unannounce(slot);
         self.counters.shards_failed.add(1);
     }
 

@@ -29,7 +29,7 @@ fn mode(consistency: Consistency) -> Option<ReadMode> {
     match consistency {
         Consistency::Eventual => None,
         Consistency::Lease => Some(ReadMode::Lease),
-        Consistency::Linearizable => Some(ReadMode::ReadIndex),
+        Consistency::Linearizable => Some(ReadMode::Follower),
     }
 }
 
@@ -94,7 +94,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn queue_read(&mut self, slot: Slot, mode: ReadMode, question: Question) {
         self.read_token += 1;
         let token = self.read_token;
-        match self.raft.read(slot, mode, token) {
+        let taken = match self.raft.read(slot, mode, token) {
+            // A lease is the leader's; elsewhere the leader is asked for the index.
+            Err(bowline_raft::ReadError::NotLeader { .. }) if mode == ReadMode::Lease => {
+                self.raft.read(slot, ReadMode::Follower, token)
+            },
+            taken => taken,
+        };
+        match taken {
             Ok(()) => {
                 self.list_tickets(slot, question.deadline);
                 let wait = ReadWait { index: None, token, question };

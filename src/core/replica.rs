@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bowline_env::Nanos;
-use bowline_raft::{LogIndex, ShardId, Term};
+use bowline_raft::{LogIndex, NodeId, ShardId, Term};
 use bowline_statemachine::Query;
 use bowline_statemachine::store::Pins;
 use bowline_wal::BatchRef;
@@ -64,9 +64,11 @@ pub(crate) struct Replica<M> {
     pub(crate) job_failures: u32,
     /// Entries were applied since the jobs were last looked at.
     pub(crate) touched: bool,
-    /// Term led here and the index of its first entry.
-    pub(crate) leads: Option<(Term, LogIndex)>,
-    /// The leadership was told: an entry of its term is applied.
+    /// Term of the last entry that was applied.
+    pub(crate) applied_term: Term,
+    /// Who leads, and in which term.
+    pub(crate) leader: Option<(Term, NodeId)>,
+    /// The leader was told: an entry of its term is applied.
     pub(crate) announced: bool,
     /// Why the shard answers nothing any more.
     pub(crate) closed: Option<ShardFailure>,
@@ -75,11 +77,11 @@ pub(crate) struct Replica<M> {
 }
 
 impl<M> Replica<M> {
-    pub(crate) fn new(shard: ShardId, machine: M, applied: LogIndex) -> Self {
+    pub(crate) fn new(shard: ShardId, machine: M, applied: (LogIndex, Term)) -> Self {
         Self {
             shard,
             machine,
-            committed: applied,
+            committed: applied.0,
             applying: Applying::Ready,
             pins: Pins::default(),
             fetched: VecDeque::new(),
@@ -90,7 +92,8 @@ impl<M> Replica<M> {
             job_not_before: Nanos(0),
             job_failures: 0,
             touched: false,
-            leads: None,
+            applied_term: applied.1,
+            leader: None,
             announced: false,
             closed: None,
             listed: false,

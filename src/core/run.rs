@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::drain::Drain;
 use super::jobs::Publishing;
+use super::lanes::Lanes;
 use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
@@ -29,6 +30,8 @@ use crate::ticket::{Ticket, WakeList};
 
 /// A core with nothing to do looks at the time this often.
 const TICK_IDLE: Nanos = Nanos::from_millis(50);
+/// No core looks at the time more often than this.
+const TICK_MIN: Nanos = Nanos::from_millis(1);
 /// A core with tickets or jobs looks at the time this often.
 const TICK_BUSY: Nanos = Nanos::from_millis(5);
 
@@ -80,6 +83,7 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) slots: BTreeMap<ShardId, Slot>,
     pub(crate) store: SharedStore<E>,
     pub(crate) mail: Rc<Mail<E>>,
+    pub(crate) lanes: Lanes<E>,
     pub(crate) inbox: Inbox,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
@@ -149,7 +153,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Whether nothing has arrived that a pass would take.
     pub(crate) fn is_idle(&self) -> bool {
-        self.mail.is_empty() && self.inbox.is_empty()
+        self.mail.is_empty() && self.inbox.is_empty() && !self.lanes.nudge.is_rung()
     }
 
     fn is_busy(&self) -> bool {
@@ -158,6 +162,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             || !self.parked.is_empty()
             || !self.jobs_are_over()
             || self.drain.is_some()
+            || self.lanes.is_wanting()
+    }
+
+    /// How long the core may sleep.
+    fn period(&self) -> Nanos {
+        if self.is_busy() {
+            return TICK_BUSY;
+        }
+        let now = self.env.now().0;
+        let due = self.raft.next_deadline().map_or(u64::MAX, |due| due.0.saturating_sub(now));
+        Nanos(due.clamp(TICK_MIN.0, TICK_IDLE.0))
     }
 }
 
@@ -214,7 +229,7 @@ async fn tick<E: Env, L: LogStorage, M: Machine<E>>(
     mail: Rc<Mail<E>>,
 ) {
     while let Some(core) = core.upgrade() {
-        let period = if core.borrow().is_busy() { TICK_BUSY } else { TICK_IDLE };
+        let period = core.borrow().period();
         drop(core);
         env.sleep_until(env.now().after(period)).await;
         mail.tick();

@@ -146,6 +146,16 @@ const NUMBERS: &[Number] = &[
     number!(Gauge "shards_without_leader", "shards whose leader is not known",
         |c| float(c.leaderless)),
     number!(Gauge "shards_failed", "shards closed by a failure", |c| float(c.shards_failed)),
+    number!(Counter "lanes_up_total", "connections to peers that came up",
+        |c| float(c.lanes_up)),
+    number!(Counter "lanes_down_total", "connections to peers that ended",
+        |c| float(c.lanes_down)),
+    number!(Counter "messages_sent_total", "messages given to lanes",
+        |c| float(c.messages_sent)),
+    number!(Counter "messages_dropped_total", "messages without a lane, room or entries",
+        |c| float(c.messages_dropped)),
+    number!(Counter "messages_refused_total", "messages of peers that raft did not take",
+        |c| float(c.messages_refused)),
 ];
 
 struct Timing {

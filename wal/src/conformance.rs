@@ -166,6 +166,9 @@ fn tail<L: LogStorage>(log: &mut L) -> Result<(), Broken> {
     log.cached(SHARD, LogIndex(1), 1 << 20, &mut out);
     let keeps: Vec<u32> = out.iter().map(|batch| batch.keep).collect();
     holds("a batch that was cut says how much is left", keeps == [2, 1])?;
+    let bytes: u64 = out.iter().map(|batch| u64::from(batch.head.len)).sum();
+    let all = log.bytes(SHARD, LogIndex(1), LogIndex(3));
+    holds("the bytes of a range are those of its batches", all == bytes)?;
     holds("a tail is cut", log.truncate(SHARD, LogIndex(3)).is_ok())?;
     let bounds = log.bounds(SHARD).unwrap_or_default();
     holds("a cut tail is gone", (bounds.last.0, bounds.last_term.0) == (2, 1))?;

@@ -85,6 +85,13 @@ pub struct BatchRef {
     pub body: LogBytes,
 }
 
+impl BatchRef {
+    /// Last index that still counts.
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.head.first.0 + u64::from(self.keep) - 1)
+    }
+}
+
 /// A batch that was taken into the log's memory.
 #[derive(Clone, Debug)]
 pub struct Staged {
@@ -322,6 +329,10 @@ pub trait LogStorage: 'static {
 
     /// Term of an entry, or of the one before the first; none: not in the log.
     fn term_at(&self, shard: ShardId, index: LogIndex) -> Option<Term>;
+
+    /// Bytes of the bodies of the batches that hold an index in `from..=to`, in memory or not.
+    /// O(log batches + batches in the range).
+    fn bytes(&self, shard: ShardId, from: LogIndex, to: LogIndex) -> u64;
 
     /// Pushes the batches from `from` on that are in memory, in order, one at least if it is
     /// there, else up to `bytes_max`. Returns the next index that is missing in `out`. The first

@@ -270,6 +270,10 @@ impl LogStorage for MemoryLog {
         self.index.lookup(shard).and_then(|log| log.term_at(index.0)).map(Term)
     }
 
+    fn bytes(&self, shard: ShardId, from: LogIndex, to: LogIndex) -> u64 {
+        self.index.lookup(shard).map_or(0, |log| log.bytes(from.0, to.0))
+    }
+
     fn cached(
         &self,
         shard: ShardId,

@@ -121,6 +121,12 @@ impl ShardLog {
         self.extents.partition_point(|extent| extent.last() < index)
     }
 
+    /// Bytes of the bodies that hold an index in `from..=to`.
+    pub(crate) fn bytes(&self, from: u64, to: u64) -> u64 {
+        let range = self.extents.range(self.position(from)..);
+        range.take_while(|extent| extent.first <= to).map(|extent| u64::from(extent.len)).sum()
+    }
+
     /// The extent that holds `index`, lost or not.
     pub(crate) fn extent_at(&self, index: u64) -> Option<&Extent> {
         let extent = self.extents.get(self.position(index))?;

@@ -163,6 +163,11 @@ impl<E: Env> LogStorage for Wal<E> {
         stream.index.lookup(shard).and_then(|log| log.term_at(index.0)).map(Term)
     }
 
+    fn bytes(&self, shard: ShardId, from: LogIndex, to: LogIndex) -> u64 {
+        let stream = self.shared.stream.borrow();
+        stream.index.lookup(shard).map_or(0, |log| log.bytes(from.0, to.0))
+    }
+
     fn cached(
         &self,
         shard: ShardId,

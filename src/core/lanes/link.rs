@@ -1,0 +1,196 @@
+//! One connection of a lane: its socket, what came in and waits, what goes out.
+//!
+//! A task reads and puts whole frames into the core's mail; the loop writes. Frames that wait hold
+//! their bytes of the window, so the peer's credit bounds them.
+
+use core::future::poll_fn;
+use core::task::Poll;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
+
+use bowline_env::{Bell, Env, EnvError, Nanos, Stream};
+use bowline_net::{Down, FrameError, LaneLife, Opened, Received, Receiver, Sender};
+
+use crate::core::gate::Gate;
+use crate::core::mail::{Event, Mail};
+
+/// Rings the core's bell when a socket takes bytes again.
+#[derive(Debug)]
+pub(crate) struct Nudge {
+    rung: AtomicBool,
+    bell: Bell,
+}
+
+impl Nudge {
+    pub(crate) fn new(bell: Bell) -> Arc<Self> {
+        Arc::new(Self { rung: AtomicBool::new(false), bell })
+    }
+
+    /// Whether it was rung since it was taken last.
+    pub(crate) fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Wake for Nudge {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The peer closed it.
+    Closed,
+    /// The socket failed.
+    Socket(EnvError),
+    /// What came is no frame.
+    Frame(FrameError),
+    /// What came is a frame without a meaning.
+    Meaning,
+    /// The lane's own rules.
+    Down(Down),
+    /// The peer said that it goes.
+    Goodbye,
+    /// More waits to be sent than its bound.
+    Overrun,
+    /// Raft found the peer false.
+    Reset,
+    /// Another connection took its place.
+    Replaced,
+}
+
+/// A connection that is up.
+pub(crate) struct Link<E: Env> {
+    pub(super) stream: Rc<RefCell<E::Stream>>,
+    pub(super) receiver: Rc<RefCell<Receiver>>,
+    pub(super) sender: Sender,
+    pub(super) life: u32,
+    pub(super) liveness: LaneLife,
+    /// Frames of messages, next first.
+    pub(super) inbox: VecDeque<Received>,
+    /// Messages of the first of them that were taken.
+    pub(super) taken: usize,
+    /// The log had no room: nothing is taken before a write became durable.
+    pub(super) stalled: bool,
+    /// What the peer was told to be released.
+    pub(super) told: u64,
+    /// Closed when the connection is given up: its reader ends.
+    ended: Rc<Gate>,
+}
+
+impl<E: Env> Drop for Link<E> {
+    fn drop(&mut self) {
+        self.ended.close();
+    }
+}
+
+impl<E: Env> Link<E> {
+    /// Takes a connection over and starts its reader.
+    pub(super) fn open(
+        env: &E,
+        mail: &Rc<Mail<E>>,
+        opened: Opened<E::Stream>,
+        (lane, life, window): (usize, u32, u32),
+        now: Nanos,
+    ) -> Self {
+        let agreed = opened.agreed;
+        let stream = Rc::new(RefCell::new(opened.stream));
+        let receiver = Rc::new(RefCell::new(Receiver::new(agreed.frame_max, window)));
+        let ended = Rc::new(Gate::default());
+        let reader = Reader {
+            env: env.clone(),
+            mail: Rc::clone(mail),
+            stream: Rc::clone(&stream),
+            receiver: Rc::clone(&receiver),
+            lane,
+            life,
+        };
+        let gate = Rc::clone(&ended);
+        drop(env.spawn(bowline_env::Class::Core, async move {
+            let _: Option<()> = gate.or(reader.run()).await;
+        }));
+        Self {
+            stream,
+            receiver,
+            sender: Sender::new(agreed.frame_max, agreed.window),
+            life,
+            liveness: LaneLife::new(now),
+            inbox: VecDeque::new(),
+            taken: 0,
+            stalled: false,
+            told: 0,
+            ended,
+        }
+    }
+
+    /// Bytes of the peer's frames that were released.
+    pub(super) fn consumed(&self) -> u64 {
+        self.receiver.borrow().consumed()
+    }
+}
+
+/// Moves bytes from a socket to frames.
+struct Reader<E: Env> {
+    env: E,
+    mail: Rc<Mail<E>>,
+    stream: Rc<RefCell<E::Stream>>,
+    receiver: Rc<RefCell<Receiver>>,
+    lane: usize,
+    life: u32,
+}
+
+impl<E: Env> Reader<E> {
+    async fn run(self) {
+        let (lane, life) = (self.lane, self.life);
+        loop {
+            if let Err(why) = self.read_some().await {
+                self.mail.push(Event::LaneEnded { lane, life, why });
+                return;
+            }
+        }
+    }
+
+    /// Reads what is there and hands on the frames that are whole.
+    async fn read_some(&self) -> Result<(), Ended> {
+        let read = poll_fn(|cx| {
+            let mut receiver = self.receiver.borrow_mut();
+            let room = match receiver.room(&self.env) {
+                Ok(room) => room,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            let read = self.stream.borrow_mut().poll_read(cx, room);
+            read.map(|read| read.inspect(|bytes| receiver.filled(*bytes)))
+        });
+        match read.await {
+            Ok(0) => return Err(Ended::Closed),
+            Ok(_) => {},
+            Err(error) => return Err(Ended::Socket(error)),
+        }
+        loop {
+            let next = self.receiver.borrow_mut().next();
+            match next {
+                Ok(Some(frame)) => {
+                    let (lane, life) = (self.lane, self.life);
+                    self.mail.push(Event::Frame { lane, life, frame });
+                },
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(Ended::Frame(error)),
+            }
+        }
+    }
+}

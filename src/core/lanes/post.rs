@@ -1,0 +1,226 @@
+//! What raft puts out for other nodes, into frames and onto sockets: one frame of messages per
+//! lane at a time, with the bodies as they stand in the log's buffers.
+
+use std::task::{Context, Poll};
+
+use bowline_env::{Buf, Class, Env, SharedBuf};
+use bowline_net::{Control, PushError};
+use bowline_raft::batch::{Body, BodyWriter, body_len};
+use bowline_raft::{
+    BatchHeader, CoreConfig, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex,
+    Message, ReplicaId, Send, Slot, What,
+};
+use bowline_statemachine::Machine;
+use bowline_wal::{BatchRef, LogStorage, ReadError};
+
+use super::{Ended, lane_no};
+use crate::core::logs::place;
+use crate::core::mail::Event;
+use crate::core::run::Core;
+
+/// A credit frame goes out when this part of the window was released and nothing else is sent.
+const CREDIT_PART: u64 = 4;
+/// Bytes of entries that raft puts into one Append.
+const APPEND_MAX: usize = 256 << 10;
+const _: () = assert!(APPEND_MAX == CoreConfig::DEFAULT.append_bytes_max as usize, "the same");
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Tells raft how much each lane takes now.
+    pub(in crate::core) fn tell_room(&mut self) {
+        for at in 0..self.lanes.all.len() {
+            let lane = &mut self.lanes.all[at];
+            let Some(link) = &lane.link else { continue };
+            let room = link.sender.room();
+            if (room == 0) != (lane.room == 0) {
+                lane.room = room;
+                let event = LaneEvent::Room(room);
+                self.raft.handle_lane(lane_no(at), event, &mut self.logs, &mut self.out);
+            }
+        }
+    }
+
+    /// Puts a message into its lane's next frame. Without a lane, or with entries that are gone
+    /// from memory, it is dropped as a network may: raft asks again.
+    pub(in crate::core) fn post(&mut self, send: &Send) {
+        let named = send.lane.map(|lane| usize::from(lane.0));
+        let Some(at) = named.or_else(|| self.lanes.any_to(send.node)) else {
+            self.counters.messages_dropped.add(1);
+            return;
+        };
+        let mut batches = std::mem::take(&mut self.lanes.batches);
+        let whole = send.entries.is_none_or(|entries| self.collect(send, entries, &mut batches));
+        if whole && let Some(link) = self.lanes.all[at].link.as_mut() {
+            let parts: Vec<_> = batches.drain(..).map(part).collect();
+            match link.sender.push(&send.message, &parts) {
+                Ok(()) => self.counters.messages_sent.add(1),
+                Err(PushError::Full | PushError::TooLarge | _) => {
+                    self.counters.messages_dropped.add(1);
+                },
+            }
+        } else {
+            self.counters.messages_dropped.add(1);
+        }
+        batches.clear();
+        self.lanes.batches = batches;
+    }
+
+    /// The batches of a message; false if some are not at hand.
+    fn collect(&mut self, send: &Send, entries: Entries, out: &mut Vec<BatchRef>) -> bool {
+        let Entries { from, to, bulk } = entries;
+        if bulk {
+            let read = self.lanes.fetched.remove(&(send.slot, send.message.to));
+            out.extend(read.into_iter().flatten());
+        } else {
+            let stream = self.logs.stream(send.slot);
+            let _: LogIndex = stream.cached(send.message.shard, from, APPEND_MAX, out);
+            let beyond = out.iter().position(|batch| batch.head.first > to);
+            out.truncate(beyond.unwrap_or(out.len()));
+        }
+        let last = out.last().map(BatchRef::last);
+        out.first().is_some_and(|batch| batch.head.first <= from) && last == Some(to)
+    }
+
+    /// Puts what is no message of a replica onto its lane.
+    pub(in crate::core) fn post_lane(&mut self, sent: LaneSend) {
+        let at = usize::from(sent.lane.0);
+        let (now, wall) = (self.logs.now.0, self.logs.wall.0);
+        let Some(link) = self.lanes.all.get_mut(at).and_then(|lane| lane.link.as_mut()) else {
+            return;
+        };
+        let consumed = link.consumed();
+        let mut put = |what: &Control<'_>| link.sender.control(what, now, consumed);
+        match sent.what {
+            LaneWhat::Liveness(mut beat) => {
+                beat.wall = wall;
+                put(&Control::Liveness(beat));
+            },
+            LaneWhat::LivenessReply(mut beat) => {
+                beat.wall = wall;
+                put(&Control::LivenessReply(beat));
+            },
+            LaneWhat::Digest(digest) => put(&Control::Digest(digest)),
+            LaneWhat::ShardsWanted => put(&Control::ShardsWanted),
+            LaneWhat::Rows { rows, last } => put(&Control::Rows { rows: &rows, last }),
+            LaneWhat::Reset | _ => {
+                let (lane, life, why) = (at, link.life, Ended::Reset);
+                self.mail.push(Event::LaneEnded { lane, life, why });
+            },
+        }
+    }
+
+    /// Makes a frame per lane of what waits, and gives the sockets what they take.
+    pub(in crate::core) fn send_lanes(&mut self) {
+        let now = self.logs.now;
+        self.lanes.nudge.take();
+        let waker = self.lanes.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        for at in 0..self.lanes.all.len() {
+            let Some(link) = self.lanes.all[at].link.as_mut() else { continue };
+            let consumed = link.consumed();
+            let idle = link.sender.is_clear();
+            let window = u64::from(self.lanes.doorman.roster.borrow().window());
+            if idle && consumed - link.told >= window / CREDIT_PART {
+                link.sender.control(&Control::Credit, now.0, consumed);
+            }
+            if link.sender.is_clear() {
+                link.liveness.note_unsent(now, false);
+                continue;
+            }
+            link.told = consumed;
+            let mut stream = link.stream.borrow_mut();
+            let written = loop {
+                let credit = link.sender.credit();
+                link.sender.seal(now.0, consumed);
+                let written = link.sender.poll_write(&mut cx, &mut *stream);
+                // What came up while the frame before was under way makes the next one.
+                let went = link.sender.credit() != credit && !link.sender.is_clear();
+                if !went || !matches!(written, Poll::Ready(Ok(()))) {
+                    break written;
+                }
+            };
+            drop(stream);
+            link.liveness.note_unsent(now, written.is_pending());
+            let why = match written {
+                Poll::Ready(Err(error)) => Some(Ended::Socket(error)),
+                Poll::Ready(Ok(())) | Poll::Pending if link.sender.is_overrun() => {
+                    Some(Ended::Overrun)
+                },
+                Poll::Ready(Ok(())) | Poll::Pending => None,
+            };
+            if let Some(why) = why {
+                self.end_lane(at, &why);
+            }
+        }
+    }
+
+    /// Reads entries from the log's files for a peer.
+    pub(in crate::core) fn fetch_for_peer(&mut self, fetch: Fetch) {
+        let Fetch { slot, peer, from, to, bytes_max, .. } = fetch;
+        let shard = self.logs.shard(slot);
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let read = self.logs.stream(slot).read(shard, from..to.next(), bytes_max);
+        let mail = std::rc::Rc::clone(&self.mail);
+        drop(self.env.spawn(Class::Background, async move {
+            let result = read.await;
+            mail.push(Event::EntriesForPeer { slot, peer, from, result });
+        }));
+    }
+
+    /// Entries for a peer were read, or cannot be.
+    pub(in crate::core) fn entries_for_peer(
+        &mut self,
+        slot: Slot,
+        peer: ReplicaId,
+        from: LogIndex,
+        result: Result<Vec<BatchRef>, ReadError>,
+    ) {
+        let read = result.unwrap_or_else(|error| {
+            let shard = self.replicas[place(slot)].shard;
+            tracing::warn!(shard = shard.0, %error, "entries for a peer cannot be read");
+            Vec::new()
+        });
+        let got = match read.last() {
+            Some(batch) => {
+                let bytes = read.iter().fold(0_u32, |sum, it| sum.saturating_add(it.head.len));
+                let to = batch.last();
+                self.lanes.fetched.insert((slot, peer), read);
+                Fetched::Entries { peer, from, to, bytes }
+            },
+            None => Fetched::Failed { peer },
+        };
+        let before = self.out.send.len();
+        self.raft.handle_fetched(slot, got, &mut self.logs, &mut self.out);
+        let used = self.out.send[before..].iter().any(|send| is_for(send, slot, peer));
+        if !used {
+            self.lanes.fetched.remove(&(slot, peer));
+        }
+    }
+}
+
+fn is_for(send: &Send, slot: Slot, peer: ReplicaId) -> bool {
+    let Message { to, what, .. } = &send.message;
+    send.slot == slot && *to == peer && matches!(what, What::Append { .. })
+}
+
+/// A batch as it is sent: as it stands in the log, or made anew of what a truncation left of it.
+fn part(batch: BatchRef) -> (BatchHeader, SharedBuf) {
+    let BatchRef { mut head, keep, body } = batch;
+    if keep == head.count {
+        return (head, body);
+    }
+    let parsed = Body::parse(&head, &body).expect("a batch was checked when it was taken");
+    let kept = usize::try_from(keep).expect("a batch is small");
+    let len = body_len((0..kept).map(|nth| parsed.payload(nth).len()));
+    let mut cut = Buf::heap(len);
+    let out = &mut cut.rest_mut()[..len];
+    let mut writer = BodyWriter::new(out, kept);
+    for nth in 0..kept {
+        let payload = parsed.payload(nth);
+        writer.entry(payload.len(), |entry| entry.copy_from_slice(payload));
+    }
+    writer.finish();
+    head.count = keep;
+    head.len = u32::try_from(len).expect("it is shorter than the whole");
+    head.crc = head.checksum(out);
+    (head, cut.freeze(len))
+}

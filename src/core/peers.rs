@@ -1,0 +1,184 @@
+//! Who the other nodes are: where they listen, how they are laid out, what this node says of
+//! itself.
+//!
+//! One roster per core, shared with its tasks that shake hands. What a peer's hello said last
+//! counts: the addresses of the configuration are only where to begin.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bowline_env::Env;
+use bowline_net::{Class, Hello, HelloKind, NodeRecord, Refusal, Versions};
+use bowline_raft::{NodeId, ShardId};
+
+use crate::LeaderHint;
+use crate::route::core_of;
+
+/// Largest lane window, in bytes.
+const WINDOW_MAX: u32 = 8 << 20;
+/// Receive memory of a core, in bytes: its lanes share it.
+const RECEIVE_MAX: u32 = 64 << 20;
+
+/// Another node.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// Where it listens for peers, `host:port`.
+    pub(crate) address: Arc<str>,
+    /// Where its application answers; none: not said.
+    pub(crate) app: Option<Arc<str>>,
+    /// Its cores and streams; none until its hello said them.
+    pub(crate) layout: Option<(u16, u16)>,
+    /// Its store, as seen first.
+    pub(crate) store: Option<u128>,
+}
+
+/// This node as it shows itself, and the others as they are known.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    /// What a hello of this core says; receiver, kind and numbers of the connection are filled in.
+    hello: Hello,
+    peers: BTreeMap<NodeId, Peer>,
+    /// By peer and its core: boot and epoch of the connection that was let in last.
+    live: BTreeMap<(NodeId, u16), (u64, u64)>,
+    epoch: u64,
+}
+
+/// A roster shared by a core and its tasks.
+pub(crate) type SharedRoster = Rc<RefCell<Roster>>;
+
+/// What the start sequence knows of the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
+    /// The other nodes and where they listen, ascending.
+    pub(crate) peers: Vec<(NodeId, Arc<str>)>,
+    /// Stores of peers, as first seen; ascending by node.
+    pub(crate) stores: Vec<(NodeId, u128)>,
+    /// The own store.
+    pub(crate) store: u128,
+    /// What is told of this node.
+    pub(crate) record: NodeRecord,
+}
+
+impl Roster {
+    /// The roster of core `core`, of the process life `boot`.
+    pub(crate) fn new(
+        members: &Members,
+        cluster: u128,
+        core: u16,
+        boot: u64,
+        frame_max: u32,
+    ) -> Self {
+        let store_of = |node| members.stores.iter().find(|(id, _)| *id == node).map(|(_, it)| *it);
+        let peers = members.peers.iter().map(|(node, address)| {
+            let address = Arc::clone(address);
+            (*node, Peer { address, app: None, layout: None, store: store_of(*node) })
+        });
+        let lanes = u32::try_from(members.peers.len()).unwrap_or(u32::MAX);
+        let share = RECEIVE_MAX / lanes.max(1);
+        let hello = Hello {
+            kind: HelloKind::Hello,
+            class: Class::Lane,
+            versions: Versions::OURS,
+            features: 0,
+            required: 0,
+            cluster,
+            from: members.record.node,
+            to: NodeId(0),
+            store: members.store,
+            boot,
+            epoch: 0,
+            nonce: 0,
+            echo: 0,
+            from_core: core,
+            want_core: 0,
+            cores: members.record.cores,
+            frame_max,
+            window: share.clamp(frame_max.saturating_mul(2), WINDOW_MAX.max(frame_max * 2)),
+            table_version: 0,
+            record: members.record.clone(),
+        };
+        Self { hello, peers: peers.collect(), live: BTreeMap::new(), epoch: 0 }
+    }
+
+    pub(crate) fn own(&self) -> NodeId {
+        self.hello.from
+    }
+
+    pub(crate) fn window(&self) -> u32 {
+        self.hello.window
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.get(&node)
+    }
+
+    /// The hello of a dial to core `core` of `node`.
+    pub(super) fn dialing<E: Env>(&mut self, env: &E, node: NodeId, core: u16) -> Hello {
+        self.epoch += 1;
+        let mut nonce = [0; 8];
+        env.fill_random(&mut nonce);
+        let (epoch, nonce) = (self.epoch, u64::from_le_bytes(nonce));
+        Hello { to: node, want_core: core, epoch, nonce, ..self.hello.clone() }
+    }
+
+    /// The answer to `theirs`.
+    pub(super) fn answer(&self, theirs: &Hello, kind: HelloKind) -> Hello {
+        let (to, class, echo) = (theirs.from, theirs.class, theirs.nonce);
+        let want_core = theirs.from_core;
+        Hello { kind, to, class, echo, want_core, epoch: theirs.epoch, ..self.hello.clone() }
+    }
+
+    /// Whether a connection with this hello may take the place of what is there. Only the node
+    /// with the lower id dials, so two cannot meet half-way (decision 0014).
+    pub(super) fn admit(&self, theirs: &Hello) -> Result<(), Refusal> {
+        if !self.peers.contains_key(&theirs.from) {
+            return Err(Refusal::NotMember);
+        }
+        if theirs.from >= self.own() || theirs.class != Class::Lane {
+            return Err(Refusal::Duplicate);
+        }
+        let live = self.live.get(&(theirs.from, theirs.from_core));
+        if live.is_some_and(|live| (theirs.boot, theirs.epoch) <= *live) {
+            return Err(Refusal::Duplicate);
+        }
+        Ok(())
+    }
+
+    /// A connection is there: what its hello says of the peer counts from now on.
+    pub(super) fn learn(&mut self, theirs: &Hello) {
+        self.live.insert((theirs.from, theirs.from_core), (theirs.boot, theirs.epoch));
+        let Some(peer) = self.peers.get_mut(&theirs.from) else { return };
+        let record = &theirs.record;
+        peer.layout = Some((record.cores, record.streams));
+        peer.store.get_or_insert(theirs.store);
+        let app = &record.client_address;
+        peer.app = (!app.is_empty()).then(|| Arc::from(&**app));
+    }
+
+    /// The core of `node` that has the shard; a guess until the node said how it is laid out.
+    pub(super) fn core_of(&self, node: NodeId, shard: ShardId) -> u16 {
+        let own = (self.hello.cores, self.hello.record.streams);
+        let (cores, streams) = self.peer(node).and_then(|peer| peer.layout).unwrap_or(own);
+        let core = core_of(shard, streams.max(1), usize::from(cores.max(1)));
+        u16::try_from(core).unwrap_or(0)
+    }
+
+    /// What to tell a caller whose shard `node` leads.
+    pub(crate) fn hint(&self, node: NodeId, term: bowline_raft::Term) -> LeaderHint {
+        let peer = self.peer(node);
+        LeaderHint {
+            id: node,
+            term,
+            app: peer.and_then(|peer| peer.app.clone()),
+            resp: None,
+            peer: peer.map(|peer| Arc::clone(&peer.address)),
+        }
+    }
+
+    /// The other nodes, ascending.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.peers.keys().copied()
+    }
+}
