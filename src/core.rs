@@ -33,5 +33,6 @@ pub(crate) mod queue;
 pub(crate) mod read;
 pub(crate) mod replica;
 pub(crate) mod run;
+pub(crate) mod transfer;
 
 pub use local::LocalShard;

@@ -6,3 +6,5 @@
 mod kit;
 #[path = "cluster/replication.rs"]
 mod replication;
+#[path = "cluster/snapshots.rs"]
+mod snapshots;

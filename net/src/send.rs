@@ -219,6 +219,11 @@ impl Sender {
         !built && self.control.is_empty() && !self.unsent.is_any()
     }
 
+    /// Whether no frame of the lane itself waits for credit: a transfer may add one.
+    pub fn takes_bulk(&self) -> bool {
+        self.control.counted_len() == 0
+    }
+
     /// Whether a queue was full: something was lost, and the lane is to be reset.
     pub fn is_overrun(&self) -> bool {
         self.overrun

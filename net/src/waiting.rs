@@ -104,6 +104,9 @@ impl WaitingControl {
             Control::Digest(digest) => self.push_counted(ControlFrame::Digest(digest))?,
             Control::ShardsWanted => self.push_counted(ControlFrame::ShardsWanted)?,
             Control::Rows { rows, last } => return self.push_rows(rows, last),
+            Control::Bulk(bulk) => {
+                self.push_counted(ControlFrame::Bulk(bulk.map(|bytes| bytes.to_vec())))?;
+            },
         }
         Ok(())
     }

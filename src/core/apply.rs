@@ -10,6 +10,7 @@ use bowline_raft::batch::{Body, FLAG_CONF, FLAG_NOOP};
 use bowline_raft::{LogIndex, Slot, Term};
 use bowline_statemachine::{EntryRef, Machine, Output, Staged};
 use bowline_wal::{BatchRef, LogStorage, ReadError};
+use bytes::Bytes;
 
 use super::logs::place;
 use super::mail::Event;
@@ -165,6 +166,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 return Progress::Blocked;
             }
         }
+        if batch.head.flags & FLAG_CONF != 0 && next > batch.head.first.0 {
+            // What a flush writes down is the membership as of what it holds.
+            self.confs[place(slot)] = Bytes::copy_from_slice(body.payload(0));
+        }
         Progress::Done
     }
 
@@ -175,10 +180,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Staged::Cold(pages) => {
                 replica.applying = Applying::Pages;
                 let mut pins = std::mem::take(&mut replica.pins);
+                let epoch = replica.epoch;
                 let (store, mail) = (Rc::clone(&self.store), Rc::clone(&self.mail));
                 drop(self.env.spawn(bowline_env::Class::Core, async move {
                     let result = store.load(pages, &mut pins).await.map(|()| pins);
-                    mail.push(Event::PagesForApply { slot, result });
+                    mail.push(Event::PagesForApply { slot, epoch, result });
                 }));
                 return Progress::Blocked;
             },
@@ -265,16 +271,23 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.fetches += 1;
         let range = from..replica.committed.next();
         let read = self.logs.stream(slot).read(replica.shard, range, READ_BYTES);
-        let mail = Rc::clone(&self.mail);
+        let (mail, epoch) = (Rc::clone(&self.mail), replica.epoch);
         drop(self.env.spawn(bowline_env::Class::Core, async move {
             let result = read.await;
-            mail.push(Event::Entries { slot, result });
+            mail.push(Event::Entries { slot, epoch, result });
         }));
     }
 
-    pub(crate) fn entries_read(&mut self, slot: Slot, result: Result<Vec<BatchRef>, ReadError>) {
+    pub(crate) fn entries_read(
+        &mut self,
+        (slot, epoch): (Slot, u32),
+        result: Result<Vec<BatchRef>, ReadError>,
+    ) {
         self.fetches -= 1;
         let replica = &mut self.replicas[place(slot)];
+        if replica.epoch != epoch {
+            return;
+        }
         replica.applying = Applying::Ready;
         match result {
             Ok(batches) => {

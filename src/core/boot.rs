@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Env, Nanos};
+use bowline_raft::batch::Body;
 use bowline_raft::{
     BootTime, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId, ShardId,
     StreamNo, Times,
@@ -37,6 +38,7 @@ use super::peers::{Members, Roster};
 use super::queue::Queue;
 use super::replica::Replica;
 use super::run::{Core, Options};
+use super::transfer::Transfers;
 use crate::board::Board;
 use crate::metrics::CoreCounters;
 use crate::ring::Inbox;
@@ -286,6 +288,7 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         store,
         mail,
         lanes: Lanes::new(doorman, links.bell.clone()),
+        transfers: Transfers::default(),
         bell: links.bell,
         inbox: links.inbox,
         board: links.board,
@@ -348,6 +351,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             DamageState::Repairing => Damage::Repairing,
             DamageState::Retired => Damage::Retired,
         };
+        let owned = self.configurations(stream, found).await;
+        let confs: Vec<_> = owned.iter().map(|(index, conf)| (*index, &**conf)).collect();
         let opened = M::open(&self.store, shard.0, body.map(|body| &**body)).await;
         let (machine, closed) = match opened {
             Ok(machine) => (machine, None),
@@ -377,7 +382,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             applied,
             applied_term,
             conf: &conf,
-            confs: &[],
+            confs: &confs,
             damage,
         };
         self.logs.queues.push(Queue::new(shard, stream));
@@ -404,6 +409,32 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.lose(shard, ShardFailure::LogDamaged);
             },
         }
+    }
+
+    /// The configurations in a shard's log above its manifest. One that cannot be read is damage
+    /// that the log found, too.
+    async fn configurations(
+        &self,
+        stream: usize,
+        found: &RecoveredShard,
+    ) -> Vec<(LogIndex, Vec<u8>)> {
+        let applied = found.manifest.as_ref().map_or(LogIndex(0), |manifest| manifest.0);
+        let mut confs = Vec::new();
+        for index in found.confs.iter().filter(|index| **index > applied) {
+            let range = *index..index.next();
+            let read = self.logs.streams[stream].read(found.shard, range, 1).await;
+            let payload = read.ok().and_then(|batches| {
+                let batch = batches.first()?;
+                let body = Body::parse(&batch.head, &batch.body).ok()?;
+                let nth = usize::try_from(index.0 - batch.head.first.0).ok()?;
+                (nth < body.len()).then(|| body.payload(nth).to_vec())
+            });
+            match payload {
+                Some(payload) => confs.push((*index, payload)),
+                None => tracing::error!(shard = found.shard.0, index = index.0, "no configuration"),
+            }
+        }
+        confs
     }
 
     /// Shards that belong here and that the log does not know are damaged, not new.

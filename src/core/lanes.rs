@@ -108,6 +108,17 @@ impl<E: Env> Lanes<E> {
         self.all.iter().any(|lane| lane.wanted && lane.link.is_none() && lane.node > own)
     }
 
+    /// A connection to `node`.
+    pub(super) fn link_to(&mut self, node: NodeId) -> Option<&mut Link<E>> {
+        let at = self.any_to(node)?;
+        self.all[at].link.as_mut()
+    }
+
+    /// Largest frame of a lane to `node`.
+    pub(super) fn frame_max_to(&self, node: NodeId) -> Option<u32> {
+        self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.frame_max)
+    }
+
     /// A lane to `node` that is up.
     fn any_to(&self, node: NodeId) -> Option<usize> {
         let of = self.index.range((node, 0)..=(node, u16::MAX));
@@ -237,6 +248,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 tracing::debug!(peer = lane.node.0, "a lane ends without a goodbye");
             }
         }
+        self.close_transfers();
         self.lanes.doorman.gate.close();
     }
 

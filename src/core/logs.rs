@@ -13,6 +13,7 @@ use bowline_raft::{
 };
 use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
 use bowline_wal::{BatchRef, LogStorage, StageError};
+use bytes::Bytes;
 
 use super::queue::{Queue, Waiting};
 
@@ -29,6 +30,10 @@ pub(crate) struct Logs<L> {
     pub(crate) bytes: usize,
     /// By stream: writes that are not durable, ascending, and when the first byte was staged.
     pub(crate) under_way: Vec<VecDeque<(Lsn, Nanos)>>,
+    /// Index and manifest of the state that raft is being given.
+    pub(crate) arrived: Option<(LogIndex, Bytes)>,
+    /// Stream and write of the latest install.
+    pub(crate) installed: (usize, Lsn),
     /// Reused: batches that raft asks about.
     looked_at: RefCell<Vec<BatchRef>>,
     /// Entries given to the streams in this life.
@@ -40,6 +45,8 @@ impl<L: LogStorage> Logs<L> {
         Self {
             under_way: streams.iter().map(|_| VecDeque::new()).collect(),
             entries: 0,
+            arrived: None,
+            installed: (0, Lsn(0)),
             looked_at: RefCell::default(),
             streams,
             queues: Vec::new(),
@@ -180,18 +187,24 @@ impl<L: LogStorage> Log for Logs<L> {
             },
             Record::Truncate { from } => stream.stage(at.shard, &[Wal::Truncate { from }]),
             Record::Install { index, term, keep, hard_state } => {
+                let arrived = self.arrived.as_ref().filter(|(of, _)| *of == index);
+                let (_, body) = arrived.expect("raft installs what it was just given");
+                let manifest = Wal::Manifest { index, term, body };
                 let (first, prev_term) = (index.next(), term);
                 let compact = Wal::Compact { first, prev_term };
                 let hard_state = Wal::HardState(hard_state);
                 if keep {
-                    stream.stage(at.shard, &[compact, hard_state])
+                    stream.stage(at.shard, &[manifest, compact, hard_state])
                 } else {
                     let truncate = Wal::Truncate { from: first };
-                    stream.stage(at.shard, &[truncate, compact, hard_state])
+                    stream.stage(at.shard, &[truncate, manifest, compact, hard_state])
                 }
             },
         };
         let lsn = staged.map_err(refused)?;
+        if let Record::Install { .. } = record {
+            self.installed = (place, lsn);
+        }
         Ok(self.staged(place, lsn))
     }
 

@@ -61,6 +61,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.tell_room();
         self.raft.flush_pass(now, &mut self.logs, &mut self.out);
         self.take_outbox();
+        self.pump_transfers();
         self.send_lanes();
         for stream in &mut self.logs.streams {
             stream.submit();
@@ -91,6 +92,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
         }
         self.publish_durable();
+        self.retire_gone();
         self.take_outbox();
     }
 
@@ -108,12 +110,22 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let now = self.logs.now;
         while let Some(event) = self.mail.pop() {
             match event {
-                Event::Job { slot, flush, result } => self.job_ended(slot, flush, result, now),
-                Event::PagesForApply { slot, result } => self.pages_for_apply(slot, result),
+                Event::Job { slot, epoch, flush, result } => {
+                    self.job_ended((slot, epoch), flush, result, now);
+                },
+                Event::PagesForApply { slot, epoch, result } => {
+                    self.pages_for_apply((slot, epoch), result);
+                },
                 Event::PagesForRead { slot, question, result } => {
                     self.pages_for_read(slot, question, result);
                 },
-                Event::Entries { slot, result } => self.entries_read(slot, result),
+                Event::Entries { slot, epoch, result } => self.entries_read((slot, epoch), result),
+                Event::AskForPiece { slot, node, piece } => self.ask_for(slot, node, piece),
+                Event::PieceRead { shard, node, section, off, result } => {
+                    self.piece_read((shard, node), (section, off), result);
+                },
+                Event::TransferFailed { slot, peer } => self.transfer_failed(slot, peer),
+                Event::TransferEnded { slot } => self.transfer_ended(slot),
                 Event::EntriesForPeer { slot, peer, from, result } => {
                     self.entries_for_peer(slot, peer, from, result);
                 },
@@ -127,10 +139,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     fn pages_for_apply(
         &mut self,
-        slot: Slot,
+        (slot, epoch): (Slot, u32),
         result: Result<bowline_statemachine::store::Pins, bowline_statemachine::Damage>,
     ) {
         let replica = &mut self.replicas[place(slot)];
+        if replica.epoch != epoch {
+            return;
+        }
         replica.applying = Applying::Ready;
         match result {
             Ok(pins) => {
@@ -162,6 +177,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.retry_parked();
         self.jobs_tick(now);
         self.lanes_tick();
+        self.transfers_tick();
         self.inbox.scan();
         self.gauges();
         if self.board.has_failed() {
@@ -195,6 +211,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for send in out.send.drain(..) {
             self.post(&send);
         }
+        for want in out.snapshot.drain(..) {
+            self.offer_snapshot(want);
+        }
         for fetch in out.fetch.drain(..) {
             self.fetch_for_peer(fetch);
         }
@@ -207,7 +226,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for apply in out.apply.drain(..) {
             match apply {
                 Apply::Range { slot, to, .. } => self.committed(slot, to),
-                Apply::Install { .. } | _ => unreachable!("a sole voter installs nothing"),
+                Apply::Install { slot, index } => self.install(slot, index),
+                _ => unreachable!("raft hands out nothing else"),
             }
         }
         for ready in out.reads.drain(..) {

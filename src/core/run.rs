@@ -20,6 +20,7 @@ use super::logs::Logs;
 use super::mail::Mail;
 use super::queue::Pending;
 use super::replica::{Question, Replica, SharedStore};
+use super::transfer::Transfers;
 use crate::ShardFailure;
 use crate::board::{Board, LeaderChange};
 use crate::metrics::CoreCounters;
@@ -84,6 +85,7 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) store: SharedStore<E>,
     pub(crate) mail: Rc<Mail<E>>,
     pub(crate) lanes: Lanes<E>,
+    pub(crate) transfers: Transfers<E, M>,
     pub(crate) inbox: Inbox,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,

@@ -78,8 +78,9 @@ pub(crate) enum Ended {
 pub(crate) struct Link<E: Env> {
     pub(super) stream: Rc<RefCell<E::Stream>>,
     pub(super) receiver: Rc<RefCell<Receiver>>,
-    pub(super) sender: Sender,
+    pub(in crate::core) sender: Sender,
     pub(super) life: u32,
+    pub(super) frame_max: u32,
     pub(super) liveness: LaneLife,
     /// Frames of messages, next first.
     pub(super) inbox: VecDeque<Received>,
@@ -129,6 +130,7 @@ impl<E: Env> Link<E> {
             receiver,
             sender: Sender::new(agreed.frame_max, agreed.window),
             life,
+            frame_max: agreed.frame_max,
             liveness: LaneLife::new(now),
             inbox: VecDeque::new(),
             taken: 0,
@@ -139,7 +141,7 @@ impl<E: Env> Link<E> {
     }
 
     /// Bytes of the peer's frames that were released.
-    pub(super) fn consumed(&self) -> u64 {
+    pub(in crate::core) fn consumed(&self) -> u64 {
         self.receiver.borrow().consumed()
     }
 }
