@@ -300,7 +300,8 @@ where
     }
     let Ok(boot) = start.await else { return };
     let bell = links.bell.clone();
-    let opened = open_core::<E, O::Log, M>(env.clone(), store, &plan, streams, links, boot).await;
+    let plan = Plan { boot, ..plan };
+    let opened = open_core::<E, O::Log, M>(env.clone(), store, &plan, streams, links).await;
     let (core, arrivals) = match opened {
         Ok((core, arrivals)) => (Rc::new(RefCell::new(core)), arrivals),
         Err(error) => return give_up(ready, error),

@@ -4,6 +4,8 @@
 
 #[path = "cluster/kit.rs"]
 mod kit;
+#[path = "cluster/repair.rs"]
+mod repair;
 #[path = "cluster/replication.rs"]
 mod replication;
 #[path = "cluster/snapshots.rs"]

@@ -96,6 +96,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
         support: nanos(config.raft.support),
         beat: nanos(config.raft.heartbeat),
+        boot: 0,
         quiet: Nanos::from_millis(node.support_ms),
         lease_reads: config.raft.lease_reads,
     }

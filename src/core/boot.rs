@@ -9,16 +9,13 @@
 //! A shard is founded only while no NODE exists (`docs/decisions/0002`).
 
 use core::net::SocketAddr;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Env, Nanos};
-use bowline_raft::batch::Body;
 use bowline_raft::{
-    BootTime, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId, ShardId,
-    StreamNo, Times,
+    BootTime, CoreConfig, LogIndex, Lsn, NodeId, RaftCore, ReplicaId, ShardId, Times,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::{Store, StoreOptions};
@@ -29,20 +26,19 @@ use bowline_wal::{
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::gate::Gate;
+mod shards;
+
 use super::lanes::Lanes;
 use super::lanes::connect::{Arrival, Doorman};
 use super::logs::Logs;
 use super::mail::Mail;
-use super::peers::{Members, Roster};
-use super::queue::Queue;
-use super::replica::Replica;
+use super::peers::Members;
 use super::run::{Core, Options};
 use super::transfer::Transfers;
+use crate::Error;
 use crate::board::Board;
 use crate::metrics::CoreCounters;
 use crate::ring::Inbox;
-use crate::{Error, ShardFailure};
 
 /// What a core is told before it starts.
 #[derive(Clone, Debug)]
@@ -75,6 +71,8 @@ pub(crate) struct Plan {
     /// How long promises to leaders hold, and between two beats.
     pub(crate) support: Nanos,
     pub(crate) beat: Nanos,
+    /// Number of this process among those that opened the directory; 0 until it is known.
+    pub(crate) boot: u64,
     /// The longest support that this directory ever gave.
     pub(crate) quiet: Nanos,
     pub(crate) lease_reads: bool,
@@ -250,40 +248,48 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
     plan: &Plan,
     streams: Vec<Stream<L>>,
     links: Links,
-    boot: u64,
 ) -> Result<(Core<E, L, M>, mpsc::Receiver<Arrival>), Error> {
-    let mut seed = [0; 8];
-    env.fill_random(&mut seed);
-    let config = CoreConfig {
-        uncommitted_bytes_max: plan.shard_uncommitted,
-        batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
-        core: plan.core,
-        lease_reads: plan.lease_reads,
-        quiet_until: plan.quiet_until(env.now()),
-        times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
-        ..CoreConfig::default()
-    };
-    let mail = Rc::new(Mail::new(links.bell.clone()));
-    let roster = Roster::new(&plan.members, plan.cluster, plan.core, boot, plan.frame_max);
-    let doorman = Rc::new(Doorman {
-        env: env.clone(),
-        mail: Rc::clone(&mail),
-        roster: Rc::new(RefCell::new(roster)),
-        gate: Rc::new(Gate::default()),
-    });
     let (known, logs): (Vec<_>, Vec<_>) =
         streams.into_iter().map(|stream| (stream.shards, stream.log)).unzip();
-    let stream_count = logs.len();
     let shard_count = known.iter().map(Vec::len).sum();
-    let mut core = Core {
+    let (mut core, arrivals) = empty_core::<E, L, M>(env, store, plan, logs, links);
+    core.replicas.reserve_exact(shard_count);
+    core.confs.reserve_exact(shard_count);
+    core.logs.queues.reserve_exact(shard_count);
+    core.raft.reserve(shard_count);
+    core.logs.now = core.env.now();
+    core.logs.wall = core.env.wall();
+    for (stream, shards) in known.into_iter().enumerate() {
+        for shard in &shards {
+            core.open_shard(stream, shard, plan).await;
+        }
+    }
+    core.missing_shards(plan);
+    core.want_lanes();
+    Ok((core, arrivals))
+}
+
+/// A core without shards.
+fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
+    env: E,
+    store: Rc<Store<E>>,
+    plan: &Plan,
+    logs: Vec<L>,
+    links: Links,
+) -> (Core<E, L, M>, mpsc::Receiver<Arrival>) {
+    let stream_count = logs.len();
+    let mail = Rc::new(Mail::new(links.bell.clone()));
+    let doorman = Doorman::new(&env, &mail, plan);
+    let raft = new_raft(&env, plan);
+    let core = Core {
         node: plan.node,
         options: plan.options,
         limits: Limits::of_entry(plan.entry_bytes_max),
-        raft: RaftCore::new(config, u64::from_le_bytes(seed)),
+        raft,
         out: bowline_raft::Outbox::default(),
         logs: Logs::new(logs, M::VERSION),
-        replicas: Vec::with_capacity(shard_count),
-        confs: Vec::with_capacity(shard_count),
+        replicas: Vec::new(),
+        confs: Vec::new(),
         slots: BTreeMap::new(),
         store,
         mail,
@@ -322,136 +328,20 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         failed_streams: vec![false; stream_count],
         env,
     };
-    core.logs.queues.reserve_exact(shard_count);
-    core.raft.reserve(shard_count);
-    core.logs.now = core.env.now();
-    core.logs.wall = core.env.wall();
-    for (stream, shards) in known.into_iter().enumerate() {
-        for shard in &shards {
-            core.open_shard(stream, shard, plan).await;
-        }
-    }
-    core.missing_shards(plan);
-    core.want_lanes();
-    Ok((core, links.arrivals))
+    (core, links.arrivals)
 }
 
-impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
-    /// Opens one shard. One that cannot be opened is closed with its reason; the others go on.
-    async fn open_shard(&mut self, stream: usize, found: &RecoveredShard, plan: &Plan) {
-        let shard = found.shard;
-        let body = found.manifest.as_ref().map(|(_, _, body)| body);
-        let manifest = body.map(|body| Manifest::decode(body));
-        let conf = match &manifest {
-            Some(Ok(manifest)) => manifest.conf.clone(),
-            Some(Err(_)) | None => plan.founding_conf.clone(),
-        };
-        let damage = match found.bounds.damage {
-            DamageState::Normal => Damage::Normal,
-            DamageState::Repairing => Damage::Repairing,
-            DamageState::Retired => Damage::Retired,
-        };
-        let owned = self.configurations(stream, found).await;
-        let confs: Vec<_> = owned.iter().map(|(index, conf)| (*index, &**conf)).collect();
-        let opened = M::open(&self.store, shard.0, body.map(|body| &**body)).await;
-        let (machine, closed) = match opened {
-            Ok(machine) => (machine, None),
-            Err(error) => {
-                tracing::error!(shard = shard.0, %error, "the state of a shard cannot be opened");
-                let Ok(empty) = M::open(&self.store, shard.0, None).await else { return };
-                (empty, Some(ShardFailure::RunDamaged))
-            },
-        };
-        let closed = match damage {
-            Damage::Normal => closed,
-            Damage::Repairing | Damage::Retired | Damage::State => Some(ShardFailure::LogDamaged),
-        };
-        let applied = LogIndex(machine.applied());
-        let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);
-        let damage =
-            if closed.is_some() && damage == Damage::Normal { Damage::State } else { damage };
-        let recovered = Recovered {
-            shard,
-            replica: found.replica,
-            stream: StreamNo(u16::try_from(stream).expect("a core has few streams")),
-            hard_state: found.hard_state,
-            first: found.bounds.first,
-            prev_term: found.bounds.prev_term,
-            last: found.bounds.last,
-            last_term: found.bounds.last_term,
-            applied,
-            applied_term,
-            conf: &conf,
-            confs: &confs,
-            damage,
-        };
-        self.logs.queues.push(Queue::new(shard, stream));
-        match self.raft.open(recovered, &mut self.logs) {
-            Ok(slot) => {
-                assert!(
-                    super::logs::place(slot) == self.replicas.len(),
-                    "slots are given in order"
-                );
-                let mut replica = Replica::new(shard, machine, (applied, applied_term));
-                if let Some(why) = &closed {
-                    self.board.close(shard, why.code());
-                }
-                replica.closed = closed;
-                self.replicas.push(replica);
-                // As a rule all shards of a node have the same members.
-                let same = self.confs.last().filter(|last| **last == conf).cloned();
-                self.confs.push(same.unwrap_or_else(|| Bytes::from(conf)));
-                self.slots.insert(shard, slot);
-            },
-            Err(error) => {
-                tracing::error!(shard = shard.0, %error, "raft does not take a shard");
-                self.logs.queues.pop();
-                self.lose(shard, ShardFailure::LogDamaged);
-            },
-        }
-    }
-
-    /// The configurations in a shard's log above its manifest. One that cannot be read is damage
-    /// that the log found, too.
-    async fn configurations(
-        &self,
-        stream: usize,
-        found: &RecoveredShard,
-    ) -> Vec<(LogIndex, Vec<u8>)> {
-        let applied = found.manifest.as_ref().map_or(LogIndex(0), |manifest| manifest.0);
-        let mut confs = Vec::new();
-        for index in found.confs.iter().filter(|index| **index > applied) {
-            let range = *index..index.next();
-            let read = self.logs.streams[stream].read(found.shard, range, 1).await;
-            let payload = read.ok().and_then(|batches| {
-                let batch = batches.first()?;
-                let body = Body::parse(&batch.head, &batch.body).ok()?;
-                let nth = usize::try_from(index.0 - batch.head.first.0).ok()?;
-                (nth < body.len()).then(|| body.payload(nth).to_vec())
-            });
-            match payload {
-                Some(payload) => confs.push((*index, payload)),
-                None => tracing::error!(shard = found.shard.0, index = index.0, "no configuration"),
-            }
-        }
-        confs
-    }
-
-    /// Shards that belong here and that the log does not know are damaged, not new.
-    fn missing_shards(&mut self, plan: &Plan) {
-        for stream in plan.own_streams() {
-            for shard in plan.shards_of(stream) {
-                if !self.slots.contains_key(&shard) {
-                    tracing::error!(shard = shard.0, "the log does not know a shard of this node");
-                    self.lose(shard, ShardFailure::LogDamaged);
-                }
-            }
-        }
-    }
-
-    /// A shard has no replica here at all.
-    fn lose(&mut self, shard: ShardId, why: ShardFailure) {
-        self.board.close(shard, why.code());
-        self.lost.insert(shard, why);
-    }
+fn new_raft<E: Env>(env: &E, plan: &Plan) -> RaftCore {
+    let mut seed = [0; 8];
+    env.fill_random(&mut seed);
+    let config = CoreConfig {
+        uncommitted_bytes_max: plan.shard_uncommitted,
+        batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
+        core: plan.core,
+        lease_reads: plan.lease_reads,
+        quiet_until: plan.quiet_until(env.now()),
+        times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
+        ..CoreConfig::default()
+    };
+    RaftCore::new(config, u64::from_le_bytes(seed))
 }

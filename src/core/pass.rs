@@ -257,7 +257,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let shard = replica.shard;
         tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard is closed");
         replica.closed = Some(why.clone());
-        self.board.close(shard, why.code());
+        let for_good = !self.may_be_repaired(slot);
+        self.board.close(shard, why.code(), for_good);
+        let replica = &mut self.replicas[place(slot)];
         let error = crate::Error::Shard { shard, why };
         for wait in replica.reads.drain(..) {
             wait.question.ticket.complete(Err(error.clone()), &mut self.wakes);
@@ -275,6 +277,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         self.unannounce(slot);
         self.counters.shards_failed.add(1);
+        self.ask_for_repair(slot);
     }
 
     fn tell_board(&mut self) {

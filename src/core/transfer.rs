@@ -17,7 +17,7 @@ use std::rc::Rc;
 use bowline_env::{Class, Env, Nanos, SharedBuf};
 use bowline_net::{Bulk, CHUNK_MAX, Control, Received};
 use bowline_raft::{
-    Apply, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, SnapWant, SnapshotEvent, Verdict,
+    Admin, Apply, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, SnapWant, SnapshotEvent, Verdict,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::Section;
@@ -32,7 +32,7 @@ use super::logs::place;
 use super::mail::Event;
 use super::replica::Applying;
 use super::run::Core;
-use crate::Error;
+use crate::{Error, ShardFailure};
 
 mod receive;
 
@@ -77,6 +77,14 @@ struct Arrived<M> {
     body: Bytes,
 }
 
+/// Sections that only a replaced state had.
+struct Gone<E: Env> {
+    stream: usize,
+    /// The write that makes the next state durable.
+    lsn: Lsn,
+    sections: Vec<Rc<Section<E>>>,
+}
+
 /// The transfers of a core.
 pub(crate) struct Transfers<E: Env, M> {
     out: BTreeMap<(ShardId, NodeId), Outgoing<E>>,
@@ -86,7 +94,7 @@ pub(crate) struct Transfers<E: Env, M> {
     /// Given to raft, which has not handed out the install yet.
     installing: BTreeMap<Slot, (M, Bytes)>,
     /// Sections of replaced states, until the manifest of the next one is durable.
-    gone: VecDeque<(usize, Lsn, Vec<Rc<Section<E>>>)>,
+    gone: VecDeque<Gone<E>>,
     /// When the next chunk may be read.
     next_read: Nanos,
 }
@@ -206,7 +214,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let replica = &self.replicas[place(slot)];
         let index = LogIndex(offered.flushed_index);
         let newer = index.0 > replica.machine.applied() && offered.shard == shard.0;
-        if !honest || !newer || replica.closed.is_some() || self.drain.is_some() {
+        let healthy = replica.closed.is_none() || view.damage != bowline_raft::Damage::Normal;
+        if !honest || !newer || !healthy || self.drain.is_some() {
             return false;
         }
         if let Some(incoming) = self.transfers.incoming.get(&slot) {
@@ -230,7 +239,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             env: self.env.clone(),
             store: Rc::clone(&self.store),
             mail: Rc::clone(&self.mail),
-            held: replica.machine.snapshot(),
+            held: replica.machine.snapshot().filter(|_| replica.closed.is_none()),
             offered,
             pieces,
             node,
@@ -383,7 +392,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let replica = &mut self.replicas[at];
         tracing::info!(shard = replica.shard.0, index = index.0, "a received state is in place");
         let old = std::mem::replace(&mut replica.machine, machine);
-        let gone = old.superseded(&replica.machine);
+        let sections = old.superseded(&replica.machine);
         replica.epoch += 1;
         replica.committed = index.max(replica.committed);
         replica.applied_term = bowline_raft::Term(manifest.flushed_term);
@@ -391,14 +400,34 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         replica.pins.clear();
         replica.fetched.clear();
         (replica.flushing, replica.merging) = (false, false);
+        if replica.closed.take().is_some() {
+            self.board.reopen(replica.shard);
+        }
         self.confs[at] = Bytes::from(manifest.conf);
-        self.transfers.gone.push_back((stream, lsn, gone));
+        self.transfers.gone.push_back(Gone { stream, lsn, sections });
         self.settle_skipped(slot, index);
         self.raft.handle_applied(slot, index);
         self.counters.installs.add(1);
         self.announce(slot);
         self.serve_applied(slot);
         self.list_for_apply(slot);
+    }
+
+    /// Whether a closed shard may get its state from a peer.
+    pub(crate) fn may_be_repaired(&self, slot: Slot) -> bool {
+        let why = self.replicas[place(slot)].closed.as_ref();
+        let damaged = matches!(why, Some(ShardFailure::RunDamaged | ShardFailure::LogDamaged));
+        damaged && self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1)
+    }
+
+    /// A shard whose state or log is damaged asks its peers for their state; alone it stays closed.
+    pub(crate) fn ask_for_repair(&mut self, slot: Slot) {
+        if self.may_be_repaired(slot) {
+            let verb = Admin::Damaged(bowline_raft::Damage::State);
+            if let Err(error) = self.raft.admin(slot, verb) {
+                tracing::error!(shard = self.logs.shard(slot).0, %error, "it is not repaired");
+            }
+        }
     }
 
     /// Entries up to `index` were not applied one by one here: nobody knows what became of those
@@ -419,11 +448,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Removes what only replaced states had, once the next ones are durable.
     pub(crate) fn retire_gone(&mut self) {
-        while let Some((stream, lsn, _)) = self.transfers.gone.front()
-            && self.logs.streams[*stream].durable() >= *lsn
-        {
-            let (_, _, gone) = self.transfers.gone.pop_front().expect("it was looked at");
-            for section in gone {
+        let streams = &self.logs.streams;
+        let durable = |gone: &mut Gone<E>| streams[gone.stream].durable() >= gone.lsn;
+        while let Some(gone) = self.transfers.gone.pop_front_if(durable) {
+            for section in gone.sections {
                 self.store.retire(section);
             }
         }

@@ -26,8 +26,8 @@ use crate::machine::{
     Staged, StateMachine,
 };
 use crate::shell::{Entered, Identity, Shell, name_hash};
-use crate::store::{FlushBody, Job, JobDone, Pins, Store};
 use crate::store::Section;
+use crate::store::{FlushBody, Job, JobDone, Pins, Store};
 use crate::transfer::Snapshot;
 use crate::{BadCommand, Damage, Limits, Measured, OpenFailure};
 

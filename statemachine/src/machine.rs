@@ -25,8 +25,8 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Archived, Serialize};
 
 use crate::kv::{Item, ScanPage, ScanQuery};
-use crate::store::{Job, JobDone, PageRead, Pins, Store};
 use crate::store::Section;
+use crate::store::{Job, JobDone, PageRead, Pins, Store};
 use crate::transfer::Snapshot;
 use crate::{BadCommand, Damage, Limits, OpenFailure, SmError};
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bowline::config::Peer;
-use bowline::{Config, EmbeddedEngine, Error};
+use bowline::{Config, EmbeddedEngine, Error, ShardId};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, World};
 use bowline_wal::{Geometry, SyncChoice, WalLogs, WalOptions};
@@ -129,6 +129,19 @@ impl Cluster {
     pub(crate) fn put(&self, node: u64, key: &str, value: &str) -> Result<(), Error> {
         let (client, key, value) = (self.engine(node).client(), key.to_owned(), value.to_owned());
         self.run(async move { client.put(key, value).await })
+    }
+
+    /// Makes a node's state durable in runs.
+    #[track_caller]
+    pub(crate) fn flush(&self, node: u64) {
+        let engine = self.engine(node).clone();
+        let shards = u64::from(self.shards);
+        let flush = async move {
+            for shard in 0..shards {
+                engine.shard(ShardId(shard)).unwrap().flush().await.unwrap();
+            }
+        };
+        self.run(flush);
     }
 
     /// Reads through one node.

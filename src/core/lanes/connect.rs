@@ -2,6 +2,7 @@
 //! mail and end by themselves, by a limit or by the core's gate.
 
 use core::net::SocketAddr;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use bowline_net::{
 };
 use bowline_raft::NodeId;
 
+use crate::core::boot::Plan;
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
-use crate::core::peers::SharedRoster;
+use crate::core::peers::{Roster, SharedRoster};
 
 /// A connection that another node dialed, from the core that listens.
 #[derive(Debug)]
@@ -31,6 +33,16 @@ pub(crate) struct Doorman<E: Env> {
 }
 
 impl<E: Env> Doorman<E> {
+    pub(crate) fn new(env: &E, mail: &Rc<Mail<E>>, plan: &Plan) -> Rc<Self> {
+        let roster = Roster::new(&plan.members, plan.cluster, plan.core, plan.boot, plan.frame_max);
+        Rc::new(Self {
+            env: env.clone(),
+            mail: Rc::clone(mail),
+            roster: Rc::new(RefCell::new(roster)),
+            gate: Rc::new(Gate::default()),
+        })
+    }
+
     /// Dials core `core` of `node` and reports.
     pub(super) async fn dial(self: Rc<Self>, node: NodeId, core: u16) {
         let attempt = self.gate.or(self.attempt(node, core)).await;

@@ -154,7 +154,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Reads entries from the log's files for a peer.
-    pub(in crate::core) fn fetch_for_peer(&mut self, fetch: Fetch) {
+    pub(in crate::core) fn fetch_for_peer(&self, fetch: Fetch) {
         let Fetch { slot, peer, from, to, bytes_max, .. } = fetch;
         let shard = self.logs.shard(slot);
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);

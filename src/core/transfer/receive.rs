@@ -166,25 +166,19 @@ impl<E: Env> Receiving<E> {
                 self.ask((section, asked, len));
                 asked += u64::from(len);
             }
-            match self.piece().await {
-                Some(frame) => {
-                    let frame = frame.frame();
-                    if let Ok(Bulk::Chunk { section: of, off, bytes, .. }) = Bulk::decode(&frame)
-                        && of == section
-                        && off == next
-                    {
-                        silent = 0;
-                        received.push(bytes).await.map_err(Failed::Run)?;
-                    }
-                },
-                None => {
-                    silent += 1;
-                    // What was asked for is lost with its lane.
-                    asked = next;
-                },
-            }
-            if silent >= RETRIES_MAX {
-                return Err(Failed::Silence);
+            let Some(frame) = self.piece().await else {
+                // What was asked for is lost with its lane.
+                (silent, asked) = (silent + 1, next);
+                if silent >= RETRIES_MAX {
+                    return Err(Failed::Silence);
+                }
+                continue;
+            };
+            if let Ok(Bulk::Chunk { section: of, off, bytes, .. }) = Bulk::decode(&frame.frame())
+                && (of, off) == (section, next)
+            {
+                silent = 0;
+                received.push(bytes).await.map_err(Failed::Run)?;
             }
         }
         Ok(())
