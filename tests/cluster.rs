@@ -2,6 +2,8 @@
 //! Each test is a scenario with a name; random schedules are in `simulation.rs`.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 
+#[path = "cluster/identity.rs"]
+mod identity;
 #[path = "cluster/kit.rs"]
 mod kit;
 #[path = "cluster/repair.rs"]

@@ -129,7 +129,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Progress::Blocked => {
                     // Kept, so that pages that were read meet the same entries again.
                     let replica = &mut self.replicas[place(slot)];
-                    replica.fetched.extend(batches[nth..].iter().cloned());
+                    let rest = batches[nth..].iter().cloned();
+                    let committed = replica.committed;
+                    replica.fetched.extend(rest.filter_map(|batch| upto(batch, committed)));
                     return false;
                 },
             }
@@ -269,18 +271,20 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         self.fetches += 1;
-        let range = from..replica.committed.next();
+        let to = replica.committed;
+        let range = from..to.next();
         let read = self.logs.stream(slot).read(replica.shard, range, READ_BYTES);
         let (mail, epoch) = (Rc::clone(&self.mail), replica.epoch);
         drop(self.env.spawn(bowline_env::Class::Core, async move {
             let result = read.await;
-            mail.push(Event::Entries { slot, epoch, result });
+            mail.push(Event::Entries { slot, epoch, to, result });
         }));
     }
 
     pub(crate) fn entries_read(
         &mut self,
         (slot, epoch): (Slot, u32),
+        to: LogIndex,
         result: Result<Vec<BatchRef>, ReadError>,
     ) {
         self.fetches -= 1;
@@ -291,7 +295,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         replica.applying = Applying::Ready;
         match result {
             Ok(batches) => {
-                replica.fetched.extend(batches);
+                replica.fetched.extend(batches.into_iter().filter_map(|batch| upto(batch, to)));
                 self.list_for_apply(slot);
             },
             Err(error) => {
@@ -312,4 +316,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let index = LogIndex(replica.machine.applied() + 1);
         self.close_shard(slot, ShardFailure::Halted { index, message: message.into() });
     }
+}
+
+/// What of a batch is committed when it is kept for later: the rest may be cut off and replaced
+/// before it is.
+fn upto(mut batch: BatchRef, committed: LogIndex) -> Option<BatchRef> {
+    let kept = (committed.0 + 1).checked_sub(batch.head.first.0).filter(|kept| *kept > 0)?;
+    batch.keep = batch.keep.min(u32::try_from(kept).unwrap_or(u32::MAX));
+    Some(batch)
 }

@@ -32,7 +32,7 @@ use super::lanes::Lanes;
 use super::lanes::connect::{Arrival, Doorman};
 use super::logs::Logs;
 use super::mail::Mail;
-use super::peers::Members;
+use super::peers::{Ledger, Members};
 use super::run::{Core, Options};
 use super::transfer::Transfers;
 use crate::Error;
@@ -101,6 +101,8 @@ pub(crate) struct Links {
     pub(crate) bell: Bell,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
+    /// Stores of peers.
+    pub(crate) ledger: Arc<Ledger>,
     /// Connections that core 0 hands over.
     pub(crate) arrivals: mpsc::Receiver<Arrival>,
 }
@@ -279,7 +281,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
 ) -> (Core<E, L, M>, mpsc::Receiver<Arrival>) {
     let stream_count = logs.len();
     let mail = Rc::new(Mail::new(links.bell.clone()));
-    let doorman = Doorman::new(&env, &mail, plan);
+    let doorman = Doorman::new(&env, &mail, plan, links.ledger);
     let raft = new_raft(&env, plan);
     let core = Core {
         node: plan.node,

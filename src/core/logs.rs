@@ -120,10 +120,11 @@ impl<L: LogStorage> Logs<L> {
             })
             .map_err(refused)?;
         let mut index = at.first;
-        for mut command in queue.pending.drain(..count) {
+        for _ in 0..count {
+            let mut command = queue.pending.pop_front().expect("raft counts what is pending");
             command.ticket.mark_appended();
             let bytes = command.body.len();
-            queue.waiting.push_back(Waiting {
+            queue.wait(Waiting {
                 index,
                 term: at.term,
                 ticket: Some(command.ticket),

@@ -22,7 +22,7 @@ pub(crate) enum Event<E: Env> {
     /// Pages that a read needs were read.
     PagesForRead { slot: Slot, question: Question, result: Result<Pins, Damage> },
     /// Entries that memory no longer held were read from the log.
-    Entries { slot: Slot, epoch: u32, result: Result<Vec<BatchRef>, ReadError> },
+    Entries { slot: Slot, epoch: u32, to: LogIndex, result: Result<Vec<BatchRef>, ReadError> },
     /// The same, for a peer.
     EntriesForPeer {
         slot: Slot,

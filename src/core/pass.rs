@@ -119,7 +119,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Event::PagesForRead { slot, question, result } => {
                     self.pages_for_read(slot, question, result);
                 },
-                Event::Entries { slot, epoch, result } => self.entries_read((slot, epoch), result),
+                Event::Entries { slot, epoch, to, result } => {
+                    self.entries_read((slot, epoch), to, result);
+                },
                 Event::AskForPiece { slot, node, piece } => self.ask_for(slot, node, piece),
                 Event::PieceRead { shard, node, section, off, result } => {
                     self.piece_read((shard, node), (section, off), result);

@@ -69,7 +69,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let Entries { from, to, bulk } = entries;
         if bulk {
             let read = self.lanes.fetched.remove(&(send.slot, send.message.to));
-            out.extend(read.into_iter().flatten());
+            let (stream, shard) = (self.logs.stream(send.slot), send.message.shard);
+            // What was read may have been cut off and replaced since.
+            let stands = |batch: &BatchRef| {
+                let term = Some(batch.head.term);
+                stream.term_at(shard, batch.last()) == term
+                    && stream.term_at(shard, batch.head.first.max(from)) == term
+            };
+            out.extend(read.into_iter().flatten().take_while(stands));
         } else {
             let stream = self.logs.stream(send.slot);
             let _: LogIndex = stream.cached(send.message.shard, from, APPEND_MAX, out);
