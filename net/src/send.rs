@@ -201,11 +201,11 @@ impl Sender {
         self.window - (self.sent - self.peer_consumed)
     }
 
-    /// Bytes of bodies that the frame being built can take; 0 while bytes are unsent, messages wait,
-    /// or the credit is used up. At most 256 KiB; one Append with more is taken if it is the first
+    /// Bytes of bodies that the frame being built can take; 0 while bytes are unsent, the frame is
+    /// full, or the credit is used up. At most 256 KiB; one Append with more is taken if it is the first
     /// in its frame and fits credit and `frame_max`.
     pub fn room(&self) -> u32 {
-        if self.is_busy() || !self.messages.is_empty() {
+        if self.is_busy() {
             return 0;
         }
         let one_more = frame_len(1, 1) - frame_len(0, 0);
@@ -342,7 +342,6 @@ impl Unsent {
         self.head_at += heads;
         self.body_at += bytes - heads;
         while let Some(body) = bodies.front()
-            && self.messages
             && body.len() <= self.body_at
         {
             self.body_at -= body.len();

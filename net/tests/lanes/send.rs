@@ -320,9 +320,28 @@ fn a_frame_of_the_lane_waits_for_the_frame_that_is_being_written() {
     sender.seal(3, 0);
     pipe.room = usize::MAX;
     assert!(write(&mut sender, &mut pipe).is_ready());
+    assert_eq!(kinds(pipe.bytes.clone()), [Kind::Msgs, Kind::Liveness], "one frame is unsent");
     sender.seal(3, 0);
     assert!(write(&mut sender, &mut pipe).is_ready());
     assert_eq!(kinds(pipe.bytes), [Kind::Msgs, Kind::Liveness, Kind::Msgs]);
+}
+
+#[test]
+fn the_frame_being_built_keeps_the_credit_that_it_was_given() {
+    let (mut sender, mut pipe) = (Sender::new(4_096, 8_192), Pipe::new());
+    for body in [3_088, 3_088, 1_376] {
+        sender.push(&append(1, 1), &[batch(body, 1)]).unwrap();
+        sender.seal(0, 0);
+        assert!(body == 1_376 || write(&mut sender, &mut pipe).is_ready());
+    }
+    assert!(sender.credit() < 1_376 + u64::from(OVERHEAD) + 64);
+    sender.control(&Control::Digest(Digest { count: 1, hash: 2 }), 0, 0);
+    assert!(write(&mut sender, &mut pipe).is_ready());
+    assert!(!sender.is_clear(), "the digest waits for credit");
+    sender.set_peer_consumed(64).unwrap();
+    assert!(write(&mut sender, &mut pipe).is_ready());
+    assert!(sender.is_clear());
+    assert_eq!(kinds(pipe.bytes), [Kind::Msgs, Kind::Msgs, Kind::Msgs, Kind::Digest]);
 }
 
 #[test]
