@@ -3,7 +3,9 @@
 use std::task::Poll;
 
 use bowline_env::{EnvError, Kind as EnvKind, Op};
-use bowline_net::{Control, ControlFrame, FrameError, Kind, PushError, Received, Receiver, Sender};
+use bowline_net::{
+    Control, ControlFrame, FrameError, Kind, PushError, ROWS_MAX, Received, Receiver, Sender,
+};
 use bowline_raft::{Digest, LogIndex, Message, ReplicaId, Row, ShardId, What};
 
 use crate::kit::{
@@ -151,16 +153,25 @@ fn a_frame_ends_at_256_kib_unless_one_append_is_larger() {
     assert_eq!(seqs, [1, 2, 3, 4]);
 }
 
-/// Messages of distinct shards, all seqs in the order in which they arrive.
-fn seqs(frames: &[Received]) -> Vec<u64> {
+#[test]
+fn what_is_larger_than_the_window_is_no_message_of_the_lane() {
+    let mut sender = Sender::new(FRAME_MAX, 4_096);
+    let most = 4_096 - OVERHEAD;
+    assert_eq!(sender.room(), most);
+    assert_eq!(sender.push(&append(1, 1), &[batch(most + 16, 1)]), Err(PushError::TooLarge));
+    assert_eq!(sender.push(&append(1, 1), &[batch(most, 1)]), Ok(()));
+}
+
+/// The shards of the messages, in order.
+fn shards(frames: &[Received]) -> Vec<u64> {
     messages(frames).iter().map(|(message, _)| message.shard.0).collect()
 }
 
 #[test]
 fn messages_beyond_a_full_frame_wait_in_order() {
     let (mut sender, mut pipe) = pair();
-    let shards = 10_000;
-    for shard in 0..shards {
+    let count = 10_000;
+    for shard in 0..count {
         sender.push(&answer(shard, 1), &[]).unwrap();
     }
     assert_eq!(sender.room(), 0, "nothing passes those that wait");
@@ -173,8 +184,8 @@ fn messages_beyond_a_full_frame_wait_in_order() {
     }
     assert_eq!(frames, 4, "2,730 messages a frame");
     assert!(0 < sender.room() && !sender.is_overrun());
-    let got = received(pipe.bytes, seqs);
-    assert_eq!(got, (0..shards).collect::<Vec<_>>());
+    let got = received(pipe.bytes, shards);
+    assert_eq!(got, (0..count).collect::<Vec<_>>());
 }
 
 #[test]
@@ -196,7 +207,7 @@ fn while_bytes_are_unsent_messages_go_into_the_next_frame() {
     }
     received(pipe.bytes, |frames| {
         assert_eq!(frames.len(), 3, "one, a full one, the rest");
-        assert_eq!(seqs(frames), (0..4_000).collect::<Vec<_>>());
+        assert_eq!(shards(frames), (0..4_000).collect::<Vec<_>>());
     });
 }
 
@@ -346,9 +357,9 @@ fn the_frame_being_built_keeps_the_credit_that_it_was_given() {
 
 #[test]
 fn rows_are_cut_into_frames_that_the_peer_takes() {
-    let rows: Vec<_> =
-        (0..12_000).map(|shard| Row { shard: ShardId(shard), ..Row::default() }).collect();
-    for (frame_max, want) in [(FRAME_MAX, 3), (100_000, 6)] {
+    let row = |shard| Row { shard: ShardId(shard), ..Row::default() };
+    let rows: Vec<_> = (0..).take(2 * ROWS_MAX).map(row).collect();
+    for (frame_max, want) in [(FRAME_MAX, 2), (100_000, 6)] {
         let (mut sender, mut pipe) = (Sender::new(frame_max, WINDOW), Pipe::new());
         sender.control(&Control::Rows { rows: &rows, last: true }, 0, 0);
         sender.control(&Control::Rows { rows: &[], last: true }, 0, 0);
