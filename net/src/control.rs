@@ -4,7 +4,7 @@
 //! LIVENESS, LIVENESS_REPLY  epoch | support | log_progress | sent_at | wall | led_hash: u64   48 B
 //! DIGEST                    count u32 | zero u32 | hash u64                                   16 B
 //! SHARDS                    count u32 | last u32 (0, 1) | count rows of 48 B
-//!   row                     shard | term | commit | last: u64 | slot u32 | generation u32 | zero u64
+//!   row      shard | term | commit | last: u64 | slot u32 | generation u32 | zero u64
 //! GOODBYE                   reason u16 | at most 200 bytes of text
 //! SHARDS_WANTED, CREDIT     no meta
 //! ```

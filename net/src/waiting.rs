@@ -151,3 +151,56 @@ impl WaitingControl {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bowline_raft::{Hint, Term, What};
+
+    use super::*;
+
+    fn release(shard: u64) -> Message {
+        Message {
+            shard: ShardId(shard),
+            to: ReplicaId(2),
+            from: ReplicaId(1),
+            term: Term(5),
+            hint: Hint::default(),
+            support: 0,
+            seq: 0,
+            what: What::Release,
+        }
+    }
+
+    #[test]
+    fn messages_that_left_make_room_for_as_many_others() {
+        let mut waiting = WaitingMessages::default();
+        let fit = u64::try_from(WAITING_MAX / MSG_LEN).unwrap();
+        for round in 0..3 {
+            for shard in round * fit..(round + 1) * fit {
+                assert_eq!(waiting.push(&release(shard)), Ok(()));
+            }
+            assert_eq!(waiting.push(&release(u64::MAX)), Err(Overrun));
+            assert_eq!(waiting.push(&release(0)), if round == 0 { Ok(()) } else { Err(Overrun) });
+            while waiting.first().is_some() {
+                waiting.pop();
+            }
+            assert!(waiting.is_empty());
+        }
+    }
+
+    #[test]
+    fn frames_that_left_make_room_for_as_many_others() {
+        let mut waiting = WaitingControl::new(1 << 20);
+        let rows = vec![Row::default(); ROWS_MAX];
+        for _ in 0..3 {
+            for _ in 0..4 {
+                assert_eq!(waiting.push(&Control::Rows { rows: &rows, last: true }), Ok(()));
+            }
+            assert_eq!(waiting.counted_len(), WAITING_MAX);
+            assert_eq!(waiting.push(&Control::ShardsWanted), Err(Overrun));
+            assert_eq!(waiting.pop_counted((256 << 10) - 1), None);
+            while waiting.pop_counted(256 << 10).is_some() {}
+            assert!(waiting.is_empty() && waiting.counted_len() == 0);
+        }
+    }
+}
