@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 
 use bowline_env::{Buf, Class, Env, SharedBuf};
-use bowline_net::{Control, PushError};
+use bowline_net::{Control, PushError, Sender};
 use bowline_raft::batch::{Body, BodyWriter, body_len};
 use bowline_raft::{
     BatchHeader, CoreConfig, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex,
@@ -13,6 +13,7 @@ use bowline_raft::{
 use bowline_statemachine::Machine;
 use bowline_wal::{BatchRef, LogStorage, ReadError};
 
+use super::link::Pending;
 use super::{Ended, lane_no};
 use crate::core::logs::place;
 use crate::core::mail::Event;
@@ -30,7 +31,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for at in 0..self.lanes.all.len() {
             let lane = &mut self.lanes.all[at];
             let Some(link) = &lane.link else { continue };
-            let room = link.sender.room();
+            let room = if link.pending.is_empty() { link.sender.room() } else { 0 };
             if (room == 0) != (lane.room == 0) {
                 lane.room = room;
                 let event = LaneEvent::Room(room);
@@ -51,8 +52,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let whole = send.entries.is_none_or(|entries| self.collect(send, entries, &mut batches));
         if whole && let Some(link) = self.lanes.all[at].link.as_mut() {
             let parts: Vec<_> = batches.drain(..).map(part).collect();
-            match link.sender.push(&send.message, &parts) {
+            // Appends keep their order: a gap costs the receiver a round trip.
+            let append = matches!(send.message.what, What::Append { .. });
+            let behind = append && !link.pending.is_empty();
+            let pushed =
+                if behind { Err(PushError::Full) } else { link.sender.push(&send.message, &parts) };
+            match pushed {
                 Ok(()) => self.counters.messages_sent.add(1),
+                Err(PushError::Full) if append => link.pending.push_back((send.message, parts)),
                 Err(PushError::Full | PushError::TooLarge | _) => {
                     self.counters.messages_dropped.add(1);
                 },
@@ -129,7 +136,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             if idle && consumed - link.told >= window / CREDIT_PART {
                 link.sender.control(&Control::Credit, now.0, consumed);
             }
-            if link.sender.is_clear() {
+            if link.sender.is_clear() && link.pending.is_empty() {
                 link.liveness.note_unsent(now, false);
                 continue;
             }
@@ -137,10 +144,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let mut stream = link.stream.borrow_mut();
             let written = loop {
                 let credit = link.sender.credit();
+                let pushed = push_pending(&mut link.pending, &mut link.sender);
+                self.counters.messages_sent.add(pushed);
                 link.sender.seal(now.0, consumed);
                 let written = link.sender.poll_write(&mut cx, &mut *stream);
                 // What came up while the frame before was under way makes the next one.
-                let went = link.sender.credit() != credit && !link.sender.is_clear();
+                let more = !link.sender.is_clear() || !link.pending.is_empty();
+                let went = link.sender.credit() != credit && more;
                 if !went || !matches!(written, Poll::Ready(Ok(()))) {
                     break written;
                 }
@@ -202,6 +212,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.lanes.fetched.remove(&(slot, peer));
         }
     }
+}
+
+/// Moves Appends that waited into the frame being built: how many.
+fn push_pending(pending: &mut Pending, sender: &mut Sender) -> u64 {
+    let mut count = 0;
+    while let Some((message, parts)) = pending.front()
+        && sender.push(message, parts) != Err(PushError::Full)
+    {
+        pending.pop_front();
+        count += 1;
+    }
+    count
 }
 
 fn is_for(send: &Send, slot: Slot, peer: ReplicaId) -> bool {
