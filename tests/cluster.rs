@@ -6,6 +6,8 @@
 mod identity;
 #[path = "cluster/kit.rs"]
 mod kit;
+#[path = "cluster/leaders.rs"]
+mod leaders;
 #[path = "cluster/repair.rs"]
 mod repair;
 #[path = "cluster/replication.rs"]

@@ -77,6 +77,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
             parked: size(limits.parked.0),
             park: nanos(limits.park),
             spin: nanos(config.cores.spin),
+            handing: nanos(config.raft.support),
             drain: nanos(limits.drain_timeout),
             timeout_ms: u32::try_from(limits.op_timeout.as_millis()).unwrap_or(u32::MAX),
         },

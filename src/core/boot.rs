@@ -324,6 +324,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
         read_token: 0,
         drain: None,
         stop_tickets: Vec::new(),
+        handing: Vec::new(),
         requests: Vec::new(),
         batches: Vec::new(),
         outputs: Vec::new(),

@@ -176,6 +176,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     fn on_tick(&mut self) {
         let now = self.logs.now;
         self.expire();
+        self.expire_handing();
         self.retry_parked();
         self.jobs_tick(now);
         self.lanes_tick();

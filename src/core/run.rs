@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::drain::Drain;
 use super::jobs::Publishing;
 use super::lanes::Lanes;
+use super::leaders::Handing;
 use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
@@ -47,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) park: Nanos,
     /// How long the idle loop may spin before it sleeps.
     pub(crate) spin: Nanos,
+    /// How long handing leaderships over may take when stopping.
+    pub(crate) handing: Nanos,
     /// How long stopping may take.
     pub(crate) drain: Nanos,
     /// Deadline of a call on the core, in milliseconds.
@@ -124,6 +127,8 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) read_token: u64,
     pub(crate) drain: Option<Drain>,
     pub(crate) stop_tickets: Vec<Ticket>,
+    /// Callers who wait until another node leads.
+    pub(crate) handing: Vec<Handing>,
     /// Reused by apply.
     pub(crate) batches: Vec<BatchRef>,
     pub(crate) outputs: Vec<Output>,
@@ -162,6 +167,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         !self.ticketed.is_empty()
             || !self.starved.is_empty()
             || !self.parked.is_empty()
+            || !self.handing.is_empty()
             || !self.jobs_are_over()
             || self.drain.is_some()
             || self.lanes.is_wanting()

@@ -109,6 +109,12 @@ impl Cluster {
         self.engines[place(node)] = None;
     }
 
+    #[track_caller]
+    pub(crate) fn stop(&mut self, node: u64) {
+        let engine = self.engines[place(node)].take().expect("the node is up");
+        self.run(async move { engine.stop().await }).unwrap();
+    }
+
     /// Runs a task of a client to its end.
     #[track_caller]
     pub(crate) fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
