@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wal", &["bowline-env", "bowline-raft"]),
     ("statemachine", &["bowline-env"]),
     ("net", &["bowline-env", "bowline-raft"]),
-    (".", &["bowline-env", "bowline-raft", "bowline-statemachine", "bowline-wal"]),
+    (".", &["bowline-env", "bowline-net", "bowline-raft", "bowline-statemachine", "bowline-wal"]),
     ("server", &["bowline"]),
 ];
 

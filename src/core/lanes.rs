@@ -206,7 +206,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let boot = opened.theirs.boot;
         let lane = &mut self.lanes.all[at];
         let (node, core) = (lane.node, lane.core);
-        tracing::info!(peer = node.0, core, address = %opened.theirs.record.address, "a lane is up");
+        let address = &opened.theirs.record.address;
+        tracing::info!(peer = node.0, core, %address, "a lane is up");
         lane.link = Some(Link::open(&self.env, &self.mail, opened, (at, life, window), now));
         lane.room = u32::MAX;
         let event = LaneEvent::Up { node, core, boot, life };

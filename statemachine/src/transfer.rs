@@ -3,7 +3,7 @@
 //! | step of the receiver | a crash here leaves |
 //! |---|---|
 //! | sections into `.tmp`, synced; renamed, directory synced; opened and checked | orphans |
-//! | the manifest durable in the log, with what the log itself becomes: commit point | the new state |
+//! | manifest and what the log becomes, durable in one frame: commit point | the new state |
 //!
 //! A section keeps its id wherever it lies, so one that is here already is not sent again.
 
