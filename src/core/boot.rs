@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bowline_env::{Bell, Env, Nanos};
 use bowline_raft::{
-    BootTime, CoreConfig, LogIndex, Lsn, NodeId, RaftCore, ReplicaId, ShardId, Times,
+    BootTime, Configuration, CoreConfig, LogIndex, Lsn, NodeId, RaftCore, ReplicaId, ShardId, Times,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::{Store, StoreOptions};
@@ -37,6 +37,7 @@ use super::run::{Core, Options};
 use super::transfer::Transfers;
 use crate::Error;
 use crate::board::Board;
+use crate::config::Leaders;
 use crate::metrics::CoreCounters;
 use crate::ring::Inbox;
 
@@ -61,8 +62,10 @@ pub(crate) struct Plan {
     pub(crate) shard_uncommitted: u32,
     /// What is known of the cluster's nodes.
     pub(crate) members: Members,
-    /// The configuration of a shard that is founded now, encoded, and the own id in it.
-    pub(crate) founding_conf: Vec<u8>,
+    /// The members of a shard that is founded now, and the own id among them.
+    pub(crate) members_at_founding: Configuration,
+    /// Which of them are preferred as leaders.
+    pub(crate) leaders: Leaders,
     pub(crate) replica: ReplicaId,
     /// Where peers are listened for; none: this node is alone.
     pub(crate) listen: Option<SocketAddr>,
@@ -108,6 +111,22 @@ pub(crate) struct Links {
 }
 
 impl Plan {
+    /// The configuration that a shard is founded with, encoded. The preference for leadership is
+    /// part of it, so that every node has the same.
+    fn founding_conf(&self, shard: ShardId) -> Vec<u8> {
+        let mut conf = self.members_at_founding.clone();
+        let count = u64::try_from(conf.members.len()).expect("members are few");
+        for (place, member) in (0..).zip(&mut conf.members) {
+            let rank = match self.leaders {
+                Leaders::Together => place,
+                Leaders::Spread => (place + count - shard.0 % count) % count,
+                Leaders::Any => 0,
+            };
+            member.priority = u8::try_from(rank).unwrap_or(u8::MAX);
+        }
+        conf.encode().expect("the configuration was checked")
+    }
+
     /// Until when no vote is given: promises of a former life may still hold.
     fn quiet_until(&self, now: Nanos) -> BootTime {
         let alone = self.founding || self.members.peers.is_empty();
@@ -181,7 +200,7 @@ async fn found<E: Env, L: LogStorage, M: Machine<E>>(
 ) -> Result<(), OpenError> {
     let mut last = Lsn(0);
     for shard in plan.shards_of(stream) {
-        let body = founding_manifest::<E, M>(shard, &plan.founding_conf);
+        let body = founding_manifest::<E, M>(shard, &plan.founding_conf(shard));
         let records = [
             Record::OpenShard { replica: plan.replica },
             Record::Manifest { index: LogIndex(0), term: bowline_raft::Term(0), body: &body },
@@ -325,6 +344,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
         drain: None,
         stop_tickets: Vec::new(),
         handing: Vec::new(),
+        prefer_at: Nanos(0),
         requests: Vec::new(),
         batches: Vec::new(),
         outputs: Vec::new(),

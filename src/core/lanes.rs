@@ -114,6 +114,11 @@ impl<E: Env> Lanes<E> {
         self.all[at].link.as_mut()
     }
 
+    /// Since when there is a connection to `node`.
+    pub(super) fn up_since(&self, node: NodeId) -> Option<Nanos> {
+        self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.since)
+    }
+
     /// Largest frame of a lane to `node`.
     pub(super) fn frame_max_to(&self, node: NodeId) -> Option<u32> {
         self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.frame_max)

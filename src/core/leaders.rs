@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bowline_env::{Env, Nanos};
-use bowline_raft::{Admin, AdminError, NodeId, ReplicaId, Role, RoleChange, Slot};
+use bowline_raft::{Admin, AdminError, NodeId, ProgressView, ReplicaId, Role, RoleChange, Slot};
 use bowline_statemachine::Machine;
 use bowline_statemachine::envelope::LogClock;
 use bowline_wal::LogStorage;
@@ -15,6 +15,15 @@ use super::run::Core;
 use crate::board::LeaderChange;
 use crate::ticket::{Reply, Ticket};
 use crate::{Error, LeaderHint, LeaderInfo, RequestError};
+
+/// Between two looks for leaders that are preferred.
+const PREFER_EVERY: Nanos = Nanos::SECOND;
+/// A preferred member has to be reachable for so long.
+const SETTLED: Nanos = Nanos(10 * Nanos::SECOND.0);
+/// Leaderships handed over at a time.
+const PREFER_MAX: usize = 16;
+/// Entries that a preferred member may be behind.
+const LAG_MAX: u64 = 1_024;
 
 /// A caller who waits until another node leads.
 pub(crate) struct Handing {
@@ -142,6 +151,47 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             waits |= self.hand_over(slot);
         }
         waits
+    }
+
+    /// Hands leaderships to members that are preferred to this one, have been reachable for a while
+    /// and have the log; some at a time.
+    pub(crate) fn prefer_leaders(&mut self) {
+        let now = self.logs.now;
+        if !self.options.prefers || now < self.prefer_at || self.drain.is_some() {
+            return;
+        }
+        self.prefer_at = now.after(PREFER_EVERY);
+        let mut left = PREFER_MAX;
+        for at in 0..self.replicas.len() {
+            let slot = Slot(u32::try_from(at).expect("slots are u32"));
+            let leads = self.replicas[at].leader.is_some_and(|(_, node)| node == self.node);
+            if leads && self.replicas[at].announced && self.prefer(slot) {
+                left -= 1;
+            }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Begins to hand one leadership to the most preferred member, if that is another one.
+    fn prefer(&mut self, slot: Slot) -> bool {
+        let now = self.logs.now;
+        let view = self.raft.view(slot);
+        let members = view.conf.map_or(&[][..], |conf| &conf.members);
+        let own = members.iter().find(|it| it.replica == view.replica);
+        let Some(rank) = own.map(|own| own.priority) else { return false };
+        let settled = |node| {
+            let since = self.lanes.up_since(node);
+            since.is_some_and(|since| now.since(since) >= SETTLED)
+        };
+        let better = members.iter().filter(|it| it.priority < rank && settled(it.node));
+        let Some(to) = better.min_by_key(|it| it.priority).map(|it| it.replica) else {
+            return false;
+        };
+        let lag = |it: ProgressView| view.last.0.saturating_sub(it.matched.0);
+        let near = self.raft.progress(slot, to).is_some_and(|it| lag(it) <= LAG_MAX);
+        near && self.raft.admin(slot, Admin::Transfer { to }).is_ok()
     }
 
     fn hand_over(&mut self, slot: Slot) -> bool {

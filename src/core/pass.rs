@@ -177,6 +177,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let now = self.logs.now;
         self.expire();
         self.expire_handing();
+        self.prefer_leaders();
         self.retry_parked();
         self.jobs_tick(now);
         self.lanes_tick();

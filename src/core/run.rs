@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) spin: Nanos,
     /// How long handing leaderships over may take when stopping.
     pub(crate) handing: Nanos,
+    /// Some members are preferred as leaders.
+    pub(crate) prefers: bool,
     /// How long stopping may take.
     pub(crate) drain: Nanos,
     /// Deadline of a call on the core, in milliseconds.
@@ -127,6 +129,8 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) read_token: u64,
     pub(crate) drain: Option<Drain>,
     pub(crate) stop_tickets: Vec<Ticket>,
+    /// When preferred leaders are looked for again.
+    pub(crate) prefer_at: Nanos,
     /// Callers who wait until another node leads.
     pub(crate) handing: Vec<Handing>,
     /// Reused by apply.

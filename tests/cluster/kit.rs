@@ -19,6 +19,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<u64>,
     pub(crate) shards: u32,
     pub(crate) cores: Vec<u32>,
+    settings: Vec<(&'static str, String)>,
     engines: Vec<Option<EmbeddedEngine>>,
 }
 
@@ -29,7 +30,7 @@ impl Cluster {
         let nodes: Vec<u64> = (1..=nodes).collect();
         let engines = nodes.iter().map(|_| None).collect();
         let cores = nodes.iter().map(|_| 1).collect();
-        Self { world, nodes, shards, cores, engines }
+        Self { world, nodes, shards, cores, settings: Vec::new(), engines }
     }
 
     /// The same, all up and led.
@@ -46,6 +47,11 @@ impl Cluster {
         for node in self.nodes.clone() {
             self.ready(node);
         }
+    }
+
+    /// Changes a setting of every node that is started from now on.
+    pub(crate) fn set(&mut self, key: &'static str, value: &str) {
+        self.settings.push((key, value.to_owned()));
     }
 
     fn config(&self, node: u64) -> Config {
@@ -65,6 +71,9 @@ impl Cluster {
             ("listen.peer", format!("\"{}:{PORT}\"", World::addr(node))),
         ] {
             config.set(key, &value).unwrap();
+        }
+        for (key, value) in &self.settings {
+            config.set(key, value).unwrap();
         }
         config.cluster.peers = self.nodes.iter().map(peer).collect();
         config.security.insecure = true;

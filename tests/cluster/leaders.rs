@@ -2,6 +2,7 @@
 
 use bowline::{Code, NodeId, ShardId};
 use bowline_env::Nanos;
+use bowline_env::sim::Crash;
 
 use crate::kit::Cluster;
 
@@ -38,4 +39,31 @@ fn a_node_that_stops_hands_its_leaderships_over_first() {
     let took = cluster.world.now().since(begin);
     assert!(took < Nanos::from_millis(300), "nobody waits for a promise to run out: {took:?}");
     cluster.put(second, "key", "after").unwrap();
+}
+
+#[test]
+fn a_preferred_leader_that_is_back_leads_again() {
+    let mut cluster = Cluster::up(43, 3, 4);
+    assert_eq!(cluster.leader(), 1, "the lowest id is preferred");
+    cluster.crash(1, Crash::Kill);
+    assert_eq!(cluster.leader(), 2, "then the next one");
+    cluster.put(2, "key", "value").unwrap();
+    cluster.start(1);
+    cluster.ready(1);
+    assert_eq!(cluster.leader(), 2, "not at once");
+    cluster.world.run_for(Nanos::from_millis(15_000));
+    assert_eq!(cluster.leader(), 1);
+    assert_eq!(cluster.get(1, "key").as_deref(), Some("value"));
+}
+
+#[test]
+fn leaders_are_spread_over_the_members_if_asked_for() {
+    let mut cluster = Cluster::new(44, 3, 6);
+    cluster.set("cluster.leaders", "\"spread\"");
+    cluster.start_all();
+    for node in [1, 2, 3] {
+        let led =
+            (0..6).filter(|shard| cluster.engine(node).shard(ShardId(*shard)).unwrap().is_leader());
+        assert_eq!(led.count(), 2, "node {node}");
+    }
 }

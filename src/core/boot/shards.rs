@@ -22,7 +22,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let manifest = body.map(|body| Manifest::decode(body));
         let conf = match &manifest {
             Some(Ok(manifest)) => manifest.conf.clone(),
-            Some(Err(_)) | None => plan.founding_conf.clone(),
+            Some(Err(_)) | None => plan.founding_conf(shard),
         };
         let owned = self.configurations(stream, found).await;
         let confs: Vec<_> = owned.iter().map(|(index, conf)| (*index, &**conf)).collect();

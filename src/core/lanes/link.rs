@@ -85,6 +85,7 @@ pub(crate) struct Link<E: Env> {
     pub(in crate::core) sender: Sender,
     pub(super) life: u32,
     pub(super) frame_max: u32,
+    pub(super) since: Nanos,
     pub(super) liveness: LaneLife,
     /// Appends that the frame being built had no room for, in their order. Their bodies are those
     /// of the log's memory; raft builds no more of them while one waits.
@@ -138,6 +139,7 @@ impl<E: Env> Link<E> {
             sender: Sender::new(agreed.frame_max, agreed.window),
             life,
             frame_max: agreed.frame_max,
+            since: now,
             liveness: LaneLife::new(now),
             pending: VecDeque::new(),
             inbox: VecDeque::new(),
