@@ -3,7 +3,6 @@
 use crate::{
     BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore, Role,
     Send, Slot, Term, What,
-    core::at,
     message::Hint,
     replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
     send::Road,
@@ -15,9 +14,9 @@ const CATCHUP_PATIENCE: u64 = 4;
 impl RaftCore {
     /// Sends what is new to every peer. `probe`: reads were stamped in this pass.
     pub(crate) fn feed(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
-        let hot = &mut self.hot[at(slot)];
-        let (beat, own) = (hot.flags & BEAT != 0, hot.place);
-        hot.flags &= !BEAT;
+        let it = &mut self.replicas[slot];
+        let (beat, own) = (it.flags & BEAT != 0, it.place);
+        it.flags &= !BEAT;
         if !self.log_is_healthy(slot) {
             return;
         }
@@ -41,7 +40,7 @@ impl RaftCore {
         beat: bool,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let (last, floor) = (self.hot[at(slot)].last, self.warm[at(slot)].floor);
+        let (last, floor) = (self.replicas[slot].last, self.replicas[slot].floor);
         let Some(peer) = self.peer(slot, place) else { return false };
         let open = peer.waiting() < self.config.window_messages
             && peer.inflight < self.config.window_bytes;
@@ -60,7 +59,7 @@ impl RaftCore {
         beat: bool,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let floor = self.warm[at(slot)].floor;
+        let floor = self.replicas[slot].floor;
         let stale = self.config.times.heartbeat / 2;
         let Some(peer) = self.peer(slot, place).copied() else { return false };
         let quiet = beat && !self.within(peer.probe_at, stale);
@@ -118,7 +117,7 @@ impl RaftCore {
     ) -> bool {
         let peer = self.peer(slot, place).expect("it is a peer");
         let (next, pace, lane) = (peer.next, peer.pace, peer.lane);
-        let (here, last) = (self.place(slot), self.hot[at(slot)].last);
+        let (here, last) = (self.place(slot), self.replicas[slot].last);
         let prev = next.prev();
         if next > last {
             return self.append_empty(slot, place, prev, (log, out));
@@ -197,9 +196,9 @@ impl RaftCore {
         if now_used != used {
             self.move_peer(slot, place, now_used);
         }
-        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
-        let stamp = if hot.flags & READS != 0 { cold.read_seq } else { 0 };
-        let commit = hot.commit;
+        let it = &self.replicas[slot];
+        let stamp = if it.flags & READS != 0 { it.read_seq } else { 0 };
+        let commit = it.commit;
         let peer = &mut self.peers.all[here];
         peer.seq = peer.seq.wrapping_add(1);
         if peer.pace != Pace::Catchup || entries.is_some() {
@@ -218,10 +217,10 @@ impl RaftCore {
             to_slot: peer.slot,
             to_generation: peer.generation,
             my_slot: slot,
-            my_generation: cold.generation,
+            my_generation: it.generation,
             my_core: self.config.core,
         };
-        let (shard, from, term, seq) = (cold.shard, cold.replica, hot.term, peer.seq);
+        let (shard, from, term, seq) = (it.shard, it.replica, it.term, peer.seq);
         let batches = BatchRange::default();
         let what = What::Append { prev, prev_term, commit, read_seq, batches };
         let message = Message { shard, to: to_replica, from, term, hint, support: 0, seq, what };
@@ -235,12 +234,12 @@ impl RaftCore {
     /// The term of the entry that an Append of a leader goes behind; none: it is compacted.
     #[inline]
     fn term_before(&self, slot: Slot, prev: LogIndex, log: &impl Log) -> Option<Term> {
-        let hot = &self.hot[at(slot)];
-        if prev == hot.last {
-            Some(hot.last_term)
-        } else if prev >= self.warm[at(slot)].term_start {
+        let it = &self.replicas[slot];
+        if prev == it.last {
+            Some(it.last_term)
+        } else if prev >= self.replicas[slot].term_start {
             // From there on all entries are its own.
-            Some(hot.term)
+            Some(it.term)
         } else {
             log.term_at(self.place(slot), prev)
         }
@@ -263,8 +262,8 @@ impl RaftCore {
 
     /// What a peer is told when there is no Append for it: a commit, a read to confirm.
     fn hint(&mut self, slot: Slot, place: u8, probe: bool, out: &mut Outbox) {
-        let stamp = self.cold[at(slot)].read_seq;
-        let commit = self.hot[at(slot)].commit;
+        let stamp = self.replicas[slot].read_seq;
+        let commit = self.replicas[slot].commit;
         let Some(peer) = self.peer(slot, place) else { return };
         let commit = commit.min(peer.matched);
         let what = if probe && peer.acked_read < stamp {
@@ -284,7 +283,7 @@ impl RaftCore {
     /// The entries that a peer needs next are on disk only: they are read in the background.
     fn catch_up(&mut self, slot: Slot, place: u8, out: &mut Outbox) {
         let now = self.millis();
-        let last = self.hot[at(slot)].last;
+        let last = self.replicas[slot].last;
         let member = self.conf(slot).conf.members[usize::from(place)];
         let bytes_max = self.config.catchup_bytes_max;
         let peer = self.peer_mut(slot, place).expect("it is a peer");
@@ -307,7 +306,7 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) {
-        if !self.is_open(slot) || self.hot[at(slot)].role != Role::Leader {
+        if !self.is_open(slot) || self.replicas[slot].role != Role::Leader {
             return;
         }
         let (Fetched::Entries { peer, .. } | Fetched::Failed { peer }) = got;
@@ -316,7 +315,7 @@ impl RaftCore {
         if progress.pace != Pace::Catchup {
             return;
         }
-        let (last, floor) = (self.hot[at(slot)].last, self.warm[at(slot)].floor);
+        let (last, floor) = (self.replicas[slot].last, self.replicas[slot].floor);
         match got {
             Fetched::Entries { from, .. } if from <= floor => {
                 // Compacted meanwhile: a snapshot is needed.
@@ -360,8 +359,8 @@ impl RaftCore {
 
     fn look_at_slot(&mut self, slot: Slot) {
         let leads = self.is_open(slot)
-            && self.hot[at(slot)].role == Role::Leader
-            && self.hot[at(slot)].damage == Damage::Normal;
+            && self.replicas[slot].role == Role::Leader
+            && self.replicas[slot].damage == Damage::Normal;
         let mut waits = false;
         if leads {
             for place in 0..self.conf(slot).members {
@@ -373,7 +372,7 @@ impl RaftCore {
         }
         self.mark_inflight(slot, waits);
         if waits {
-            self.hot[at(slot)].flags |= BEAT;
+            self.replicas[slot].flags |= BEAT;
             self.touch(slot);
         }
     }
