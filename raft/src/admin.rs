@@ -82,9 +82,10 @@ impl RaftCore {
 
     /// Stages a compaction that was asked for.
     pub(crate) fn compact(&mut self, slot: Slot, log: &mut impl Log) {
-        let upto = self.replicas[slot].compact;
-        if upto <= self.replicas[slot].floor {
-            self.replicas[slot].compact = LogIndex(0);
+        let it = &mut self.replicas[slot];
+        let upto = it.compact;
+        if upto <= it.floor {
+            it.compact = LogIndex(0);
             return;
         }
         let Some(prev_term) = log.term_at(self.place(slot), upto) else {
@@ -93,8 +94,8 @@ impl RaftCore {
         };
         match log.stage(self.place(slot), Record::Compact { first: upto.next(), prev_term }) {
             Ok(_) => {
-                self.replicas[slot].floor = upto;
-                self.replicas[slot].compact = LogIndex(0);
+                let it = &mut self.replicas[slot];
+                (it.floor, it.compact) = (upto, LogIndex(0));
                 self.counters.compactions += 1;
             },
             Err(refused) => self.refused(slot, refused),

@@ -17,9 +17,8 @@ impl RaftCore {
             return;
         }
         let matched = self.quorum_match(slot);
-        let own_term = matched >= self.replicas[slot].term_start;
         let it = &mut self.replicas[slot];
-        if own_term && matched > it.commit {
+        if matched >= it.term_start && matched > it.commit {
             assert!(matched <= it.last, "only what is in the log is durable (I1)");
             it.commit = matched;
             self.counters.commits += 1;

@@ -1,4 +1,4 @@
-//! All replicas of one core: parallel arrays by slot, and what they share.
+//! All replicas of one core: one value each, by slot, and what they share.
 //!
 //! The order of a pass, and the only one:
 //!
@@ -321,18 +321,18 @@ impl RaftCore {
             return;
         }
         self.events += 1;
-        let (shard, term) = (self.replicas[slot].shard, self.replicas[slot].term);
-        out.event.push(crate::Event { slot, shard, term, reason });
+        let it = &self.replicas[slot];
+        out.event.push(crate::Event { slot, shard: it.shard, term: it.term, reason });
     }
 }
 
-/// A slot's place in the arrays.
+/// A slot's place among the slots.
 #[inline]
 pub(crate) fn at(slot: Slot) -> usize {
     usize::try_from(slot.0).expect("usize holds a u32")
 }
 
-/// The slot at a place in the arrays.
+/// The slot at a place among the slots.
 pub(crate) fn slot_at(place: usize) -> Slot {
     Slot(u32::try_from(place).expect("slots are numbered by u32"))
 }

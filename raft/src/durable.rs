@@ -41,14 +41,13 @@ impl RaftCore {
         self.streams[place].waiting.clear();
         // What waits for a write that never comes is never said.
         self.streams[place].held.clear();
-        for nth in 0..self.replicas.len() {
-            let it = &self.replicas[slot_at(nth)];
+        for slot in (0..self.replicas.len()).map(slot_at) {
+            let it = &self.replicas[slot];
             if usize::from(it.stream) == place && it.flags & OPEN != 0 {
-                let slot = slot_at(nth);
                 self.disarm(slot);
                 self.reject_all(slot, out);
                 self.reject_reads(slot, out);
-                if self.replicas[slot_at(nth)].role != Role::Follower {
+                if self.replicas[slot].role != Role::Follower {
                     self.handing.push_back(slot);
                 }
             }
@@ -77,11 +76,10 @@ impl RaftCore {
         }
         stream.staged = lsn;
         it.staged = lsn;
-        let (last, since) = (it.last, self.now);
+        let (last, generation, since) = (it.last, it.generation, self.now);
         match stream.waiting.back_mut() {
             Some(newest) if newest.slot == slot && newest.lsn == lsn => newest.last = last,
             Some(_) | None => {
-                let generation = self.replicas[slot].generation;
                 stream.waiting.push_back(Waiting { lsn, last, slot, generation, since });
             },
         }

@@ -40,11 +40,11 @@ impl RaftCore {
         beat: bool,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let (last, floor) = (self.replicas[slot].last, self.replicas[slot].floor);
+        let it = &self.replicas[slot];
         let Some(peer) = self.peer(slot, place) else { return false };
         let open = peer.waiting() < self.config.window_messages
             && peer.inflight < self.config.window_bytes;
-        let newer = peer.pace == Pace::Replicate && peer.next <= last && peer.next > floor;
+        let newer = peer.pace == Pace::Replicate && peer.next <= it.last && peer.next > it.floor;
         if newer && open {
             return self.append_entries(slot, place, self.config.append_bytes_max, (log, out));
         }
@@ -237,7 +237,7 @@ impl RaftCore {
         let it = &self.replicas[slot];
         if prev == it.last {
             Some(it.last_term)
-        } else if prev >= self.replicas[slot].term_start {
+        } else if prev >= it.term_start {
             // From there on all entries are its own.
             Some(it.term)
         } else {
@@ -262,8 +262,8 @@ impl RaftCore {
 
     /// What a peer is told when there is no Append for it: a commit, a read to confirm.
     fn hint(&mut self, slot: Slot, place: u8, probe: bool, out: &mut Outbox) {
-        let stamp = self.replicas[slot].read_seq;
-        let commit = self.replicas[slot].commit;
+        let it = &self.replicas[slot];
+        let (stamp, commit) = (it.read_seq, it.commit);
         let Some(peer) = self.peer(slot, place) else { return };
         let commit = commit.min(peer.matched);
         let what = if probe && peer.acked_read < stamp {
@@ -315,7 +315,8 @@ impl RaftCore {
         if progress.pace != Pace::Catchup {
             return;
         }
-        let (last, floor) = (self.replicas[slot].last, self.replicas[slot].floor);
+        let it = &self.replicas[slot];
+        let (last, floor) = (it.last, it.floor);
         match got {
             Fetched::Entries { from, .. } if from <= floor => {
                 // Compacted meanwhile: a snapshot is needed.

@@ -123,19 +123,20 @@ impl RaftCore {
     }
 
     fn follow_anew(&mut self, slot: Slot, m: &Message, out: &mut Outbox) -> Result<(), Verdict> {
-        let leader = self.replicas[slot].leader;
-        if self.replicas[slot].role == Role::Leader || leader.0 != 0 {
+        let it = &self.replicas[slot];
+        if it.role == Role::Leader || it.leader.0 != 0 {
             return Err(Verdict::False(Why::Leader));
         }
-        if self.replicas[slot].role == Role::Candidate {
+        if it.role == Role::Candidate {
             // It asks for no votes any longer, and what its log ends with may change now.
-            let stream = &mut self.streams[usize::from(self.replicas[slot].stream)];
+            let stream = &mut self.streams[usize::from(it.stream)];
             stream.held.retain(|(_, send)| {
                 send.slot != slot || !matches!(send.message.what, What::Vote { .. })
             });
         }
-        self.replicas[slot].role = Role::Follower;
-        self.replicas[slot].flags &= !(crate::replica::CAMPAIGN | crate::replica::TOUCHED);
+        let it = &mut self.replicas[slot];
+        it.role = Role::Follower;
+        it.flags &= !(crate::replica::CAMPAIGN | crate::replica::TOUCHED);
         self.unbind(slot);
         self.disarm(slot);
         let it = &mut self.replicas[slot];
@@ -256,9 +257,8 @@ impl RaftCore {
             return Some(head.first);
         }
         let (here, end) = (self.place(slot), head.last().min(it.last));
-        let floor = self.replicas[slot].floor;
         let agrees =
-            |index: LogIndex| index <= floor || log.term_at(here, index) == Some(head.term);
+            |index: LogIndex| index <= it.floor || log.term_at(here, index) == Some(head.term);
         // Terms ascend on both sides, so an equal end means that all before it is equal.
         if agrees(end) {
             return (end < head.last()).then(|| end.next());
@@ -349,13 +349,14 @@ impl RaftCore {
 
     /// A leader tells what is committed; it names nothing that it does not know to be here.
     pub(crate) fn on_commit_hint(&mut self, slot: Slot, m: &Message, commit: LogIndex) -> Verdict {
-        if self.replicas[slot].role == Role::Leader {
+        let it = &self.replicas[slot];
+        if it.role == Role::Leader {
             return Verdict::False(Why::Leader);
         }
-        if self.replicas[slot].leader != m.from {
+        if it.leader != m.from {
             return Verdict::False(Why::Unasked);
         }
-        if commit > self.replicas[slot].last {
+        if commit > it.last {
             return Verdict::False(Why::Index);
         }
         self.raise_commit(slot, commit);

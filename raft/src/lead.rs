@@ -86,7 +86,7 @@ impl RaftCore {
         if it.commit.0.saturating_sub(it.staged_commit.0) < every {
             return;
         }
-        let (term, vote, commit) = (it.term, self.replicas[slot].vote, it.commit);
+        let (term, vote, commit) = (it.term, it.vote, it.commit);
         // A refusal costs nothing: the commit index is found again by the next leader.
         if log.stage(self.place(slot), Record::HardState(HardState { term, vote, commit })).is_ok()
         {

@@ -146,7 +146,7 @@ impl RaftCore {
         self.replicas.reserve(replicas);
     }
 
-    /// Writes the arrays of a new replica.
+    /// Writes a new replica into a free slot.
     fn fill(&mut self, r: &Recovered<'_>, stream: u8, mut confs: Vec<(u16, LogIndex)>) -> Slot {
         let floor = r.first.prev();
         let lost = r.damage == Damage::State;
@@ -260,8 +260,9 @@ impl RaftCore {
         self.reject_reads(slot, out);
         self.report(slot, reason, out);
         self.disarm(slot);
-        self.by_shard.remove(&self.replicas[slot].shard);
-        self.confs[usize::from(self.replicas[slot].conf)].uses -= 1;
+        let it = &self.replicas[slot];
+        self.by_shard.remove(&it.shard);
+        self.confs[usize::from(it.conf)].uses -= 1;
         for (id, _) in self.older.remove(&slot).unwrap_or_default() {
             self.confs[usize::from(id)].uses -= 1;
         }
@@ -272,8 +273,8 @@ impl RaftCore {
         if self.replicas[slot].flags & DIRTY != 0 {
             self.dirty.retain(|dirty| *dirty != slot);
         }
-        self.replicas[slot].flags = 0;
         let it = &mut self.replicas[slot];
+        it.flags = 0;
         it.generation = it.generation.wrapping_add(1);
         self.free.push(slot);
     }
@@ -305,12 +306,12 @@ impl RaftCore {
 
     /// Becomes a follower of nobody.
     pub(crate) fn end_role(&mut self, slot: Slot, reason: Option<Reason>, out: &mut Outbox) {
-        let was = self.replicas[slot].role;
+        let it = &mut self.replicas[slot];
+        let was = core::mem::replace(&mut it.role, Role::Follower);
         let led = was == Role::Leader;
-        self.replicas[slot].role = Role::Follower;
-        self.replicas[slot].flags &= !(CAMPAIGN | TRANSFER | NO_LEASE | BEAT);
-        let had_leader = core::mem::take(&mut self.replicas[slot].leader);
-        self.replicas[slot].transfer = NO_MEMBER;
+        it.flags &= !(CAMPAIGN | TRANSFER | NO_LEASE | BEAT);
+        let had_leader = core::mem::take(&mut it.leader);
+        it.transfer = NO_MEMBER;
         self.reject_all(slot, out);
         if led {
             self.reject_reads(slot, out);
@@ -320,9 +321,10 @@ impl RaftCore {
         } else {
             self.requeue_reads(slot);
         }
-        self.replicas[slot].place = NO_MEMBER;
-        self.charges.forget(&mut self.replicas[slot].charges);
-        self.replicas[slot].uncommitted = 0;
+        let it = &mut self.replicas[slot];
+        it.place = NO_MEMBER;
+        it.uncommitted = 0;
+        self.charges.forget(&mut it.charges);
         if was != Role::Follower || had_leader.0 != 0 {
             self.tell_role(slot, out);
         }
@@ -338,8 +340,8 @@ impl RaftCore {
     pub(crate) fn tell_role(&self, slot: Slot, out: &mut Outbox) {
         let it = &self.replicas[slot];
         let leader = self.leader_of(slot);
-        let shard = self.replicas[slot].shard;
-        out.role.push(RoleChange { slot, shard, role: it.role, term: it.term, leader });
+        let (shard, role, term) = (it.shard, it.role, it.term);
+        out.role.push(RoleChange { slot, shard, role, term, leader });
     }
 
     /// A snapshot brings the configuration of its index; later ones that stay in the log are
@@ -355,7 +357,8 @@ impl RaftCore {
             self.broken(slot, crate::Rule::Configurations);
             return;
         };
-        let active = (self.replicas[slot].conf, self.replicas[slot].conf_index);
+        let it = &mut self.replicas[slot];
+        let active = (it.conf, it.conf_index);
         let mut all = self.older.remove(&slot).unwrap_or_default();
         all.push(active);
         let stays = |at: LogIndex| keep && at > index;
@@ -364,9 +367,7 @@ impl RaftCore {
         }
         all.retain(|(_, at)| stays(*at));
         all.insert(0, (id, index));
-        let (conf, conf_index) = all.pop().expect("the snapshot's is there");
-        self.replicas[slot].conf = conf;
-        self.replicas[slot].conf_index = conf_index;
+        (it.conf, it.conf_index) = all.pop().expect("the snapshot's is there");
         if !all.is_empty() {
             self.older.insert(slot, all);
         }

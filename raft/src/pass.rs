@@ -74,14 +74,15 @@ impl RaftCore {
         if self.replicas[slot].compact > LogIndex(0) {
             self.compact(slot, log);
         }
-        let closing = self.replicas[slot].flags & CLOSING != 0;
-        if self.replicas[slot].role != Role::Leader || closing {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader || it.flags & CLOSING != 0 {
             return;
         }
-        if self.replicas[slot].last < self.replicas[slot].term_start {
+        if it.last < it.term_start {
             self.append_noop(slot, log);
         }
-        if self.replicas[slot].last < self.replicas[slot].term_start {
+        let it = &self.replicas[slot];
+        if it.last < it.term_start {
             self.reject_all(slot, out);
             return;
         }

@@ -52,7 +52,8 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
-        let (first, own) = (self.replicas[slot].progress, self.replicas[slot].place);
+        let it = &self.replicas[slot];
+        let (first, own) = (it.progress, it.place);
         if first == NO_PEERS || place == own || place >= self.conf(slot).members {
             return None;
         }
@@ -222,8 +223,8 @@ impl RaftCore {
         log: &impl Log,
     ) {
         let here = self.place(slot);
-        let (last, commit) = (self.replicas[slot].last, self.replicas[slot].commit);
-        let floor = self.replicas[slot].floor;
+        let it = &self.replicas[slot];
+        let (last, commit, floor) = (it.last, it.commit, it.floor);
         let (messages, window) = (self.config.window_messages, self.config.window_bytes);
         let peer = &mut self.peers.all[progress];
         let full = peer.waiting() >= messages || peer.inflight >= window;
@@ -306,8 +307,9 @@ impl RaftCore {
     /// The largest index not above a peer's hint whose term here is not above the hint's.
     fn meeting(&self, slot: Slot, part: Mismatch, log: &impl Log) -> LogIndex {
         let here = self.place(slot);
-        let mut high = part.index.min(self.replicas[slot].last);
-        let mut low = self.replicas[slot].floor.min(high);
+        let it = &self.replicas[slot];
+        let mut high = part.index.min(it.last);
+        let mut low = it.floor.min(high);
         while low < high {
             let middle = LogIndex(low.0 + (high.0 - low.0).div_ceil(2));
             let above = log.term_at(here, middle).is_some_and(|term: Term| term > part.term);

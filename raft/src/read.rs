@@ -67,8 +67,8 @@ impl RaftCore {
     /// It is there when this replica is the sole voter, or `mode` allows a lease and it has one,
     /// leads with a committed entry of its own term, and everything committed is applied.
     pub fn read_now(&self, slot: Slot, mode: ReadMode) -> Option<LogIndex> {
-        let commit = self.replicas.get(slot)?.commit;
-        let it = &self.replicas[slot];
+        let it = self.replicas.get(slot)?;
+        let commit = it.commit;
         let ready = self.serves(slot) && commit >= it.term_start && it.applied >= commit;
         let alone = ready && self.is_sole(slot);
         (alone || (ready && mode == ReadMode::Lease && self.has_lease(slot))).then_some(commit)
@@ -106,8 +106,7 @@ impl RaftCore {
     /// follower, asks the leader for the index.
     #[inline]
     pub(crate) fn stamp_reads(&mut self, slot: Slot, out: &mut Outbox) -> bool {
-        let it = &self.replicas[slot];
-        if it.reads.is_empty() {
+        if self.replicas[slot].reads.is_empty() {
             return false;
         }
         self.stamp_waiting(slot, out)
@@ -118,12 +117,12 @@ impl RaftCore {
             self.ask_leader(slot, out);
             return false;
         }
-        let commit = self.replicas[slot].commit;
-        if commit < self.replicas[slot].term_start {
+        let it = &self.replicas[slot];
+        let (commit, stamp) = (it.commit, it.read_seq + 1);
+        if commit < it.term_start {
             return false;
         }
         let leased = self.has_lease(slot);
-        let stamp = self.replicas[slot].read_seq + 1;
         let mut probes = false;
         let mut reads = core::mem::take(&mut self.replicas[slot].reads);
         while let Some(read) = self.waiting_reads.pop(&mut reads) {
@@ -138,8 +137,9 @@ impl RaftCore {
             }
         }
         if probes {
-            self.replicas[slot].read_seq = stamp;
-            self.replicas[slot].flags |= READS;
+            let it = &mut self.replicas[slot];
+            it.read_seq = stamp;
+            it.flags |= READS;
             self.counters.read_rounds += 1;
         }
         probes
@@ -199,7 +199,8 @@ impl RaftCore {
         read_seq: u64,
         no_quorum: bool,
     ) -> Verdict {
-        if self.replicas[slot].role != Role::Leader || read_seq > self.replicas[slot].read_seq {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader || read_seq > it.read_seq {
             return Verdict::False(Why::Unasked);
         }
         let Some(place) = self.conf(slot).place(m.from) else {
@@ -224,8 +225,8 @@ impl RaftCore {
     ) -> Verdict {
         let known = self.conf(slot).place(m.from).is_some();
         if !self.serves(slot) || !known || self.reads_full() {
-            let leader = self.replicas[slot].leader;
-            let leader = if leader == self.replicas[slot].replica { ReplicaId(0) } else { leader };
+            let it = &self.replicas[slot];
+            let leader = if it.leader == it.replica { ReplicaId(0) } else { it.leader };
             let what = What::ReadIndexResp { request, index: Err(leader) };
             out.send.push(self.answer(slot, from, m, what));
             return Verdict::Taken;
@@ -245,7 +246,7 @@ impl RaftCore {
         out: &mut Outbox,
     ) -> Verdict {
         let it = &self.replicas[slot];
-        let asked = self.replicas[slot].role == Role::Follower && it.leader == m.from;
+        let asked = it.role == Role::Follower && it.leader == m.from;
         if !asked || request > it.read_seq {
             return Verdict::False(Why::Unasked);
         }
@@ -274,11 +275,10 @@ impl RaftCore {
         if self.replicas[slot].flags & READS != 0 {
             self.confirm_reads(slot, out);
         }
-        let it = &self.replicas[slot];
+        let it = &mut self.replicas[slot];
         if it.flags & INSTALLING != 0 {
             return;
         }
-        let it = &mut self.replicas[slot];
         while let Some(read) = self.waiting_reads.front(it.stamped) {
             if read.index > it.applied {
                 break;
@@ -314,8 +314,8 @@ impl RaftCore {
     /// Turns every waiting read away.
     pub(crate) fn reject_reads(&mut self, slot: Slot, out: &mut Outbox) {
         let why = read_error(self.why_not(slot));
-        self.replicas[slot].flags &= !READS;
         let it = &mut self.replicas[slot];
+        it.flags &= !READS;
         let chains: [Chain; 3] = [
             core::mem::take(&mut it.stamped),
             core::mem::take(&mut it.probing),

@@ -159,6 +159,7 @@ pub(crate) const CLASSIC: u16 = 1 << 9;
 pub(crate) const INSTALLING: u16 = 1 << 10;
 /// Every peer is looked at in the next flush, whether it has something new or not.
 pub(crate) const BEAT: u16 = 1 << 11;
+
 /// How a leader sends to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]

@@ -234,16 +234,16 @@ impl RaftCore {
         it.floor = index;
         it.handed = index;
         it.applied = it.applied.min(index);
-        self.replicas[slot].staged_commit = it.commit;
-        self.replicas[slot].compact = LogIndex(0);
+        it.staged_commit = it.commit;
+        it.compact = LogIndex(0);
         out.apply.push(Apply::Install { slot, index });
     }
 
     /// Tells the leader, when it is durable, up to where this log is equal to its own.
     fn report_match(&mut self, slot: Slot, matched: LogIndex, out: &mut Outbox) {
-        let leader = self.replicas[slot].leader;
-        let own = self.replicas[slot].replica;
-        let Some(place) = self.conf(slot).place(leader).filter(|_| leader != own) else { return };
+        let it = &self.replicas[slot];
+        let leads = it.leader == it.replica;
+        let Some(place) = self.conf(slot).place(it.leader).filter(|_| !leads) else { return };
         let no_quorum = self.is_retired(slot);
         let what = What::AppendResp { matched, reject: None, no_quorum };
         if let Some(send) = self.envelope(slot, place, what) {

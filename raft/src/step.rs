@@ -86,8 +86,9 @@ impl RaftCore {
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> Verdict {
         let message = m.message;
-        if message.term > self.replicas[slot].term {
-            let stood = matches!(self.replicas[slot].role, Role::Candidate | Role::PreCandidate);
+        let it = &self.replicas[slot];
+        if message.term > it.term {
+            let stood = matches!(it.role, Role::Candidate | Role::PreCandidate);
             if let Err(verdict) = self.adopt(slot, message.term, log, out) {
                 return verdict;
             }
@@ -197,7 +198,7 @@ impl RaftCore {
         if let Some(it) = self.replicas.get(hint)
             && it.shard == m.shard
             && it.generation == m.hint.to_generation
-            && self.replicas[hint].flags & OPEN != 0
+            && it.flags & OPEN != 0
         {
             return Some(hint);
         }

@@ -108,12 +108,12 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn on_bind(&mut self, slot: Slot, from: Origin, m: &Message) {
-        let (heard, term) = (self.millis(), self.replicas[slot].term);
+        let it = &self.replicas[slot];
+        let (heard, term, other) = (self.millis(), it.term, it.bound_to != m.from);
         let promise = from.lane.and_then(|lane| self.promise_over(lane));
-        let other = self.replicas[slot].bound_to != m.from;
         if promise.is_none() && !other && self.is_promised(slot) {
             // Only another leader's Append replaces a promise.
-            let kept = (self.replicas[slot].lane, self.replicas[slot].support);
+            let kept = (it.lane, it.support);
             self.set_support(slot, kept, term);
             return;
         }
@@ -122,11 +122,11 @@ impl RaftCore {
         it.bound_to = m.from;
         it.heard = heard;
         if promise.is_some() {
-            self.replicas[slot].flags &= !CLASSIC;
+            it.flags &= !CLASSIC;
             self.disarm(slot);
             return;
         }
-        self.replicas[slot].flags |= CLASSIC;
+        it.flags |= CLASSIC;
         if !self.armed(slot) {
             let deadline = self.bound_until(slot).after(self.delay(slot));
             self.arm(slot, deadline);
@@ -147,11 +147,9 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     fn set_support(&mut self, slot: Slot, (lane, support): (u16, u32), term: crate::Term) {
-        let it = &self.replicas[slot];
-        let shard = it.shard;
         let it = &mut self.replicas[slot];
-        let (old_lane, old_support) = (it.lane, it.support);
-        if (old_lane, old_support, it.bound_term) == (lane, support, term) {
+        let (old_lane, old_support, old_term) = (it.lane, it.support, it.bound_term);
+        if (old_lane, old_support, old_term) == (lane, support, term) {
             if let Some(lane) = self.lanes.get(usize::from(lane))
                 && support == lane.promise.epoch()
             {
@@ -162,16 +160,14 @@ impl RaftCore {
         if let Some(old) = self.lanes.get_mut(usize::from(old_lane))
             && old_support == old.promise.epoch()
         {
-            old.followed_hash ^= mix(shard, self.replicas[slot].bound_term);
+            old.followed_hash ^= mix(it.shard, old_term);
         }
-        self.replicas[slot].bound_term = term;
-        let it = &mut self.replicas[slot];
-        (it.lane, it.support) = (lane, support);
+        (it.lane, it.support, it.bound_term) = (lane, support, term);
         if let Some(new) = self.lanes.get_mut(usize::from(lane))
             && support == new.promise.epoch()
         {
             it.sweep = new.sweep;
-            new.followed_hash ^= mix(shard, term);
+            new.followed_hash ^= mix(it.shard, term);
         }
     }
 
@@ -188,8 +184,10 @@ impl RaftCore {
     pub(crate) fn find_promise(&mut self, slot: Slot) {
         let (now, shard) = (self.now, self.replicas[slot].shard);
         if self.silent.iter().any(|(silent, until)| *silent == shard && *until > now) {
-            self.replicas[slot].heard = self.millis();
-            self.replicas[slot].flags |= CLASSIC;
+            let heard = self.millis();
+            let it = &mut self.replicas[slot];
+            it.heard = heard;
+            it.flags |= CLASSIC;
         }
     }
 
@@ -197,8 +195,9 @@ impl RaftCore {
     pub(crate) fn unbind(&mut self, slot: Slot) {
         let term = self.replicas[slot].bound_term;
         self.set_support(slot, (NO_LANE, 0), term);
-        self.replicas[slot].heard = 0;
-        self.replicas[slot].flags &= !CLASSIC;
+        let it = &mut self.replicas[slot];
+        it.heard = 0;
+        it.flags &= !CLASSIC;
     }
 
     /// The epoch that an answer over `lane` names: under it this replica is bound to the other

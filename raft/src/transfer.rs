@@ -31,8 +31,8 @@ impl RaftCore {
         if !ready {
             return Err(AdminError::NotCaughtUp { replica: to });
         }
-        self.replicas[slot].flags |= TRANSFER;
         let it = &mut self.replicas[slot];
+        it.flags |= TRANSFER;
         it.transfer = place;
         let generation = it.generation;
         let end = self.now.after(self.config.times.support);
@@ -58,17 +58,19 @@ impl RaftCore {
         let last = self.replicas[slot].last;
         if self.peer(slot, place).is_some_and(|peer| peer.matched == last) {
             // No lease for the rest of this term: the target is elected in spite of our support.
-            self.replicas[slot].flags |= NO_LEASE;
-            self.replicas[slot].transfer = NO_MEMBER;
+            let it = &mut self.replicas[slot];
+            it.flags |= NO_LEASE;
+            it.transfer = NO_MEMBER;
             self.tell(slot, place, What::TimeoutNow, out);
         }
     }
 
     /// The time of a transfer is over, whether it succeeded or not.
     pub(crate) fn end_transfer(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.replicas[slot].role == Role::Leader && self.replicas[slot].flags & TRANSFER != 0 {
-            self.replicas[slot].flags &= !TRANSFER;
-            self.replicas[slot].transfer = NO_MEMBER;
+        let it = &mut self.replicas[slot];
+        if it.role == Role::Leader && it.flags & TRANSFER != 0 {
+            it.flags &= !TRANSFER;
+            it.transfer = NO_MEMBER;
             self.report(slot, Reason::TransferEnded, out);
             self.touch(slot);
         }
@@ -82,8 +84,8 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) -> Verdict {
-        let follows = self.replicas[slot].role == Role::Follower;
-        if !follows || self.replicas[slot].leader != m.from || !self.may_stand(slot) {
+        let it = &self.replicas[slot];
+        if it.role != Role::Follower || it.leader != m.from || !self.may_stand(slot) {
             return Verdict::False(Why::Unasked);
         }
         if self.now < self.config.quiet_until {
@@ -92,7 +94,8 @@ impl RaftCore {
         let promised = self.replicas[slot].term;
         self.unbind(slot);
         self.lose_leader(slot, out);
-        self.replicas[slot].round = self.replicas[slot].round.wrapping_add(1);
+        let it = &mut self.replicas[slot];
+        it.round = it.round.wrapping_add(1);
         self.campaign(slot, Some(promised), log, out);
         if self.replicas[slot].role == Role::Follower {
             self.await_election(slot);
@@ -102,8 +105,9 @@ impl RaftCore {
 
     /// Ends a leadership in favour of the voter that has most, at once.
     pub(crate) fn hand_over(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
-        if self.replicas[slot].role == Role::Leader {
-            self.replicas[slot].flags |= NO_LEASE;
+        let it = &mut self.replicas[slot];
+        if it.role == Role::Leader {
+            it.flags |= NO_LEASE;
             if let Some(place) = self.best_voter(slot) {
                 self.tell(slot, place, What::TimeoutNow, out);
             }

@@ -5,7 +5,7 @@ use crate::{
     Ballot, BootTime, Damage, HardState, Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason,
     Record, Role, Rule, Slot, Term, Verdict, VoteReason, What, Why,
     open::NO_MEMBER,
-    replica::{BEAT, CAMPAIGN, CLOSING, NO_LEASE, TOUCHED, TRANSFER},
+    replica::{BEAT, BROKEN, CAMPAIGN, CLOSING, NO_LEASE, TOUCHED, TRANSFER},
     step::NUMBER_MAX,
 };
 
@@ -16,11 +16,11 @@ const _: () = assert!(crate::MEMBERS_MAX < 16, "a bit for each place, and one mo
 impl RaftCore {
     /// Whether a replica may stand for election.
     pub(crate) fn may_stand(&self, slot: Slot) -> bool {
+        let it = &self.replicas[slot];
         self.may_be_elected(slot)
-            && self.replicas[slot].damage == Damage::Normal
-            && !self.is_broken(slot)
-            && self.replicas[slot].flags & CLOSING == 0
-            && self.replicas[slot].role != Role::Leader
+            && it.damage == Damage::Normal
+            && it.flags & (BROKEN | CLOSING) == 0
+            && it.role != Role::Leader
             && self.log_is_healthy(slot)
     }
 
@@ -84,7 +84,8 @@ impl RaftCore {
             }
             return;
         }
-        let (last, last_term) = (self.replicas[slot].last, self.replicas[slot].last_term);
+        let it = &self.replicas[slot];
+        let (last, last_term) = (it.last, it.last_term);
         self.ask(slot, What::PreVote { last, last_term }, true, out);
         let wait = self.campaign_wait(slot);
         self.arm(slot, wait);
@@ -109,22 +110,20 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) {
-        let term = Term(self.replicas[slot].term.0.saturating_add(1));
+        let it = &self.replicas[slot];
+        let (term, vote, commit) = (Term(it.term.0.saturating_add(1)), it.replica, it.commit);
         if term.0 > NUMBER_MAX {
             self.broken(slot, Rule::Term);
             return;
         }
-        let vote = self.replicas[slot].replica;
-        let commit = self.replicas[slot].commit;
-        assert!(self.replicas[slot].role != Role::Leader, "a leader does not campaign");
+        assert!(it.role != Role::Leader, "a leader does not campaign");
         match log.stage(self.place(slot), Record::HardState(HardState { term, vote, commit })) {
             Ok(lsn) => {
                 let it = &mut self.replicas[slot];
                 it.term = term;
                 it.role = Role::Candidate;
                 it.flags &= !CAMPAIGN;
-                self.replicas[slot].vote = vote;
-                let it = &mut self.replicas[slot];
+                it.vote = vote;
                 it.staged_commit = commit;
                 it.leader = crate::ReplicaId(0);
                 it.granted = 0;
@@ -140,7 +139,8 @@ impl RaftCore {
     fn ask_for_votes(&mut self, slot: Slot, promised: Option<Term>, out: &mut Outbox) {
         let reason =
             promised.map_or(VoteReason::NoLeader, |promised| VoteReason::Transfer { promised });
-        let (last, last_term) = (self.replicas[slot].last, self.replicas[slot].last_term);
+        let it = &self.replicas[slot];
+        let (last, last_term) = (it.last, it.last_term);
         self.ask(slot, What::Vote { last, last_term, reason }, false, out);
         if !self.is_sole(slot) {
             let chance = self.draw() % self.config.times.jitter.max(1);
@@ -205,8 +205,7 @@ impl RaftCore {
     ) -> Result<(), Verdict> {
         let it = &self.replicas[slot];
         assert!(term >= it.term, "a term never falls (I2)");
-        let kept = self.replicas[slot].vote;
-        assert!(term > it.term || kept.0 == 0, "a vote never changes in its term (I2)");
+        assert!(term > it.term || it.vote.0 == 0, "a vote never changes in its term (I2)");
         let commit = it.commit;
         let record = Record::HardState(HardState { term, vote, commit });
         let lsn = log.stage(self.place(slot), record).map_err(|why| self.deny(slot, why))?;
@@ -220,8 +219,8 @@ impl RaftCore {
         if higher {
             self.end_role(slot, Some(Reason::HigherTerm), out);
         }
-        self.replicas[slot].vote = vote;
-        self.replicas[slot].staged_commit = commit;
+        let it = &mut self.replicas[slot];
+        (it.vote, it.staged_commit) = (vote, commit);
         self.counters.hard_states += 1;
         self.note_write(slot, lsn);
         self.await_election(slot);
@@ -272,8 +271,8 @@ impl RaftCore {
         if self.is_gone(slot, m) {
             return self.answer_gone(slot, from, m, out);
         }
-        let term = self.replicas[slot].term;
-        let voted = self.replicas[slot].vote;
+        let it = &self.replicas[slot];
+        let (term, voted) = (it.term, it.vote);
         let repeats = m.term == term && voted == m.from && self.may_vote(slot);
         let free = !self.bound(slot) || self.is_handed(slot, reason);
         let fits = free && self.is_as_long(slot, last_term, last) && self.may_vote(slot);
@@ -341,10 +340,10 @@ impl RaftCore {
         ballot: Ballot,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> Verdict {
-        let asked = Term(self.replicas[slot].term.0 + 1);
-        let counts = self.replicas[slot].role == Role::PreCandidate
-            && ballot.asked == asked
-            && m.seq == self.replicas[slot].round;
+        let it = &self.replicas[slot];
+        let counts = it.role == Role::PreCandidate
+            && ballot.asked == Term(it.term.0 + 1)
+            && m.seq == it.round;
         if !counts {
             return Verdict::False(Why::Unasked);
         }
@@ -362,9 +361,8 @@ impl RaftCore {
         ballot: Ballot,
         out: &mut Outbox,
     ) -> Verdict {
-        let counts = self.replicas[slot].role == Role::Candidate
-            && ballot.asked == self.replicas[slot].term
-            && m.seq == self.replicas[slot].round;
+        let it = &self.replicas[slot];
+        let counts = it.role == Role::Candidate && ballot.asked == it.term && m.seq == it.round;
         if !counts {
             return Verdict::False(Why::Unasked);
         }
@@ -408,10 +406,8 @@ impl RaftCore {
         it.role = Role::Leader;
         it.place = place;
         it.flags &= !(TRANSFER | NO_LEASE | TOUCHED);
-        let it = &mut self.replicas[slot];
         it.term_start = it.last.next();
         it.uncommitted = 0;
-        let it = &mut self.replicas[slot];
         it.leader = own;
         it.read_seq = 0;
         it.failed = 0;
@@ -441,7 +437,7 @@ impl RaftCore {
         }
         let it = &self.replicas[slot];
         let known = it.leader == m.from || (it.leader.0 == 0 && it.bound_to == m.from);
-        if !known || m.term < it.bound_term || self.replicas[slot].role == Role::Leader {
+        if !known || m.term < it.bound_term || it.role == Role::Leader {
             return Verdict::False(Why::Stale);
         }
         self.unbind(slot);
