@@ -5,7 +5,7 @@ use crate::{
     ProposeError, RaftCore, Record, Refused, Rejected, ReplicaId, Slot,
     batch::{ALIGN_U32, FLAG_NOOP},
     core::StreamState,
-    replica::{CLOSING, TOUCHED, TRANSFER},
+    replica::{CLOSING, Replica, TOUCHED, TRANSFER},
 };
 
 /// Entries that belong together: they get neighbouring indexes in one batch.
@@ -180,11 +180,12 @@ impl RaftCore {
         Some(self.replicas[slot].leader).filter(|leader| leader.0 != 0)
     }
 
-    /// Somebody wants something of a replica without a leader: it is elected before others.
+    /// Somebody wants something of a replica without a leader, or with one that is lost: it is
+    /// elected before others.
     pub(crate) fn touch_leaderless(&mut self, slot: Slot) {
-        if self.is_open(slot) && self.replicas[slot].leader.0 == 0 {
+        let lost = |it: &Replica| it.leader.0 == 0 || self.wheel.is_held(slot);
+        if self.is_open(slot) && lost(&self.replicas[slot]) {
             self.replicas[slot].flags |= TOUCHED;
-            self.wheel.urge(slot);
             self.wheel.urge(slot);
         }
     }

@@ -155,6 +155,11 @@ impl Wheel {
         self.link(slot, 0, if urgent { URGENT } else { READY });
     }
 
+    /// Whether a slot was due and waits for its turn.
+    pub(crate) fn is_held(&self, slot: Slot) -> bool {
+        self.links.get(at(slot)).is_some_and(|link| matches!(link.list(), URGENT | READY))
+    }
+
     /// Moves a held slot before those that nobody waits for.
     pub(crate) fn urge(&mut self, slot: Slot) {
         if self.links[at(slot)].list() == READY {
