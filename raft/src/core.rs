@@ -27,7 +27,7 @@ use crate::{
     digest::Walk,
     lane::Lane,
     progress::ProgressSlab,
-    replica::{BROKEN, CLOSING, DIRTY, Interned, OPEN, Replicas, STALLED, WaitingRead},
+    replica::{BROKEN, CLOSING, Interned, OPEN, Replicas, STALLED, WaitingRead},
     wheel::{Rate, Wheel},
 };
 
@@ -205,9 +205,7 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn touch(&mut self, slot: Slot) {
-        let flags = &mut self.replicas[slot].flags;
-        if *flags & (DIRTY | OPEN) == OPEN {
-            *flags |= DIRTY;
+        if self.replicas[slot].set_dirty() {
             self.dirty.push(slot);
         }
     }
@@ -235,8 +233,8 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn place(&self, slot: Slot) -> Place {
-        let stream = self.stream(slot).no;
-        Place { slot, shard: self.replicas[slot].shard, stream }
+        let it = &self.replicas[slot];
+        Place { slot, shard: it.shard, stream: self.streams[usize::from(it.stream)].no }
     }
 
     /// Whether `slot` leads and takes proposals and reads.

@@ -17,11 +17,14 @@ impl RaftCore {
             return;
         }
         known.durable = lsn;
-        while let Some(next) = self.streams[place].waiting.pop_front_if(|next| next.lsn <= lsn) {
+        let ready = known.waiting.partition_point(|next| next.lsn <= lsn);
+        for nth in 0..ready {
+            let next = self.streams[place].waiting[nth];
             if self.replicas[next.slot].generation == next.generation {
                 self.written(next.slot, (next.last, lsn), out);
             }
         }
+        self.streams[place].waiting.drain(..ready);
         self.let_go(place, out);
         for _ in 0..self.stalled.len() {
             self.wake_stalled();
@@ -59,7 +62,7 @@ impl RaftCore {
     #[inline]
     fn let_go(&mut self, place: usize, out: &mut Outbox) {
         let stream = &mut self.streams[place];
-        let durable = stream.held.iter().take_while(|(lsn, _)| *lsn <= stream.durable).count();
+        let durable = stream.held.partition_point(|(lsn, _)| *lsn <= stream.durable);
         out.send.extend(stream.held.range(..durable).map(|(_, send)| *send));
         stream.held.drain(..durable);
     }

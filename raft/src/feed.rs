@@ -20,6 +20,7 @@ impl RaftCore {
         if !self.log_is_healthy(slot) {
             return;
         }
+        let mut waits = false;
         for place in 0..self.conf(slot).members {
             if place == own {
                 continue;
@@ -28,6 +29,10 @@ impl RaftCore {
             if !sent {
                 self.hint(slot, place, probe, out);
             }
+            waits |= sent;
+        }
+        if waits {
+            self.mark_inflight(slot, true);
         }
     }
 
@@ -41,12 +46,14 @@ impl RaftCore {
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
         let it = &self.replicas[slot];
-        let Some(peer) = self.peer(slot, place) else { return false };
+        let Some(here) = self.peer_at(slot, place) else { return false };
+        let peer = &self.peers.all[here];
         let open = peer.waiting() < self.config.window_messages
             && peer.inflight < self.config.window_bytes;
         let newer = peer.pace == Pace::Replicate && peer.next <= it.last && peer.next > it.floor;
         if newer && open {
-            return self.append_entries(slot, place, self.config.append_bytes_max, (log, out));
+            let bytes_max = self.config.append_bytes_max;
+            return self.append_entries((slot, place, here), bytes_max, (log, out));
         }
         self.feed_other(slot, place, beat, (log, out))
     }
@@ -76,7 +83,9 @@ impl RaftCore {
             },
             Pace::Snapshot => false,
             Pace::Probe if peer.waiting() == 0 => {
-                self.append_entries(slot, place, self.config.probe_bytes_max, (log, out))
+                let here = self.peer_at(slot, place).expect("it is a peer");
+                let bytes_max = self.config.probe_bytes_max;
+                self.append_entries((slot, place, here), bytes_max, (log, out))
             },
             Pace::Probe => due && self.probe_again(slot, place, (log, out)),
             Pace::Replicate => due && self.append_empty(slot, place, peer.next.prev(), (log, out)),
@@ -110,14 +119,13 @@ impl RaftCore {
     #[inline(always)]
     fn append_entries(
         &mut self,
-        slot: Slot,
-        place: u8,
+        (slot, place, here): (Slot, u8, usize),
         bytes_max: u32,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let peer = self.peer(slot, place).expect("it is a peer");
+        let peer = &self.peers.all[here];
         let (next, pace, lane) = (peer.next, peer.pace, peer.lane);
-        let (here, last) = (self.place(slot), self.replicas[slot].last);
+        let last = self.replicas[slot].last;
         let prev = next.prev();
         if next > last {
             return self.append_empty(slot, place, prev, (log, out));
@@ -125,7 +133,7 @@ impl RaftCore {
         if !self.has_room(slot, place, lane) {
             return false;
         }
-        let Some((to, bytes)) = log.cached(here, next, bytes_max) else {
+        let Some((to, bytes)) = log.cached(self.place(slot), next, bytes_max) else {
             if pace == Pace::Probe {
                 return self.append_empty(slot, place, prev, (log, out));
             }
@@ -136,7 +144,7 @@ impl RaftCore {
             return false;
         }
         let entries = Entries { from: next, to, bulk: false };
-        if !self.post((slot, place), prev, Some((entries, bytes)), (log, out)) {
+        if !self.post((slot, place, here), prev, Some((entries, bytes)), (log, out)) {
             return false;
         }
         self.counters.sent_bytes += u64::from(bytes);
@@ -167,7 +175,8 @@ impl RaftCore {
         entries: Option<(Entries, u32)>,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        self.post((slot, place), prev, entries, (log, out))
+        let here = self.peer_at(slot, place).expect("it is a peer");
+        self.post((slot, place, here), prev, entries, (log, out))
     }
 
     /// Sends an Append, with the entries and bytes given. What it sent is not sent again, unless
@@ -176,7 +185,7 @@ impl RaftCore {
     #[inline(always)]
     fn post(
         &mut self,
-        (slot, place): (Slot, u8),
+        (slot, place, here): (Slot, u8, usize),
         prev: LogIndex,
         entries: Option<(Entries, u32)>,
         (log, out): (&mut impl Log, &mut Outbox),
@@ -185,7 +194,6 @@ impl RaftCore {
             self.broken(slot, crate::Rule::Floor);
             return false;
         };
-        let here = self.peer_at(slot, place).expect("it is a peer");
         let used = self.peers.all[here].lane;
         let member = &self.conf(slot).conf.members[usize::from(place)];
         let (node, to_replica) = (member.node, member.replica);
@@ -226,7 +234,6 @@ impl RaftCore {
         let message = Message { shard, to: to_replica, from, term, hint, support: 0, seq, what };
         let entries = entries.map(|(entries, _)| entries);
         out.send.push(Send { slot, node, lane, message, entries });
-        self.mark_inflight(slot, true);
         self.counters.sent_appends += 1;
         true
     }
@@ -327,7 +334,9 @@ impl RaftCore {
                 if from == progress.next && to >= from && to <= last =>
             {
                 let entries = Some((Entries { from, to, bulk: true }, bytes));
-                if !self.post_append((slot, place), from.prev(), entries, (log, out)) {
+                if self.post_append((slot, place), from.prev(), entries, (log, out)) {
+                    self.mark_inflight(slot, true);
+                } else {
                     self.reset_peer(slot, place);
                 }
             },

@@ -342,8 +342,10 @@ impl RaftCore {
             assert!(commit <= it.last, "only what is in the log is committed (I1)");
             it.commit = commit;
             self.counters.commits += 1;
+            if it.set_dirty() {
+                self.dirty.push(slot);
+            }
             self.prune_confs(slot);
-            self.touch(slot);
         }
     }
 

@@ -43,6 +43,10 @@ impl RaftCore {
 
     #[inline]
     fn flush_slot(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
+        if self.replicas[slot].only_hears() {
+            self.hand_out(slot, out);
+            return;
+        }
         if self.replicas[slot].damage != Damage::Normal {
             self.retire_damaged(slot, out);
         }

@@ -6,7 +6,8 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Role, Slot, Term, Verdict, What, Why,
+    Log, LogIndex, Message, Origin, Outbox, Place, RaftCore, Reason, Role, Slot, Term, Verdict,
+    What, Why,
     core::at,
     message::Mismatch,
     replica::{CAUGHT_ONCE, CAUGHT_UP, NO_QUORUM, OFFERED, Pace, Progress},
@@ -54,7 +55,8 @@ impl RaftCore {
     pub(crate) fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
         let it = &self.replicas[slot];
         let (first, own) = (it.progress, it.place);
-        if first == NO_PEERS || place == own || place >= self.conf(slot).members {
+        let members = self.confs[usize::from(it.conf)].members;
+        if first == NO_PEERS || place == own || place >= members {
             return None;
         }
         Some(index(first) + usize::from(place) - usize::from(place > own))
@@ -143,9 +145,10 @@ impl RaftCore {
     /// The highest value that a quorum of each half has reached.
     #[inline]
     pub(crate) fn quorum_value(&self, slot: Slot, own: u64, its: impl Fn(&Progress) -> u64) -> u64 {
-        let (conf, place) = (self.conf(slot), self.replicas[slot].place);
+        let it = &self.replicas[slot];
+        let (conf, place) = (&self.confs[usize::from(it.conf)], it.place);
         let count = usize::from(conf.members) - usize::from(place < conf.members);
-        let peers = match self.replicas[slot].progress {
+        let peers = match it.progress {
             NO_PEERS => &[][..],
             first => &self.peers.all[index(first)..][..count],
         };
@@ -184,13 +187,14 @@ impl RaftCore {
         let What::AppendResp { matched, reject, no_quorum } = m.what else {
             return Verdict::False(Why::Unasked);
         };
-        if self.replicas[slot].role != Role::Leader {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader {
             return Verdict::False(Why::Unasked);
         }
         let Some(place) = sender else {
             return Verdict::False(Why::Sender);
         };
-        if matched > self.replicas[slot].last {
+        if matched > it.last {
             return Verdict::False(Why::Index);
         }
         let here = self.peer_at(slot, place).expect("the sender is another member");
@@ -222,9 +226,12 @@ impl RaftCore {
         seq: Option<u16>,
         log: &impl Log,
     ) {
-        let here = self.place(slot);
         let it = &self.replicas[slot];
+        let stream = self.streams[usize::from(it.stream)].no;
+        let here = Place { slot, shard: it.shard, stream };
         let (last, commit, floor) = (it.last, it.commit, it.floor);
+        let conf = &self.confs[usize::from(it.conf)];
+        let votes = conf.before & conf.after & (1 << place) != 0;
         let (messages, window) = (self.config.window_messages, self.config.window_bytes);
         let peer = &mut self.peers.all[progress];
         let full = peer.waiting() >= messages || peer.inflight >= window;
@@ -264,8 +271,7 @@ impl RaftCore {
         if news || hint {
             self.touch(slot);
         }
-        let conf = self.conf(slot);
-        if conf.before & conf.after & (1 << place) == 0 {
+        if !votes {
             self.note_lag(slot, place, log);
         }
     }

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
 use crate::{
-    Configuration, Damage, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term, chain::Chain,
-    core::at,
+    Configuration, Damage, LaneNo, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term,
+    chain::Chain, core::at,
 };
 
 /// A replica: what every pass looks at comes first, what is rarely looked at last. One value, so
@@ -85,6 +85,35 @@ pub(crate) struct Replica {
     pub(crate) failed: u8,
     /// The place of a transfer's target.
     pub(crate) transfer: u8,
+}
+
+impl Replica {
+    /// Whether it follows, and all that a flush does for it is to hand out what is committed.
+    #[inline]
+    pub(crate) fn only_hears(&self) -> bool {
+        (self.role, self.damage) == (Role::Follower, Damage::Normal)
+            && self.flags & (CAMPAIGN | CLOSING | READS) == 0
+            && self.reads.is_empty()
+            && self.stamped.is_empty()
+            && self.compact == LogIndex(0)
+    }
+
+    /// Notes that it is on the dirty list. Whether it has to be put there.
+    #[inline]
+    pub(crate) fn set_dirty(&mut self) -> bool {
+        let clean = self.flags & (DIRTY | OPEN) == OPEN;
+        if clean {
+            self.flags |= DIRTY;
+        }
+        clean
+    }
+
+    /// The epoch that an answer over `lane` names: under it this replica is bound to the other
+    /// end. 0: none.
+    #[inline]
+    pub(crate) fn support_over(&self, lane: Option<LaneNo>) -> u32 {
+        if lane.is_some_and(|lane| lane.0 == self.lane) { self.support } else { 0 }
+    }
 }
 
 /// All replicas of a core, by slot.

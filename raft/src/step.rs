@@ -161,13 +161,14 @@ impl RaftCore {
         let here = (it.shard, it.generation) == (m.shard, m.hint.to_generation)
             && (it.replica, it.term) == (m.to, m.term)
             && it.flags & (OPEN | BROKEN | CLOSING) == OPEN
-            && self.stream(slot).state == StreamState::Good
+            && self.streams[usize::from(it.stream)].state == StreamState::Good
             && self.is_current(from);
         if !here {
             return None;
         }
-        let place = self.conf(slot).place(m.from)?;
-        let node = self.conf(slot).conf.members[usize::from(place)].node;
+        let conf = &self.confs[usize::from(it.conf)];
+        let place = conf.place(m.from)?;
+        let node = conf.conf.members[usize::from(place)].node;
         (node == from.node && it.replica != m.from).then_some((slot, place))
     }
 

@@ -111,7 +111,7 @@ impl RaftCore {
         let it = &self.replicas[slot];
         let (heard, term, other) = (self.millis(), it.term, it.bound_to != m.from);
         let promise = from.lane.and_then(|lane| self.promise_over(lane));
-        if promise.is_none() && !other && self.is_promised(slot) {
+        if promise.is_none() && !other && it.support != 0 && self.is_promised(slot) {
             // Only another leader's Append replaces a promise.
             let kept = (it.lane, it.support);
             self.set_support(slot, kept, term);
@@ -198,14 +198,6 @@ impl RaftCore {
         let it = &mut self.replicas[slot];
         it.heard = 0;
         it.flags &= !CLASSIC;
-    }
-
-    /// The epoch that an answer over `lane` names: under it this replica is bound to the other
-    /// end. 0: none.
-    #[inline]
-    pub(crate) fn support_over(&self, slot: Slot, lane: Option<LaneNo>) -> u32 {
-        let it = &self.replicas[slot];
-        if lane.is_some_and(|lane| lane.0 == it.lane) { it.support } else { 0 }
     }
 
     /// A leader heard a peer, in its own term.

@@ -59,10 +59,12 @@ const EMPTY: List = List { head: NONE, tail: NONE };
 const LOOSE: Link = Link { next: NONE, prev: NONE, place: NOWHERE as u64 };
 
 impl Link {
+    #[inline]
     fn list(self) -> u16 {
         u16::try_from(self.place & u64::from(u16::MAX)).expect("masked to 16 bits")
     }
 
+    #[inline]
     fn tick(self) -> u64 {
         self.place >> LIST_BITS
     }
