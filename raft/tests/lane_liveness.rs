@@ -111,6 +111,24 @@ fn a_leader_that_cannot_hear_gives_way() {
     assert_eq!(led, 3, "the others went on");
 }
 
+/// A node that hears nobody stops to ask for support, so its followers are free even if they never
+/// heard that it leads no more.
+#[test]
+fn a_node_that_hears_nobody_binds_nobody() {
+    let mut cluster = settled(3, config());
+    let (leader, others) = roles(&cluster);
+    for other in others {
+        cluster.cut[other][leader] = true;
+    }
+    cluster.run(500);
+    others.iter().for_each(|other| cluster.cut[leader][*other] = true);
+    cluster.run(100);
+    assert_eq!(cluster.led(leader), 0, "it stepped down, and its Release was lost");
+    others.iter().for_each(|other| cluster.cut[leader][*other] = false);
+    cluster.elect(2_000);
+    assert_eq!(cluster.led(leader), 0);
+}
+
 #[test]
 fn a_minority_leader_steps_down_when_its_beliefs_end() {
     let mut cluster = settled(30, config());
