@@ -121,10 +121,14 @@ fn a_node_that_hears_nobody_binds_nobody() {
         cluster.cut[other][leader] = true;
     }
     cluster.run(500);
-    others.iter().for_each(|other| cluster.cut[leader][*other] = true);
+    for other in others {
+        cluster.cut[leader][other] = true;
+    }
     cluster.run(100);
     assert_eq!(cluster.led(leader), 0, "it stepped down, and its Release was lost");
-    others.iter().for_each(|other| cluster.cut[leader][*other] = false);
+    for other in others {
+        cluster.cut[leader][other] = false;
+    }
     cluster.elect(2_000);
     assert_eq!(cluster.led(leader), 0);
 }
