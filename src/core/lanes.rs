@@ -156,6 +156,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(super) fn lanes_tick(&mut self) {
         let now = self.logs.now;
         let own = self.node;
+        // Room may have come by compaction alone.
+        self.unstall_lanes();
         for at in 0..self.lanes.all.len() {
             let expired = self.lanes.all[at].link.as_ref().and_then(|it| it.liveness.expired(now));
             if let Some(down) = expired {
