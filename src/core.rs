@@ -19,6 +19,7 @@
 pub(crate) mod admit;
 pub(crate) mod apply;
 pub(crate) mod boot;
+pub(crate) mod cut;
 pub(crate) mod drain;
 pub(crate) mod gate;
 pub(crate) mod jobs;

@@ -15,6 +15,7 @@ use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
 use bowline_wal::{BatchRef, LogStorage, StageError};
 use bytes::Bytes;
 
+use super::cut::cut;
 use super::queue::{Queue, Waiting};
 
 /// The log streams of one core, and the queues of the shards that write into them.
@@ -171,8 +172,21 @@ impl<L: LogStorage> Log for Logs<L> {
     fn accept(&mut self, at: Place, batch: &Batch<'_>) -> Result<Lsn, Refused> {
         let place = stream(at);
         let stream = &mut self.streams[place];
-        let prev_term = stream.term_at(at.shard, batch.head.first.prev()).ok_or(Refused::NoRoom)?;
-        let staged = stream.append_copy(&batch.head, prev_term, batch.body).map_err(refused)?;
+        let term_before = |log: &L, index: LogIndex| log.term_at(at.shard, index.prev());
+        let staged = if let Some(prev_term) = term_before(stream, batch.head.first) {
+            stream.append_copy(&batch.head, prev_term, batch.body)
+        } else {
+            // It begins in what is compacted here: only the rest is taken.
+            if !batch.head.matches(batch.body) {
+                return Err(Refused::BadChecksum);
+            }
+            let floor = stream.bounds(at.shard).ok_or(Refused::NoRoom)?.first;
+            let rest = cut(&batch.head, batch.body, floor, batch.head.last());
+            let (head, body) = rest.ok_or(Refused::BadChecksum)?;
+            let prev_term = term_before(stream, floor).ok_or(Refused::NoRoom)?;
+            stream.append_copy(&head, prev_term, &body)
+        };
+        let staged = staged.map_err(refused)?;
         self.entries += u64::from(batch.head.count);
         Ok(self.staged(place, staged.lsn))
     }

@@ -3,9 +3,8 @@
 
 use std::task::{Context, Poll};
 
-use bowline_env::{Buf, Class, Env, SharedBuf};
+use bowline_env::{Class, Env, SharedBuf};
 use bowline_net::{Control, PushError, Sender};
-use bowline_raft::batch::{Body, BodyWriter, body_len};
 use bowline_raft::{
     BatchHeader, CoreConfig, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex,
     Message, ReplicaId, Send, Slot, What,
@@ -15,6 +14,7 @@ use bowline_wal::{BatchRef, LogStorage, ReadError};
 
 use super::link::Pending;
 use super::{Ended, lane_no};
+use crate::core::cut::cut;
 use crate::core::logs::place;
 use crate::core::mail::Event;
 use crate::core::run::Core;
@@ -233,23 +233,10 @@ fn is_for(send: &Send, slot: Slot, peer: ReplicaId) -> bool {
 
 /// A batch as it is sent: as it stands in the log, or made anew of what a truncation left of it.
 fn part(batch: BatchRef) -> (BatchHeader, SharedBuf) {
-    let BatchRef { mut head, keep, body } = batch;
+    let BatchRef { head, keep, body } = batch;
     if keep == head.count {
         return (head, body);
     }
-    let parsed = Body::parse(&head, &body).expect("a batch was checked when it was taken");
-    let kept = usize::try_from(keep).expect("a batch is small");
-    let len = body_len((0..kept).map(|nth| parsed.payload(nth).len()));
-    let mut cut = Buf::heap(len);
-    let out = &mut cut.rest_mut()[..len];
-    let mut writer = BodyWriter::new(out, kept);
-    for nth in 0..kept {
-        let payload = parsed.payload(nth);
-        writer.entry(payload.len(), |entry| entry.copy_from_slice(payload));
-    }
-    writer.finish();
-    head.count = keep;
-    head.len = u32::try_from(len).expect("it is shorter than the whole");
-    head.crc = head.checksum(out);
-    (head, cut.freeze(len))
+    let to = LogIndex(head.first.0 + u64::from(keep) - 1);
+    cut(&head, &body, head.first, to).expect("a batch was checked when it was taken")
 }
