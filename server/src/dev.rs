@@ -57,7 +57,7 @@ impl Cluster {
     fn plan(ask: &Dev, dir: &Path) -> anyhow::Result<Self> {
         let (mut peers, mut admins) = (free_from(PEER_PORTS), free_from(ADMIN_PORTS));
         let mut node = |id: u64| {
-            let mut next = |ports: &mut dyn Iterator<Item = u16>| {
+            let next = |ports: &mut dyn Iterator<Item = u16>| {
                 let port = ports.next().context("no port is free")?;
                 anyhow::Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
             };

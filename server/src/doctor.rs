@@ -36,9 +36,9 @@ pub(crate) fn run(ask: &Doctor) -> anyhow::Result<ExitCode> {
 }
 
 fn probe_disk(dir: &Path, cpu: u32, direct_io: bool) -> anyhow::Result<()> {
-    let scratch = Scratch::near(dir)?;
+    let scratch = near(dir)?;
     let options = ProbeOptions::default().on_cpu(cpu).with_direct_io(direct_io);
-    out::line(disk::table(&probe::disk(&scratch.0, options).wait()?))?;
+    out::line(disk::table(&probe::disk(scratch.path(), options).wait()?))?;
     Ok(())
 }
 
