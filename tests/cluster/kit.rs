@@ -104,7 +104,7 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn ready(&self, node: u64) {
         let engine = self.engine(node).clone();
-        let ready = async move { engine.wait_ready(Duration::from_secs(60)).await };
+        let ready = async move { engine.wait_ready(Duration::from_mins(1)).await };
         self.run(ready).unwrap_or_else(|error| panic!("node {node}: {error:#}"));
     }
 

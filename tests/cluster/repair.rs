@@ -24,7 +24,7 @@ fn a_lost_run_comes_back_from_a_peer() {
     cluster.crash(hurt, Crash::Power);
     let disk = cluster.world.disk(hurt);
     let runs: Vec<_> =
-        disk.files().into_iter().filter(|name| name.file().ends_with(".run")).collect();
+        disk.files().into_iter().filter(|name| name.file().starts_with("run-")).collect();
     assert!(!runs.is_empty(), "the state is in runs");
     for run in &runs {
         disk.take_away(run);
