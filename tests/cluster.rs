@@ -1,8 +1,14 @@
 //! Several nodes that are one store, in the simulator: real cores, logs, state machines and lanes.
 //! Each test is a scenario with a name; random schedules are in `simulation.rs`.
+//! `BOWLINE_TRACE=info` tells what the nodes say.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
+#![expect(clippy::print_stdout, reason = "what nodes say is for people")]
 
 #[path = "cluster/kit.rs"]
 mod kit;
+#[path = "kit/node.rs"]
+mod node;
 #[path = "cluster/replication.rs"]
 mod replication;
+#[path = "kit/trace.rs"]
+mod trace;
