@@ -4,11 +4,21 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::print_stdout, reason = "what nodes say is for people")]
 
+#[path = "cluster/disks.rs"]
+mod disks;
 #[path = "cluster/kit.rs"]
 mod kit;
+#[path = "cluster/lives.rs"]
+mod lives;
 #[path = "kit/node.rs"]
 mod node;
+#[path = "cluster/partitions.rs"]
+mod partitions;
+#[path = "cluster/reads.rs"]
+mod reads;
 #[path = "cluster/replication.rs"]
 mod replication;
+#[path = "cluster/strangers.rs"]
+mod strangers;
 #[path = "kit/trace.rs"]
 mod trace;

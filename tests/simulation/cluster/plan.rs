@@ -128,14 +128,18 @@ impl Plan {
     /// A node as it is started next; the cores change from life to life.
     pub(crate) fn setup(&self, node: u64, rng: &Rng) -> Setup {
         let place = usize::try_from(node - 1).expect("nodes are few");
-        let (log_bytes, delta_bytes) =
-            if self.flushes { (2 << 20, 64 << 10) } else { (256 << 20, 256 << 20) };
+        let (slot_bytes, log_bytes, delta_bytes) = if self.flushes {
+            (128 << 10, 2 << 20, 64 << 10)
+        } else {
+            (512 << 10, 64 << 20, 256 << 20)
+        };
         Setup {
             cores: few(rng, 3),
             streams: self.streams[place],
             support_ms: self.support_ms,
             op_timeout_ms: 2_000,
             lease_reads: self.lease_reads,
+            slot_bytes,
             log_bytes,
             delta_bytes,
             sync: self.sync,
