@@ -75,3 +75,27 @@ fn custom_state_machine_keeps_its_accounts() {
     };
     check("custom_state_machine", &[&line(900, 100), &line(800, 200)]);
 }
+
+#[test]
+fn three_nodes_go_on_without_one() {
+    let reads = |id| format!("node {id} reads Some(b\"hello\")\n");
+    let all: String = (1..=3).map(reads).collect();
+    let all = all + "node 3 is back and reads Some(b\"two are enough\")\n";
+    check("three_nodes", &[&all, &all]);
+}
+
+#[test]
+fn leader_changes_are_told() {
+    let second = "another node leads: true, in a later term: true\n";
+    let all = format!("a node leads\n{second}{second}");
+    check("leader_changes", &[&all, &all]);
+}
+
+#[test]
+fn axum_health_redirect_shows_all_three_ways() {
+    let all = "health check: 1 primary, 2 others\n\
+               check before a write: 503 at a follower, 204 at the leader\n\
+               redirect: 307 at a follower, to the leader: true\n\
+               read: hello\nread: hello\nread: hello\n";
+    check("axum_health_redirect", &[all, all]);
+}

@@ -52,7 +52,7 @@ pub enum Op {
 pub enum Kind {
     /// No such file.
     NotFound,
-    /// The file exists.
+    /// The file exists, or the address is taken.
     Exists,
     /// The disk or quota is full.
     NoSpace,
@@ -68,7 +68,7 @@ pub enum Kind {
     NoMemory,
     /// The peer reset the connection.
     Reset,
-    /// The peer refused the connection, or the address is taken.
+    /// The peer refused the connection, or it is no address of this machine.
     Refused,
     /// It took too long.
     TimedOut,

@@ -4,6 +4,7 @@ pub(crate) mod disk;
 mod json;
 pub(crate) mod kv;
 mod load;
+mod nodes;
 mod park;
 mod report;
 mod used;

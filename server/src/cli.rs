@@ -18,6 +18,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Runs a node until it is told to end (SIGTERM, SIGINT).
+    Serve(Serve),
+    /// Runs the nodes of a cluster on this machine, to try things out.
+    Dev(Dev),
     /// Says whether a node can run here, and how fast the disk is.
     Doctor(Doctor),
     /// Checks or shows a configuration.
@@ -31,6 +35,30 @@ pub(crate) enum Command {
     /// Measures the disk, or the engine on it.
     #[command(subcommand)]
     Bench(Bench),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// The configuration file; else `$BOWLINE_CONFIG`, else `$CONFIG_PATH`, else defaults.
+    #[arg(long, short)]
+    pub(crate) config: Option<PathBuf>,
+    /// Also end when standard input does: whoever started this node is gone.
+    #[arg(long)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Dev {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Shards of the cluster; counts when the directory is new.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub(crate) shards: u32,
+    /// Where the nodes' directories, configurations and logs are kept; a fresh directory, removed
+    /// at the end, if none is named.
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -124,7 +152,7 @@ pub(crate) struct WalDump {
 pub(crate) enum Bench {
     /// Writes and syncs without the engine: what a durable put cannot beat.
     Disk(BenchDisk),
-    /// Durable puts, and reads, of a node in this process; the raw disk beside it.
+    /// Durable puts, and reads, of nodes in this process; the raw disk beside them.
     Kv(BenchKv),
 }
 
@@ -193,10 +221,13 @@ pub(crate) struct BenchKv {
     /// Distinct keys.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) keys: u64,
-    /// Shards of the node.
+    /// Shards of the cluster.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub(crate) shards: u32,
-    /// Cores of the node.
+    /// Nodes of the cluster, all in this process; clients talk to the one that leads.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Cores of each node.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) cores: u32,
     /// Seconds that are measured in each round.

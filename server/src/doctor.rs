@@ -1,15 +1,15 @@
 //! `bowline doctor`: facts of the machine, what stands in the way of a start, and the disk's speed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use bowline::probe::{self, Facts, ProbeOptions, UringState};
 use bowline::{Config, Error};
 
 use crate::bench::disk;
 use crate::cli::Doctor;
 use crate::out;
+use crate::scratch::Scratch;
 
 /// Prints what it finds. Failure: the engine would not start.
 pub(crate) fn run(ask: &Doctor) -> anyhow::Result<ExitCode> {
@@ -36,28 +36,16 @@ pub(crate) fn run(ask: &Doctor) -> anyhow::Result<ExitCode> {
 }
 
 fn probe_disk(dir: &Path, cpu: u32, direct_io: bool) -> anyhow::Result<()> {
-    let scratch = Scratch::near(dir)?;
+    let scratch = near(dir)?;
     let options = ProbeOptions::default().on_cpu(cpu).with_direct_io(direct_io);
-    out::line(disk::table(&probe::disk(&scratch.0, options).wait()?))?;
+    out::line(disk::table(&probe::disk(scratch.path(), options).wait()?))?;
     Ok(())
 }
 
-/// A directory of our own on the data directory's file system; removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn near(dir: &Path) -> anyhow::Result<Self> {
-        let standing = dir.ancestors().find(|part| part.is_dir()).unwrap_or_else(|| Path::new("."));
-        let path = standing.join(format!(".bowline-doctor-{}", std::process::id()));
-        std::fs::create_dir(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
+/// A directory of our own on the data directory's file system.
+fn near(dir: &Path) -> anyhow::Result<Scratch> {
+    let standing = dir.ancestors().find(|part| part.is_dir()).unwrap_or_else(|| Path::new("."));
+    Scratch::new(standing.join(format!(".bowline-doctor-{}", std::process::id())))
 }
 
 fn describe(facts: &Facts) -> String {

@@ -1,5 +1,5 @@
-//! The `bowline` binary: what an operator asks a machine, a configuration and a data directory,
-//! and how fast it is.
+//! The `bowline` binary: a node, a cluster to try things out, what an operator asks a machine, a
+//! configuration and a data directory, and how fast it is.
 //!
 //! It uses the public API of `bowline` alone: whatever it can do, an application can do too.
 //!
@@ -9,9 +9,15 @@
 mod bench;
 mod cli;
 mod config_cmd;
+mod dev;
 mod doctor;
+mod door;
 mod explain;
+mod orders;
 mod out;
+mod scratch;
+mod serve;
+mod settings;
 mod wal_cmd;
 
 use std::io::ErrorKind;
@@ -23,8 +29,7 @@ use crate::cli::{Bench, Cli, Command, Config, Wal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
-    match run(&cli.command) {
+    match run(&cli) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -34,8 +39,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    match command {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    // A node says itself what is logged.
+    if !matches!(cli.command, Command::Serve(_)) {
+        out::log(out::filter(if cli.verbose { "info" } else { "warn" })?);
+    }
+    match &cli.command {
+        Command::Serve(ask) => serve::run(ask),
+        Command::Dev(ask) => dev::run(ask),
         Command::Doctor(ask) => doctor::run(ask),
         Command::Config(Config::Check(ask)) => config_cmd::check(ask),
         Command::Config(Config::Print(ask)) => config_cmd::print(ask),
@@ -53,9 +64,4 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-}
-
-fn log_to_stderr(verbose: bool) {
-    let level = if verbose { "info" } else { "warn" };
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
 }

@@ -1,7 +1,10 @@
-//! What the binary says: results to standard output, failures to standard error.
+//! What the binary says: results to standard output, failures and the log to standard error.
 
 use core::fmt::Display;
 use std::io::{self, Write};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 /// One line, or several, of a result.
 ///
@@ -20,4 +23,18 @@ pub(crate) fn complain(error: &anyhow::Error) {
     };
     // Nobody is left to be told if standard error is closed too.
     writeln!(io::stderr().lock(), "{text}").ok();
+}
+
+/// Which events are logged, as in `info` or `warn,bowline::core=debug`.
+///
+/// # Errors
+///
+/// It is written wrongly.
+pub(crate) fn filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(text)
+}
+
+/// Logs to standard error from now on; called once.
+pub(crate) fn log(filter: EnvFilter) {
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }

@@ -60,8 +60,9 @@ pub struct ConfigFault {
 }
 
 impl ConfigError {
-    /// One for `key` from `origin`.
-    pub(crate) fn new(code: Code, origin: Origin, key: &str, what: impl Into<String>) -> Self {
+    /// One for `key` from `origin`, with the remedy that goes with the code. Also for whoever reads
+    /// `[server]`.
+    pub fn new(code: Code, origin: Origin, key: &str, what: impl Into<String>) -> Self {
         let fix = super::ErrorTable::row(code).fix.into();
         let key = key.into();
         let what = what.into();
@@ -70,7 +71,7 @@ impl ConfigError {
 
     /// The same with its remedy.
     #[must_use]
-    pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.0.fix = fix.into();
         self
     }

@@ -55,6 +55,13 @@ impl Cluster {
         }
     }
 
+    /// Changes a setting of every node that is started from now on.
+    pub(crate) fn set(&mut self, key: &'static str, value: &str) {
+        for setup in &mut self.setups {
+            setup.more.push((key, value.to_owned()));
+        }
+    }
+
     pub(crate) fn setup(&mut self, node: u64) -> &mut Setup {
         &mut self.setups[place(node)]
     }
@@ -75,7 +82,7 @@ impl Cluster {
     /// Waits until every shard has a leader as `node` sees it.
     #[track_caller]
     pub(crate) fn ready(&self, node: u64) {
-        self.ready_within(node, Duration::from_secs(60))
+        self.ready_within(node, Duration::from_mins(1))
             .unwrap_or_else(|error| panic!("node {node}: {error:#}"));
     }
 
@@ -165,6 +172,19 @@ impl Cluster {
     /// Every node but `node`.
     pub(crate) fn others(&self, node: u64) -> Vec<u64> {
         self.nodes.iter().copied().filter(|other| *other != node).collect()
+    }
+
+    /// Makes a node's state durable in runs.
+    #[track_caller]
+    pub(crate) fn flush(&self, node: u64) {
+        let engine = self.engine(node).clone();
+        let shards = u64::from(self.setups[place(node)].shards);
+        let flush = async move {
+            for shard in 0..shards {
+                engine.shard(ShardId(shard)).unwrap().flush().await.unwrap();
+            }
+        };
+        self.run(flush);
     }
 
     /// Begins a put through one node.

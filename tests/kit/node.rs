@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) log_bytes: u64,
     pub(crate) delta_bytes: u64,
     pub(crate) sync: SyncChoice,
+    /// More settings.
+    pub(crate) more: Vec<(&'static str, String)>,
 }
 
 impl Setup {
@@ -48,6 +50,7 @@ impl Setup {
             log_bytes: 2 << 20,
             delta_bytes: 256 << 10,
             sync: SyncChoice::Dsync,
+            more: Vec::new(),
         }
     }
 
@@ -71,6 +74,9 @@ impl Setup {
             ("listen.peer", format!("\"{}:{PORT}\"", World::addr(node))),
         ] {
             config.set(key, &value).unwrap();
+        }
+        for (key, value) in &self.more {
+            config.set(key, value).unwrap();
         }
         if self.nodes.len() > 1 {
             let peer = |id: &u64| Peer { id: *id, address: format!("{}:{PORT}", World::addr(*id)) };

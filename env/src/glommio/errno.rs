@@ -71,7 +71,7 @@ pub(super) fn glommio<T>(op: Op, error: &::glommio::GlommioError<T>) -> EnvError
 fn kind(errno: Errno) -> Kind {
     match errno {
         Errno::NOENT | Errno::NOTDIR => Kind::NotFound,
-        Errno::EXIST | Errno::NOTEMPTY => Kind::Exists,
+        Errno::EXIST | Errno::NOTEMPTY | Errno::ADDRINUSE => Kind::Exists,
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Kind::NoSpace,
         Errno::ROFS | Errno::ACCESS | Errno::PERM => Kind::ReadOnly,
         Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::LOOP | Errno::ISDIR => {
@@ -80,11 +80,9 @@ fn kind(errno: Errno) -> Kind {
         Errno::NOMEM | Errno::NOBUFS => Kind::NoMemory,
         Errno::MFILE | Errno::NFILE | Errno::AGAIN => Kind::Limit,
         Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED => Kind::Reset,
-        Errno::CONNREFUSED
-        | Errno::ADDRINUSE
-        | Errno::ADDRNOTAVAIL
-        | Errno::HOSTUNREACH
-        | Errno::NETUNREACH => Kind::Refused,
+        Errno::CONNREFUSED | Errno::ADDRNOTAVAIL | Errno::HOSTUNREACH | Errno::NETUNREACH => {
+            Kind::Refused
+        },
         Errno::TIMEDOUT | Errno::CANCELED => Kind::TimedOut,
         Errno::NOTCONN | Errno::BADF => Kind::Closed,
         _ => Kind::Io,

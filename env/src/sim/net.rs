@@ -154,9 +154,13 @@ impl Net {
     }
 
     /// Opens a listening socket. None: the address is taken or not of this node.
-    pub(super) fn listen(&mut self, life: &Rc<Life>, at: SocketAddr) -> Option<(Key, SocketAddr)> {
+    pub(super) fn listen(
+        &mut self,
+        life: &Rc<Life>,
+        at: SocketAddr,
+    ) -> Result<(Key, SocketAddr), Kind> {
         if node_of(at.ip(), life.node) != Some(life.node) {
-            return None;
+            return Err(Kind::Refused);
         }
         let clash = |port, its: &Listening| {
             let same = its.at.ip() == at.ip();
@@ -166,13 +170,13 @@ impl Net {
         let mut port = at.port();
         while port == 0 || self.listening.iter().any(|(_, its)| clash(port, its)) {
             if at.port() != 0 {
-                return None;
+                return Err(Kind::Exists);
             }
             port = self.port();
         }
         let at = SocketAddr::new(at.ip(), port);
         let (life, backlog) = (Rc::clone(life), VecDeque::new());
-        Some((self.listening.insert(Listening { life, at, backlog, waker: None }), at))
+        Ok((self.listening.insert(Listening { life, at, backlog, waker: None }), at))
     }
 
     fn find(&self, to: SocketAddr, from: u64) -> Option<Key> {

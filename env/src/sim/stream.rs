@@ -238,7 +238,7 @@ impl SimListener {
             return Err(error(Kind::Closed));
         }
         let bound = place.inner.net.borrow_mut().listen(&place.life, at);
-        let (key, local) = bound.ok_or_else(|| error(Kind::Refused))?;
+        let (key, local) = bound.map_err(error)?;
         Ok(Self { place: Rc::clone(place), key, local })
     }
 

@@ -1,36 +1,35 @@
-//! `bowline bench kv`: a node in this process, clients on it, and the raw disk in the same run.
+//! `bowline bench kv`: nodes in this process, clients on the one that leads, and the raw disk in
+//! the same run.
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
 use bowline::config::CoreCount;
 use bowline::probe::{self, DiskProbe, ProbeOptions};
 use bowline::{Config, EmbeddedEngine, Error};
 
 use super::json::Lines;
 use super::load::Load;
+use super::nodes::Nodes;
 use super::report::{self, Line, Round, Setting};
 use super::work::{Keys, Mix, Values};
 use crate::cli::{BenchKv, Fresh};
 use crate::out;
-
-/// How long a fresh node may take until every shard is led.
-const READY: Duration = Duration::from_secs(30);
+use crate::scratch::Scratch;
 
 /// Measures and prints. Failure: an operation failed.
 pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
-    let scratch = Scratch::below(ask.dir.as_deref())?;
-    let config = configuration(ask, &scratch.0)?;
-    let disk = Disk::of(&config, ask, &scratch.0);
-    // The directory of the probe is there before the node's is founded.
+    let scratch = Scratch::below(ask.dir.as_deref(), "bowline-bench")?;
+    let config = configuration(ask, scratch.path())?;
+    let disk = Disk::of(&config, ask, scratch.path());
+    // The directory of the probe is there before the nodes' are founded.
     let mut before = disk.probe()?;
     let mut lines = Lines::to(ask.json.as_deref())?;
-    let engine = EmbeddedEngine::builder().configure(move |used| *used = config).start().wait()?;
-    engine.wait_ready(READY).wait()?;
-    let load = load(ask, &engine);
+    let nodes = Nodes::start(&config, ask.nodes)?;
+    let engine = nodes.leader()?;
+    let load = load(ask, engine);
     let setting = setting(ask, load.mix);
     if load.mix.reads_percent > 0 {
         load.fill(&engine.client())?;
@@ -42,7 +41,7 @@ pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
     let mut rounds = Vec::new();
     for number in 0..ask.rounds {
         let outcomes =
-            if ask.on_core { load.on_cores(&engine)? } else { load.on_threads(&engine.client()) };
+            if ask.on_core { load.on_cores(engine)? } else { load.on_threads(&engine.client()) };
         let after = disk.probe()?;
         let round = Round {
             tally: outcomes.tally,
@@ -58,7 +57,7 @@ pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
         rounds.push(line);
         before = after;
     }
-    engine.stop().wait()?;
+    nodes.stop()?;
     if tables
         && rounds.len() > 1
         && let Some(median) = report::median(&rounds)
@@ -127,6 +126,7 @@ fn load(ask: &BenchKv, engine: &EmbeddedEngine) -> Load {
 fn setting(ask: &BenchKv, mix: Mix) -> Setting {
     Setting {
         workload: mix.to_string(),
+        nodes: ask.nodes,
         clients: ask.clients,
         threads: if ask.on_core { 0 } else { ask.threads.min(ask.clients) },
         shards: ask.shards,
@@ -135,24 +135,5 @@ fn setting(ask: &BenchKv, mix: Mix) -> Setting {
         keys: ask.keys,
         value_bytes: ask.value,
         rate: ask.rate,
-    }
-}
-
-/// A directory of this run alone; removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn below(dir: Option<&Path>) -> anyhow::Result<Self> {
-        let base = dir.map_or_else(std::env::temp_dir, Path::to_path_buf);
-        let path = base.join(format!("bowline-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
     }
 }

@@ -12,7 +12,7 @@ use super::{float, micros};
 pub(crate) struct Line {
     pub(crate) workload: String,
     pub(crate) round: u32,
-    pub(crate) nodes: u32,
+    pub(crate) nodes: u16,
     pub(crate) clients: usize,
     pub(crate) threads: usize,
     pub(crate) shards: u32,
@@ -50,6 +50,7 @@ pub(crate) struct Line {
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) workload: String,
+    pub(crate) nodes: u16,
     pub(crate) clients: usize,
     pub(crate) threads: usize,
     pub(crate) shards: u32,
@@ -85,7 +86,7 @@ impl Line {
         Self {
             workload: setting.workload.clone(),
             round: number,
-            nodes: 1,
+            nodes: setting.nodes,
             clients: setting.clients,
             threads: setting.threads,
             shards: setting.shards,
@@ -132,10 +133,11 @@ pub(crate) fn heading(setting: &Setting) -> String {
         None => "closed loop".to_owned(),
     };
     format!(
-        "{}: {} clients {clients}, {pace}; {} shards, {} cores; {} B values, {} keys; synced\n\
+        "{}: {} clients {clients}, {pace}; {}{} shards, {} cores; {} B values, {} keys; synced\n\
          {:<5} {:>10} {:>9} {:>9} {:>9} {:>9} {:>7} {:>8} {:>6} {:>6} {:>9} {:>7} {:>9} {:>7}",
         setting.workload,
         setting.clients,
+        if setting.nodes > 1 { format!("{} nodes, ", setting.nodes) } else { String::new() },
         setting.shards,
         setting.cores,
         setting.value_bytes,
