@@ -36,7 +36,7 @@ async fn health(State(engine): State<EmbeddedEngine>) -> StatusCode {
 }
 
 /// 2. A service asks before it writes. That is a hint: whether it leads is decided by the log, so
-/// the write may still be refused.
+///    the write may still be refused.
 async fn checked(
     State(engine): State<EmbeddedEngine>,
     Path(key): Path<String>,

@@ -52,7 +52,14 @@ struct Totals {
     term: Term,
     senders: BTreeMap<u32, watch::Sender<Option<LeaderInfo>>>,
     /// Shards that are closed here, and why.
-    closed: BTreeMap<ShardId, Code>,
+    closed: BTreeMap<ShardId, Closed>,
+}
+
+/// Why a shard is closed, and whether it may open again by itself.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    why: Code,
+    for_good: bool,
 }
 
 /// The leaderships of a node.
@@ -152,21 +159,29 @@ impl Board {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Notes that a shard is closed here.
+    /// Notes that a shard is closed here, `for_good` or until a peer gave its state.
     ///
     /// # Panics
     ///
     /// If the shard is not on the board.
-    pub(crate) fn close(&self, shard: ShardId, why: Code) {
+    pub(crate) fn close(&self, shard: ShardId, why: Code, for_good: bool) {
         assert!(shard.0 < u64::from(self.of()), "a shard's number is below the count");
         let mut totals = self.lock();
-        totals.closed.insert(shard, why);
+        totals.closed.insert(shard, Closed { why, for_good });
+        self.settle(&totals);
+    }
+
+    /// Notes that a shard that was closed works again.
+    pub(crate) fn reopen(&self, shard: ShardId) {
+        let mut totals = self.lock();
+        totals.closed.remove(&shard);
         self.settle(&totals);
     }
 
     fn settle(&self, totals: &Totals) {
         let led = |shard: &ShardId| place(*shard).is_some_and(|at| totals.shards[at].is_some());
-        let closed = totals.closed.keys().filter(|shard| !led(shard)).count();
+        let gone = totals.closed.iter().filter(|(_, closed)| closed.for_good);
+        let closed = gone.filter(|(shard, _)| !led(shard)).count();
         let open = totals.shards.len() - closed;
         let now = usize::try_from(totals.with_leader).is_ok_and(|leaders| leaders == open);
         self.settled.send_if_modified(|seen| core::mem::replace(seen, now) != now);
@@ -174,7 +189,7 @@ impl Board {
 
     /// Whether a shard is closed here.
     pub(crate) fn any_closed(&self) -> bool {
-        !self.lock().closed.is_empty()
+        self.lock().closed.values().any(|closed| closed.for_good)
     }
 
     /// Follows whether every shard is led or closed here: nothing more will come by itself.
@@ -230,7 +245,7 @@ impl Board {
     pub(crate) fn not_ready(&self) -> NotReady {
         let totals = self.lock();
         let missing = totals.shards.iter().zip(0_u64..).filter(|(leader, _)| leader.is_none());
-        let closed = |shard| totals.closed.get(&shard).map(|why| Unready::Closed(*why));
+        let closed = |shard| totals.closed.get(&shard).map(|closed| Unready::Closed(closed.why));
         let named = missing.map(|(_, shard)| {
             (ShardId(shard), closed(ShardId(shard)).unwrap_or(Unready::NoLeader))
         });

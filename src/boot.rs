@@ -25,6 +25,7 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::core::boot::{Links, LiveRuns, Plan, live_runs, open_core, open_streams};
 use crate::core::lanes::connect::Arrival;
+use crate::core::peers::Ledger;
 use crate::core::{drain, run};
 use crate::metrics::CoreCounters;
 use crate::node_file::NodeFile;
@@ -181,6 +182,10 @@ where
     }
     let board = Arc::new(Board::new(plan.node, plan.shards));
     let mut up = Up { plan: plan.clone(), board, hubs: Vec::new(), counters: Vec::new() };
+    let support_ms = u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX);
+    let to_write = identity.to_write(support_ms);
+    let node = to_write.clone().unwrap_or_else(|| identity.node().clone());
+    let ledger = Arc::new(Ledger::new(node));
     let mut ends = Vec::new();
     let (doors, arrivals): (Vec<_>, Vec<_>) =
         briefs.iter().map(|_| mpsc::channel(listen::ARRIVALS_MAX)).unzip();
@@ -194,6 +199,7 @@ where
             bell,
             board: Arc::clone(&up.board),
             counters: Arc::clone(&counters),
+            ledger: Arc::clone(&ledger),
             arrivals,
         };
         let plan = Plan { core, ..plan.clone() };
@@ -204,8 +210,7 @@ where
         up.counters.push(counters);
         ends.push(end);
     }
-    let support_ms = u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX);
-    let settle = Settle { node: identity.to_write(support_ms), live: None, listen: plan.listen };
+    let settle = Settle { node: to_write, live: None, listen: plan.listen };
     step_together(ends, settle).await?;
     Ok(up)
 }
@@ -300,7 +305,8 @@ where
     }
     let Ok(boot) = start.await else { return };
     let bell = links.bell.clone();
-    let opened = open_core::<E, O::Log, M>(env.clone(), store, &plan, streams, links, boot).await;
+    let plan = Plan { boot, ..plan };
+    let opened = open_core::<E, O::Log, M>(env.clone(), store, &plan, streams, links).await;
     let (core, arrivals) = match opened {
         Ok((core, arrivals)) => (Rc::new(RefCell::new(core)), arrivals),
         Err(error) => return give_up(ready, error),

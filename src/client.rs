@@ -76,7 +76,7 @@ impl EmbeddedClient {
 
     /// The members of the cluster, as this node knows them.
     pub fn list_members(&self) -> Vec<NodeId> {
-        vec![self.node.id]
+        self.node.members.clone()
     }
 
     /// A client for the application's state machine `M`; none: the engine runs another one.

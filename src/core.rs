@@ -19,6 +19,7 @@
 pub(crate) mod admit;
 pub(crate) mod apply;
 pub(crate) mod boot;
+pub(crate) mod cut;
 pub(crate) mod drain;
 pub(crate) mod gate;
 pub(crate) mod jobs;
@@ -33,5 +34,6 @@ pub(crate) mod queue;
 pub(crate) mod read;
 pub(crate) mod replica;
 pub(crate) mod run;
+pub(crate) mod transfer;
 
 pub use local::LocalShard;

@@ -150,6 +150,8 @@ pub(crate) struct CoreCounters {
     pub(crate) lanes_up: Counter,
     /// Connections to peers that ended.
     pub(crate) lanes_down: Counter,
+    /// States received and installed.
+    pub(crate) installs: Counter,
     /// Messages given to lanes.
     pub(crate) messages_sent: Counter,
     /// Messages that found no lane, no room or no entries.
@@ -205,6 +207,7 @@ impl CoreCounters {
             shards_failed: self.shards_failed.now(),
             lanes_up: self.lanes_up.now(),
             lanes_down: self.lanes_down.now(),
+            installs: self.installs.now(),
             messages_sent: self.messages_sent.now(),
             messages_dropped: self.messages_dropped.now(),
             messages_refused: self.messages_refused.now(),
@@ -261,6 +264,7 @@ pub struct CoreMetrics {
     pub shards_failed: u64,
     pub lanes_up: u64,
     pub lanes_down: u64,
+    pub installs: u64,
     pub messages_sent: u64,
     pub messages_dropped: u64,
     pub messages_refused: u64,

@@ -20,6 +20,8 @@ use crate::{Error, Op, RequestError};
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
+    /// The members of the cluster, ascending.
+    pub(crate) members: Vec<NodeId>,
     pub(crate) hubs: Vec<Arc<Hub>>,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Vec<Arc<CoreCounters>>,
@@ -42,7 +44,24 @@ impl Node {
         assert_eq!(board.of(), shards, "the board has every shard");
         let limits = Limits::of_entry(entry.saturating_sub(ENTRY_OVERHEAD));
         let stopping = AtomicBool::new(false);
-        Self { id, hubs, board, counters, streams, shards, config, machine, limits, stopping }
+        let mut members: Vec<_> = config.cluster.peers.iter().map(|peer| NodeId(peer.id)).collect();
+        if members.is_empty() {
+            members.push(id);
+        }
+        members.sort_unstable();
+        Self {
+            id,
+            members,
+            hubs,
+            board,
+            counters,
+            streams,
+            shards,
+            config,
+            machine,
+            limits,
+            stopping,
+        }
     }
 
     /// The shard of a key.

@@ -18,6 +18,7 @@
 
 use core::fmt;
 
+use bowline_env::Name;
 use bowline_raft::NodeId;
 
 use crate::config::Config;
@@ -30,8 +31,13 @@ const HEADER_LEN: usize = 160;
 const NAME_LEN_MAX: usize = 64;
 const PEER_LEN: usize = 24;
 /// Peers that are remembered.
-const PEERS_MAX: usize = 1_024;
+pub(crate) const PEERS_MAX: usize = 1_024;
 const CRC_AT: usize = 12;
+
+/// The file's name.
+pub(crate) fn node_name() -> Name {
+    Name::of("NODE")
+}
 
 /// Longest file.
 pub(crate) const NODE_LEN_MAX: usize = HEADER_LEN + PEERS_MAX * PEER_LEN;

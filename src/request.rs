@@ -3,7 +3,7 @@
 use core::fmt;
 
 use bowline_env::Nanos;
-use bowline_raft::ShardId;
+use bowline_raft::{NodeId, ShardId};
 use bowline_statemachine::Query;
 use bytes::Bytes;
 
@@ -60,6 +60,8 @@ pub(crate) enum Call {
     Run(Box<dyn FnOnce(LocalShard) + Send>),
     /// Answers `Reply::Unit` after this much time. Names no shard, so it works whatever is closed.
     Alarm(Nanos),
+    /// Hand the leadership to this node. Answers `Reply::Unit` once it leads.
+    Transfer(NodeId),
     /// Flush the shard's state. Answers `Reply::Unit` once it is durable.
     Flush,
     /// Stop the core. Answers `Reply::Unit` once its log is closed cleanly.
@@ -79,7 +81,12 @@ impl Call {
             Self::Propose { body, .. } => body.len(),
             Self::Read { query: Query::MultiGet(keys), .. } => keys.iter().map(Bytes::len).sum(),
             Self::Read { query: Query::Get(bytes) | Query::Custom(bytes), .. } => bytes.len(),
-            Self::Read { .. } | Self::Run(_) | Self::Alarm(_) | Self::Flush | Self::Stop => 0,
+            Self::Read { .. }
+            | Self::Run(_)
+            | Self::Alarm(_)
+            | Self::Transfer(_)
+            | Self::Flush
+            | Self::Stop => 0,
         }
     }
 }
@@ -91,6 +98,7 @@ impl fmt::Debug for Call {
             Self::Read { consistency, .. } => write!(f, "Read({consistency:?})"),
             Self::Run(_) => f.write_str("Run"),
             Self::Alarm(after) => write!(f, "Alarm({after:?})"),
+            Self::Transfer(to) => write!(f, "Transfer({to:?})"),
             Self::Flush => f.write_str("Flush"),
             Self::Stop => f.write_str("Stop"),
         }

@@ -5,7 +5,7 @@ use core::pin::pin;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use bowline_raft::ShardId;
+use bowline_raft::{NodeId, ShardId};
 use tokio::sync::watch;
 
 use crate::core::LocalShard;
@@ -57,6 +57,15 @@ impl Shard {
     /// the log too.
     pub fn flush(&self) -> Op<()> {
         self.node.submit(self.id, self.node.timeout_ms(), Call::Flush, unit)
+    }
+
+    /// Hands the leadership to another voter, without an error for callers: writes wait until it
+    /// leads. Resolves once this node knows that it does.
+    ///
+    /// Fails with BOW-0503 if this node does not lead, and with BOW-0507 if `to` is no voter, is
+    /// behind, or cannot be reached.
+    pub fn transfer(&self, to: NodeId) -> Op<()> {
+        self.node.submit(self.id, self.node.timeout_ms(), Call::Transfer(to), unit)
     }
 
     /// Runs `job` on the shard's home core, and answers what its future returns. The future need

@@ -13,7 +13,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::disallowed_methods, reason = "processes, threads and clocks are what is tested")]
 #![expect(clippy::disallowed_types, reason = "threads of clients share a record")]
-#![expect(clippy::disallowed_macros, reason = "the seed is printed before it runs")]
+#![expect(
+    clippy::disallowed_macros,
+    clippy::print_stdout,
+    reason = "the seed is printed before it runs"
+)]
 
 #[path = "cluster_crash/binary.rs"]
 mod binary;
@@ -46,7 +50,7 @@ use load::Record;
 use nodes::{Nodes, SHARDS};
 
 /// How long a cluster of which a majority lives may be without leaders.
-const HEAL: Duration = Duration::from_secs(60);
+const HEAL: Duration = Duration::from_mins(1);
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())

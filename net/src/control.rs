@@ -4,7 +4,7 @@
 //! LIVENESS, LIVENESS_REPLY  epoch | support | log_progress | sent_at | wall | led_hash: u64   48 B
 //! DIGEST                    count u32 | zero u32 | hash u64                                   16 B
 //! SHARDS                    count u32 | last u32 (0, 1) | count rows of 48 B
-//!   row                     shard | term | commit | last: u64 | slot u32 | generation u32 | zero u64
+//!   row      shard | term | commit | last: u64 | slot u32 | generation u32 | zero u64
 //! GOODBYE                   reason u16 | at most 200 bytes of text
 //! SHARDS_WANTED, CREDIT     no meta
 //! ```
@@ -16,7 +16,7 @@ use core::fmt;
 use bowline_raft::{Beat, Digest, LogIndex, Row, ShardId, Slot, Term};
 
 use crate::{
-    Frame, FrameHeader, HEADER_LEN, Kind, Stamp,
+    Bulk, Frame, FrameHeader, HEADER_LEN, Kind, Stamp, bulk,
     frame::{ALIGN, FREE_LEN_MAX, index, word},
 };
 
@@ -61,6 +61,8 @@ pub enum Control<'a> {
         /// Why; the numbers belong to the engine.
         reason: u16,
     },
+    /// A frame of a transfer.
+    Bulk(Bulk<&'a [u8]>),
 }
 
 impl Control<'_> {
@@ -74,6 +76,7 @@ impl Control<'_> {
             Self::Rows { .. } => Kind::Shards,
             Self::Credit => Kind::Credit,
             Self::Goodbye { .. } => Kind::Goodbye,
+            Self::Bulk(bulk) => bulk.kind(),
         }
     }
 
@@ -97,6 +100,10 @@ impl Control<'_> {
                 }
             },
             Self::Goodbye { reason } => out.extend_from_slice(&reason.to_le_bytes()),
+            Self::Bulk(bulk) => {
+                put(out, &bulk.words());
+                out.extend_from_slice(bulk.bytes());
+            },
             Self::ShardsWanted | Self::Credit => {},
         }
         let meta_len = out.len() - at - HEADER_LEN;
@@ -120,6 +127,7 @@ impl Control<'_> {
             Self::Digest(_) => 16,
             Self::Rows { rows, .. } => ROWS_HEAD_LEN + rows.len() * ROW_LEN,
             Self::Goodbye { .. } => REASON_LEN,
+            Self::Bulk(bulk) => bulk::HEAD_LEN + bulk.bytes().len(),
             Self::ShardsWanted | Self::Credit => 0,
         };
         (HEADER_LEN + meta_len).next_multiple_of(ALIGN)
@@ -152,13 +160,16 @@ pub enum ControlFrame {
         /// Why.
         reason: u16,
     },
+    /// A frame of a transfer that waits to be sent; received ones are read in place, by
+    /// [`Bulk::decode`].
+    Bulk(Bulk<Vec<u8>>),
 }
 
 /// Why a frame is not what its kind says. The lane is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// It holds messages, or belongs to a bulk lane.
+    /// It holds messages, or belongs to a transfer.
     Kind,
     /// The meta has another length than this kind has, or more rows than a frame may hold, or
     /// something follows the meta.
@@ -225,6 +236,7 @@ impl ControlFrame {
             Self::Rows { rows, last } => Control::Rows { rows, last: *last },
             Self::Credit => Control::Credit,
             Self::Goodbye { reason } => Control::Goodbye { reason: *reason },
+            Self::Bulk(bulk) => Control::Bulk(bulk.map(Vec::as_slice)),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! A lane begins with a handshake ([`dial`], [`answer`]) and is then a [`Receiver`], a [`Sender`]
 //! and a [`LaneLife`]: synchronous, told of bytes and time.
 
+mod bulk;
 mod control;
 mod frame;
 mod handshake;
@@ -20,6 +21,7 @@ mod send;
 mod waiting;
 mod wire;
 
+pub use bulk::{Bulk, CHUNK_MAX};
 pub use control::{Control, ControlError, ControlFrame, ROWS_MAX};
 pub use frame::{
     ALIGN, Expected, FREE_LEN_MAX, Frame, FrameError, FrameHeader, HEADER_LEN, Kind, MAGIC,

@@ -5,10 +5,11 @@
 //!          0                   start           filled                capacity
 //! ```
 //!
-//! * R1 a header is checked once, as soon as it is there, and before a buffer of its length is taken.
+//! * R1 a header is checked once, as soon as it is there, and before a buffer of its length is
+//!   taken.
 //! * R2 `received - consumed <= window` over the frames that count.
-//! * R3 every frame begins at a multiple of 16 in memory: buffers begin at one, and the started frame
-//!   is the only thing that moves, to the front.
+//! * R3 every frame begins at a multiple of 16 in memory: buffers begin at one, and the started
+//!   frame is the only thing that moves, to the front.
 
 use core::cell::Cell;
 use core::fmt;

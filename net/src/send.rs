@@ -1,9 +1,9 @@
 //! Messages become frames, and frames become bytes of a stream: one at a time, bodies in place.
 //!
 //! ```text
-//! push    -> frame being built -seal-> sealed -poll_write-> | lane's frames | header, meta | bodies |
-//!            waiting messages                               written in one go, from the front
-//! control -> waiting frames of the lane -----poll_write---> ^
+//! push    -> frame being built -seal-> sealed -poll_write-> | header, meta | bodies |
+//!            waiting messages
+//! control -> waiting frames of the lane ------poll_write-> | frame | frame |, before it
 //! ```
 //!
 //! * S1 `sent - consumed <= window` over the frames that count.
@@ -115,13 +115,14 @@ impl Sender {
     }
 
     /// Adds a message to the frame being built. One without batches that does not fit waits, in
-    /// order, in a queue of 1 MiB of messages as they are on the wire; there, a newer one of the same
-    /// shard, receiver, sender and kind replaces an older one. Over it the lane is overrun.
+    /// order, in a queue of 1 MiB of messages as they are on the wire; there, a newer one of the
+    /// same shard, receiver, sender and kind replaces an older one. Over it the lane is overrun.
     ///
     /// # Errors
     ///
-    /// [`PushError::Full`]: there is no room for the batches now, or others wait before them, or the
-    /// lane is overrun. [`PushError::TooLarge`]: there never will be. Nothing changed but that.
+    /// The message was not taken. [`PushError::Full`]: there is no room for its batches now, or
+    /// other messages wait before it; or it has none, and the lane is overrun.
+    /// [`PushError::TooLarge`]: it fits no frame of this lane.
     ///
     /// # Panics
     ///
@@ -135,7 +136,7 @@ impl Sender {
         for (head, body) in batches {
             assert!(index(head.len) == body.len(), "a body is as long as its header says");
         }
-        let busy = if batches.is_empty() { false } else { self.is_busy() };
+        let busy = !batches.is_empty() && self.is_busy();
         // Nothing passes those that wait (S5).
         let len_max = if busy || !self.messages.is_empty() {
             0
@@ -201,11 +202,11 @@ impl Sender {
         self.window - (self.sent - self.peer_consumed)
     }
 
-    /// Bytes of bodies that the frame being built can take; 0 while bytes are unsent, messages wait,
-    /// or the credit is used up. At most 256 KiB; one Append with more is taken if it is the first
-    /// in its frame and fits credit and `frame_max`.
+    /// Bytes of the body of one batch that the frame being built can take; 0 while bytes are
+    /// unsent, the frame is full, or the credit is used up. At most 256 KiB; one Append with more
+    /// is taken if it is the first in its frame and fits credit and `frame_max`.
     pub fn room(&self) -> u32 {
-        if self.is_busy() || !self.messages.is_empty() {
+        if self.is_busy() {
             return 0;
         }
         let one_more = frame_len(1, 1) - frame_len(0, 0);
@@ -217,6 +218,11 @@ impl Sender {
     pub fn is_clear(&self) -> bool {
         let built = !self.writer.is_empty() || !self.messages.is_empty();
         !built && self.control.is_empty() && !self.unsent.is_any()
+    }
+
+    /// Whether no frame of the lane itself waits for credit: a transfer may add one.
+    pub fn takes_bulk(&self) -> bool {
+        self.control.counted_len() == 0
     }
 
     /// Whether a queue was full: something was lost, and the lane is to be reset.
@@ -342,7 +348,6 @@ impl Unsent {
         self.head_at += heads;
         self.body_at += bytes - heads;
         while let Some(body) = bodies.front()
-            && self.messages
             && body.len() <= self.body_at
         {
             self.body_at -= body.len();

@@ -104,6 +104,9 @@ impl WaitingControl {
             Control::Digest(digest) => self.push_counted(ControlFrame::Digest(digest))?,
             Control::ShardsWanted => self.push_counted(ControlFrame::ShardsWanted)?,
             Control::Rows { rows, last } => return self.push_rows(rows, last),
+            Control::Bulk(bulk) => {
+                self.push_counted(ControlFrame::Bulk(bulk.map(|bytes| bytes.to_vec())))?;
+            },
         }
         Ok(())
     }
@@ -146,5 +149,58 @@ impl WaitingControl {
         self.counted_len += len;
         self.counted.push_back(frame);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bowline_raft::{Hint, Term, What};
+
+    use super::*;
+
+    fn release(shard: u64) -> Message {
+        Message {
+            shard: ShardId(shard),
+            to: ReplicaId(2),
+            from: ReplicaId(1),
+            term: Term(5),
+            hint: Hint::default(),
+            support: 0,
+            seq: 0,
+            what: What::Release,
+        }
+    }
+
+    #[test]
+    fn messages_that_left_make_room_for_as_many_others() {
+        let mut waiting = WaitingMessages::default();
+        let fit = u64::try_from(WAITING_MAX / MSG_LEN).unwrap();
+        for round in 0..3 {
+            for shard in round * fit..(round + 1) * fit {
+                assert_eq!(waiting.push(&release(shard)), Ok(()));
+            }
+            assert_eq!(waiting.push(&release(u64::MAX)), Err(Overrun));
+            assert_eq!(waiting.push(&release(0)), if round == 0 { Ok(()) } else { Err(Overrun) });
+            while waiting.first().is_some() {
+                waiting.pop();
+            }
+            assert!(waiting.is_empty());
+        }
+    }
+
+    #[test]
+    fn frames_that_left_make_room_for_as_many_others() {
+        let mut waiting = WaitingControl::new(1 << 20);
+        let rows = vec![Row::default(); ROWS_MAX];
+        for _ in 0..3 {
+            for _ in 0..4 {
+                assert_eq!(waiting.push(&Control::Rows { rows: &rows, last: true }), Ok(()));
+            }
+            assert_eq!(waiting.counted_len(), WAITING_MAX);
+            assert_eq!(waiting.push(&Control::ShardsWanted), Err(Overrun));
+            assert_eq!(waiting.pop_counted((256 << 10) - 1), None);
+            while waiting.pop_counted(256 << 10).is_some() {}
+            assert!(waiting.is_empty() && waiting.counted_len() == 0);
+        }
     }
 }

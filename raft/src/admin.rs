@@ -3,7 +3,6 @@
 use crate::{
     AdminError, Damage, Log, LogIndex, RaftCore, Record, ReplicaId, Slot, Step,
     alarm::Alarm,
-    core::at,
     replica::{CLOSING, OPEN},
 };
 
@@ -45,7 +44,7 @@ impl RaftCore {
     ///
     /// [`AdminError`]: nothing changed.
     pub fn admin(&mut self, slot: Slot, verb: Admin<'_>) -> Result<(), AdminError> {
-        let exists = self.hot.get(at(slot)).is_some_and(|hot| hot.flags & (OPEN | CLOSING) == OPEN);
+        let exists = self.replicas.get(slot).is_some_and(|it| it.flags & (OPEN | CLOSING) == OPEN);
         if !exists {
             return Err(AdminError::Closed);
         }
@@ -58,24 +57,24 @@ impl RaftCore {
             },
             Admin::Repair { from, to } => self.repairs.push((slot, from, to)),
             Admin::Compact { upto } => {
-                let applied = self.warm[at(slot)].applied;
+                let applied = self.replicas[slot].applied;
                 if upto > applied {
                     return Err(AdminError::BeyondApplied { applied });
                 }
-                let asked = &mut self.cold[at(slot)].compact;
+                let asked = &mut self.replicas[slot].compact;
                 *asked = upto.max(*asked);
             },
             Admin::Damaged(damage) => {
-                let worse = self.hot[at(slot)].damage != Damage::Retired;
+                let worse = self.replicas[slot].damage != Damage::Retired;
                 if worse {
-                    self.hot[at(slot)].damage = damage;
+                    self.replicas[slot].damage = damage;
                 }
                 if worse && damage == Damage::State {
-                    let generation = self.cold[at(slot)].generation;
+                    let generation = self.replicas[slot].generation;
                     self.alarms.set(self.now, slot, generation, Alarm::Ask);
                 }
             },
-            Admin::Close => self.hot[at(slot)].flags |= CLOSING,
+            Admin::Close => self.replicas[slot].flags |= CLOSING,
         }
         self.touch(slot);
         Ok(())
@@ -83,9 +82,10 @@ impl RaftCore {
 
     /// Stages a compaction that was asked for.
     pub(crate) fn compact(&mut self, slot: Slot, log: &mut impl Log) {
-        let upto = self.cold[at(slot)].compact;
-        if upto <= self.warm[at(slot)].floor {
-            self.cold[at(slot)].compact = LogIndex(0);
+        let it = &mut self.replicas[slot];
+        let upto = it.compact;
+        if upto <= it.floor {
+            it.compact = LogIndex(0);
             return;
         }
         let Some(prev_term) = log.term_at(self.place(slot), upto) else {
@@ -94,8 +94,8 @@ impl RaftCore {
         };
         match log.stage(self.place(slot), Record::Compact { first: upto.next(), prev_term }) {
             Ok(_) => {
-                self.warm[at(slot)].floor = upto;
-                self.cold[at(slot)].compact = LogIndex(0);
+                let it = &mut self.replicas[slot];
+                (it.floor, it.compact) = (upto, LogIndex(0));
                 self.counters.compactions += 1;
             },
             Err(refused) => self.refused(slot, refused),

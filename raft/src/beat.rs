@@ -41,7 +41,7 @@ impl RaftCore {
             self.go_on_with_digest(lane_no(place), out);
         }
         for _ in 0..WALK_MAX {
-            let Some(place) = self.audit.step(self.hot.len()) else { break };
+            let Some(place) = self.audit.step(self.replicas.len()) else { break };
             self.counters.audited += 1;
             self.audit(slot_at(place), out);
         }
@@ -65,7 +65,7 @@ impl RaftCore {
 
     /// Looks at every replica once from here on.
     pub(crate) fn start_audit(&mut self) {
-        self.audit.restart(self.hot.len());
+        self.audit.restart(self.replicas.len());
     }
 
     fn expire_lane(&mut self, place: usize) {

@@ -111,6 +111,7 @@ impl<T: Copy> Chains<T> {
     }
 }
 
+#[inline]
 fn index(at: u32) -> usize {
     usize::try_from(at).expect("usize holds a u32")
 }

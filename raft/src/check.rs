@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 
 use crate::{
     Damage, Lsn, RaftCore, Role, ShardId, Slot,
-    core::{Stream, StreamState, at, slot_at},
+    core::{Stream, StreamState, slot_at},
     progress::NO_PEERS,
     replica::{BROKEN, INSTALLING, OPEN},
 };
@@ -70,18 +70,18 @@ impl RaftCore {
     ///
     /// [`Broken`]: the first one that does not hold.
     pub fn check(&self) -> Result<(), Broken> {
-        for nth in 0..self.hot.len() {
+        for nth in 0..self.replicas.len() {
             let slot = slot_at(nth);
-            if self.hot[nth].flags & (OPEN | BROKEN) == OPEN {
+            if self.replicas[slot].flags & (OPEN | BROKEN) == OPEN {
                 self.check_slot(slot).map_err(|rule| {
-                    let shard = self.cold[nth].shard;
+                    let shard = self.replicas[slot].shard;
                     Broken { slot, shard, rule }
                 })?;
             }
         }
         for stream in &self.streams {
             self.check_stream(stream).map_err(|slot| {
-                let shard = self.cold[at(slot)].shard;
+                let shard = self.replicas[slot].shard;
                 Broken { slot, shard, rule: Rule::Lsn }
             })?;
         }
@@ -93,10 +93,10 @@ impl RaftCore {
         let waits = |lsn: Lsn| lsn > stream.durable && lsn <= stream.staged;
         let (mut newest, mut lasts) = (Lsn(0), BTreeMap::new());
         for write in &stream.waiting {
-            let (hot, cold) = (&self.hot[at(write.slot)], &self.cold[at(write.slot)]);
-            if cold.generation == write.generation && hot.flags & (OPEN | BROKEN) == OPEN {
+            let it = &self.replicas[write.slot];
+            if it.generation == write.generation && it.flags & (OPEN | BROKEN) == OPEN {
                 let before = lasts.insert(write.slot, write.last).unwrap_or_default();
-                let covers = write.last >= before && write.last <= hot.last;
+                let covers = write.last >= before && write.last <= it.last;
                 ensure(covers && waits(write.lsn), write.slot)?;
             }
             ensure(write.lsn >= newest, write.slot)?;
@@ -121,58 +121,56 @@ impl RaftCore {
     }
 
     fn check_slot(&self, slot: Slot) -> Result<(), Rule> {
-        let (hot, warm) = (&self.hot[at(slot)], &self.warm[at(slot)]);
-        let cold = &self.cold[at(slot)];
-        let installs = hot.flags & INSTALLING != 0;
-        let ordered = (installs || warm.floor <= warm.applied)
-            && warm.applied <= warm.handed
-            && warm.handed <= hot.commit
-            && hot.commit <= hot.last.max(warm.floor)
-            && hot.durable <= hot.last;
+        let it = &self.replicas[slot];
+        let installs = it.flags & INSTALLING != 0;
+        let ordered = (installs || it.floor <= it.applied)
+            && it.applied <= it.handed
+            && it.handed <= it.commit
+            && it.commit <= it.last.max(it.floor)
+            && it.durable <= it.last;
         ensure(ordered, Rule::Order)?;
-        ensure(hot.last_term <= hot.term || hot.damage != Damage::Normal, Rule::Term)?;
-        if hot.role == Role::Leader {
+        ensure(it.last_term <= it.term || it.damage != Damage::Normal, Rule::Term)?;
+        if it.role == Role::Leader {
             self.check_leader(slot)?;
         } else {
-            ensure(warm.queue.is_empty() && warm.progress == NO_PEERS, Rule::Lists)?;
+            ensure(it.queue.is_empty() && it.progress == NO_PEERS, Rule::Lists)?;
             let waits = self.armed(slot)
                 || self.is_held(slot)
-                || cold.leader.0 == 0
+                || it.leader.0 == 0
                 || !self.may_be_elected(slot)
                 || self.stream(slot).state != StreamState::Good;
             ensure(waits, Rule::Liveness)?;
         }
-        let stands = matches!(hot.role, Role::Leader | Role::Candidate);
-        ensure(!stands || warm.vote == cold.replica, Rule::Vote)?;
-        let healthy = hot.damage != Damage::Retired || self.has_work();
+        let stands = matches!(it.role, Role::Leader | Role::Candidate);
+        ensure(!stands || it.vote == it.replica, Rule::Vote)?;
+        let healthy = it.damage != Damage::Retired || self.has_work();
         ensure(!stands || healthy, Rule::Retired)?;
-        ensure(self.by_shard.get(&cold.shard) == Some(&slot), Rule::Lists)
+        ensure(self.by_shard.get(&it.shard) == Some(&slot), Rule::Lists)
     }
 
     fn check_leader(&self, slot: Slot) -> Result<(), Rule> {
-        let (hot, warm, cold) = (&self.hot[at(slot)], &self.warm[at(slot)], &self.cold[at(slot)]);
+        let it = &self.replicas[slot];
         ensure(
             self.stream(slot).state != StreamState::Failed || !self.handing.is_empty(),
             Rule::Vote,
         )?;
-        let queued: u32 = self.proposals.iter(warm.queue).map(|p| p.bytes).sum();
-        let charged: u32 = self.charges.iter(cold.charges).map(|(_, bytes)| bytes).sum();
-        ensure(warm.uncommitted == charged + queued, Rule::Budget)?;
-        let mut above =
-            usize::from(cold.conf_index > hot.commit && cold.conf_index >= warm.term_start);
+        let queued: u32 = self.proposals.iter(it.queue).map(|p| p.bytes).sum();
+        let charged: u32 = self.charges.iter(it.charges).map(|(_, bytes)| bytes).sum();
+        ensure(it.uncommitted == charged + queued, Rule::Budget)?;
+        let mut above = usize::from(it.conf_index > it.commit && it.conf_index >= it.term_start);
         let older = self.older.get(&slot).map_or(&[][..], |older| older);
-        above += older.iter().filter(|(_, at)| *at > hot.commit && *at >= warm.term_start).count();
+        above += older.iter().filter(|(_, at)| *at > it.commit && *at >= it.term_start).count();
         ensure(above <= 1, Rule::Configurations)?;
         let mut matches = 0_usize;
         for place in 0..self.conf(slot).members {
             let Some(peer) = self.peer(slot, place) else { continue };
-            let ordered = peer.matched < peer.next && peer.next <= hot.last.next();
+            let ordered = peer.matched < peer.next && peer.next <= it.last.next();
             ensure(ordered, Rule::Progress)?;
             matches += 1;
         }
         ensure(matches == self.peer_count(slot), Rule::Lists)?;
-        let sole = self.is_sole(slot) && hot.commit >= warm.term_start;
-        ensure(!sole || hot.commit <= hot.durable, Rule::Commit)
+        let sole = self.is_sole(slot) && it.commit >= it.term_start;
+        ensure(!sole || it.commit <= it.durable, Rule::Commit)
     }
 }
 

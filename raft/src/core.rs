@@ -1,4 +1,4 @@
-//! All replicas of one core: parallel arrays by slot, and what they share.
+//! All replicas of one core: one value each, by slot, and what they share.
 //!
 //! The order of a pass, and the only one:
 //!
@@ -27,7 +27,7 @@ use crate::{
     digest::Walk,
     lane::Lane,
     progress::ProgressSlab,
-    replica::{BROKEN, CLOSING, Cold, DIRTY, Hot, Interned, OPEN, STALLED, WaitingRead, Warm},
+    replica::{BROKEN, CLOSING, Interned, OPEN, Replicas, STALLED, WaitingRead},
     wheel::{Rate, Wheel},
 };
 
@@ -86,9 +86,7 @@ pub struct RaftCore {
     /// The same, as [`RaftCore::millis`] says it.
     pub(crate) now_millis: u32,
     pub(crate) random: u64,
-    pub(crate) hot: Vec<Hot>,
-    pub(crate) warm: Vec<Warm>,
-    pub(crate) cold: Vec<Cold>,
+    pub(crate) replicas: Replicas,
     pub(crate) free: Vec<Slot>,
     pub(crate) by_shard: BTreeMap<ShardId, Slot>,
     pub(crate) confs: Vec<Interned>,
@@ -151,9 +149,7 @@ impl RaftCore {
             now: BootTime(0),
             now_millis: 1,
             random: seed,
-            hot: Vec::new(),
-            warm: Vec::new(),
-            cold: Vec::new(),
+            replicas: Replicas::default(),
             free: Vec::new(),
             by_shard: BTreeMap::new(),
             confs: Vec::new(),
@@ -209,16 +205,14 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn touch(&mut self, slot: Slot) {
-        let flags = &mut self.hot[at(slot)].flags;
-        if *flags & (DIRTY | OPEN) == OPEN {
-            *flags |= DIRTY;
+        if self.replicas[slot].set_dirty() {
             self.dirty.push(slot);
         }
     }
 
     /// Lets a slot wait for room in its log.
     pub(crate) fn stall(&mut self, slot: Slot) {
-        let flags = &mut self.hot[at(slot)].flags;
+        let flags = &mut self.replicas[slot].flags;
         if *flags & STALLED == 0 {
             *flags |= STALLED;
             self.stalled.push_back(slot);
@@ -232,25 +226,25 @@ impl RaftCore {
     /// Whether `slot` has a replica that may still do something.
     #[inline]
     pub(crate) fn is_open(&self, slot: Slot) -> bool {
-        self.hot.get(at(slot)).is_some_and(|hot| hot.flags & (OPEN | BROKEN) == OPEN)
+        self.replicas.get(slot).is_some_and(|it| it.flags & (OPEN | BROKEN) == OPEN)
     }
 
     /// What the log is told of a replica.
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn place(&self, slot: Slot) -> Place {
-        let stream = self.stream(slot).no;
-        Place { slot, shard: self.cold[at(slot)].shard, stream }
+        let it = &self.replicas[slot];
+        Place { slot, shard: it.shard, stream: self.streams[usize::from(it.stream)].no }
     }
 
     /// Whether `slot` leads and takes proposals and reads.
     #[inline]
     pub(crate) fn serves(&self, slot: Slot) -> bool {
-        self.hot.get(at(slot)).is_some_and(|hot| {
-            hot.flags & (OPEN | BROKEN | CLOSING) == OPEN
-                && hot.role == Role::Leader
-                && hot.damage == Damage::Normal
-                && self.streams[usize::from(hot.stream)].state == StreamState::Good
+        self.replicas.get(slot).is_some_and(|it| {
+            it.flags & (OPEN | BROKEN | CLOSING) == OPEN
+                && it.role == Role::Leader
+                && it.damage == Damage::Normal
+                && self.streams[usize::from(it.stream)].state == StreamState::Good
         })
     }
 
@@ -262,13 +256,13 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn stream(&self, slot: Slot) -> &Stream {
-        &self.streams[usize::from(self.hot[at(slot)].stream)]
+        &self.streams[usize::from(self.replicas[slot].stream)]
     }
 
     /// Stops a replica that is in a state that cannot be; the next flush tells of it.
     pub(crate) fn broken(&mut self, slot: Slot, rule: Rule) {
         debug_assert!(false, "{rule:?} does not hold in slot {}", slot.0);
-        self.hot[at(slot)].flags |= BROKEN;
+        self.replicas[slot].flags |= BROKEN;
         self.counters.broken += 1;
         self.ill.push((slot, rule));
         self.trouble = true;
@@ -307,7 +301,7 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn conf(&self, slot: Slot) -> &Interned {
-        &self.confs[usize::from(self.hot[at(slot)].conf)]
+        &self.confs[usize::from(self.replicas[slot].conf)]
     }
 
     /// The next number of the generator (`SplitMix64`).
@@ -325,18 +319,18 @@ impl RaftCore {
             return;
         }
         self.events += 1;
-        let (shard, term) = (self.cold[at(slot)].shard, self.hot[at(slot)].term);
-        out.event.push(crate::Event { slot, shard, term, reason });
+        let it = &self.replicas[slot];
+        out.event.push(crate::Event { slot, shard: it.shard, term: it.term, reason });
     }
 }
 
-/// A slot's place in the arrays.
+/// A slot's place among the slots.
 #[inline]
 pub(crate) fn at(slot: Slot) -> usize {
     usize::try_from(slot.0).expect("usize holds a u32")
 }
 
-/// The slot at a place in the arrays.
+/// The slot at a place among the slots.
 pub(crate) fn slot_at(place: usize) -> Slot {
     Slot(u32::try_from(place).expect("slots are numbered by u32"))
 }

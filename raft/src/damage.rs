@@ -5,9 +5,7 @@
 
 use crate::{
     Damage, Fetch, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Refused, Role, Slot,
-    Verdict, What, Why,
-    alarm::Alarm,
-    core::{StreamState, at},
+    Verdict, What, Why, alarm::Alarm, core::StreamState,
 };
 
 /// Leaders of a failed stream that hand over in one pass.
@@ -16,14 +14,14 @@ const HANDING_MAX: usize = 64;
 impl RaftCore {
     /// Ends a replica's leadership because of damage; it stays open.
     pub(crate) fn retire_damaged(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].role != Role::Follower {
+        if self.replicas[slot].role != Role::Follower {
             self.hand_over(slot, Reason::Damaged, out);
         }
     }
 
     /// A refusal told that a stream failed; the next [`RaftCore::settle`] tells its replicas.
     pub(crate) fn poison(&mut self, slot: Slot) {
-        let stream = &mut self.streams[usize::from(self.hot[at(slot)].stream)];
+        let stream = &mut self.streams[usize::from(self.replicas[slot].stream)];
         if stream.state == StreamState::Good {
             stream.state = StreamState::Failing;
             self.trouble = true;
@@ -46,7 +44,7 @@ impl RaftCore {
         for _ in 0..HANDING_MAX.min(self.handing.len()) {
             let Some(slot) = self.handing.pop_front() else { break };
             let failed = self.is_open(slot) && self.stream(slot).state == StreamState::Failed;
-            if failed && self.hot[at(slot)].role != Role::Follower {
+            if failed && self.replicas[slot].role != Role::Follower {
                 self.hand_over(slot, Reason::StreamFailed, out);
             }
         }
@@ -55,13 +53,13 @@ impl RaftCore {
     /// A replica with damaged state asks its leader for a snapshot, and again after a while: an
     /// idle leader sends nothing that would remind it.
     pub(crate) fn ask_for_state(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].damage != Damage::State {
+        if self.replicas[slot].damage != Damage::State {
             return;
         }
-        let cold = &self.cold[at(slot)];
-        let (leader, own, generation) = (cold.leader, cold.replica, cold.generation);
+        let it = &self.replicas[slot];
+        let (leader, own, generation) = (it.leader, it.replica, it.generation);
         if let Some(place) = self.conf(slot).place(leader).filter(|_| leader != own) {
-            let floor = self.warm[at(slot)].floor;
+            let floor = self.replicas[slot].floor;
             self.tell(slot, place, What::SnapshotNeeded { floor }, out);
         }
         let again = self.now.after(self.config.times.snapshot);
@@ -76,8 +74,8 @@ impl RaftCore {
         m: &Message,
         out: &mut Outbox,
     ) {
-        if self.hot[at(slot)].damage == Damage::State {
-            let floor = self.warm[at(slot)].floor;
+        if self.replicas[slot].damage == Damage::State {
+            let floor = self.replicas[slot].floor;
             out.send.push(self.answer(slot, from, m, What::SnapshotNeeded { floor }));
         }
     }
@@ -90,16 +88,16 @@ impl RaftCore {
         (first, to): (LogIndex, LogIndex),
         out: &mut Outbox,
     ) -> Verdict {
-        let to = to.min(self.hot[at(slot)].commit);
+        let to = to.min(self.replicas[slot].commit);
         let known = self.conf(slot).conf.member(m.from).is_some();
-        if known && first <= self.warm[at(slot)].floor {
+        if known && first <= self.replicas[slot].floor {
             // They are compacted: only a snapshot brings what they did.
             return self.on_snapshot_needed(slot, m, out);
         }
         if !known || first > to {
             return Verdict::False(Why::Unasked);
         }
-        if self.hot[at(slot)].damage != Damage::Normal {
+        if self.replicas[slot].damage != Damage::Normal {
             return Verdict::False(Why::Unasked);
         }
         let bytes_max = self.config.catchup_bytes_max;
@@ -118,9 +116,9 @@ impl RaftCore {
         out: &mut Outbox,
     ) {
         let what = What::FetchEntries { from, to };
-        let leader = self.cold[at(slot)].leader;
+        let leader = self.replicas[slot].leader;
         match self.conf(slot).place(leader) {
-            Some(place) if leader != self.cold[at(slot)].replica => {
+            Some(place) if leader != self.replicas[slot].replica => {
                 self.tell(slot, place, what, out);
             },
             Some(_) | None => self.tell_all(slot, what, out),

@@ -13,12 +13,8 @@ use alloc::vec::Vec;
 
 use crate::{
     BatchRange, BootTime, LaneNo, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox,
-    RaftCore, Role, ShardId, Slot, Term, What,
-    beat::WALK_MAX,
-    core::{at, slot_at},
-    message::Hint,
-    replica::OPEN,
-    step::NUMBER_MAX,
+    RaftCore, Role, ShardId, Slot, Term, What, beat::WALK_MAX, core::slot_at, message::Hint,
+    replica::OPEN, step::NUMBER_MAX,
 };
 
 /// Follower and leader may disagree for this many beats in a row before the follower asks: what is
@@ -220,17 +216,18 @@ impl RaftCore {
 
     /// Takes some slots into a digest. Whether all are in it.
     fn tally(&self, mut tally: Tally, term: impl Fn(&Self, Slot) -> Option<Term>) -> (Tally, bool) {
-        let end = self.hot.len().min(tally.at + WALK_MAX);
+        let end = self.replicas.len().min(tally.at + WALK_MAX);
         for place in tally.at..end {
             let slot = slot_at(place);
             if self.is_open(slot)
                 && let Some(term) = term(self, slot)
             {
-                tally.digest.add(self.cold[place].shard, term, self.hot[place].commit);
+                let it = &self.replicas[slot];
+                tally.digest.add(it.shard, term, it.commit);
             }
         }
         tally.at = end;
-        (tally, end == self.hot.len())
+        (tally, end == self.replicas.len())
     }
 
     /// The term in which a replica leads with the support of a lane's other end.
@@ -240,24 +237,25 @@ impl RaftCore {
         let supported = (0..members)
             .filter_map(|place| self.peer(slot, place))
             .any(|peer| peer.lane == lane.0 && peer.support != 0 && peer.support == view);
-        supported.then_some(self.hot[at(slot)].term)
+        supported.then_some(self.replicas[slot].term)
     }
 
     /// The term of the leader at a lane's other end to which a replica is bound.
     fn followed_over(&self, slot: Slot, lane: LaneNo) -> Option<Term> {
-        let hot = &self.hot[at(slot)];
+        let it = &self.replicas[slot];
         let epoch = self.lanes[usize::from(lane.0)].promise.epoch();
-        let bound = hot.support == epoch && hot.lane == lane.0;
-        bound.then_some(self.cold[at(slot)].bound_term)
+        let bound = it.support == epoch && it.lane == lane.0;
+        bound.then_some(self.replicas[slot].bound_term)
     }
 
     /// What is led and what is followed over the lane at a place, summed up anew.
     pub(crate) fn sums_over(&self, place: usize) -> (u64, u64) {
         let Ok(lane) = u16::try_from(place).map(LaneNo) else { return (0, 0) };
-        let open = (0..self.hot.len()).filter(|nth| self.hot[*nth].flags & OPEN != 0).map(slot_at);
+        let slots = (0..self.replicas.len()).map(slot_at);
+        let open = slots.filter(|slot| self.replicas[*slot].flags & OPEN != 0);
         let (mut led, mut followed) = (0, 0);
         for slot in open {
-            let shard = self.cold[at(slot)].shard;
+            let shard = self.replicas[slot].shard;
             led ^= self.led_over(slot, lane).map_or(0, |term| mix(shard, term));
             followed ^= self.followed_over(slot, lane).map_or(0, |term| mix(shard, term));
         }
@@ -266,7 +264,7 @@ impl RaftCore {
 
     /// Names some of the shards led over a lane; their peers are told the commit index again.
     fn send_rows(&mut self, lane: LaneNo, from: usize, out: &mut Outbox) {
-        let end = self.hot.len().min(from + WALK_MAX);
+        let end = self.replicas.len().min(from + WALK_MAX);
         let mut rows = Vec::new();
         for place in from..end {
             if self.is_open(slot_at(place))
@@ -275,7 +273,7 @@ impl RaftCore {
                 rows.push(row);
             }
         }
-        let last = end == self.hot.len();
+        let last = end == self.replicas.len();
         self.lanes[usize::from(lane.0)].jobs.rows = (!last).then_some(end);
         if last || !rows.is_empty() {
             out.lane.push(LaneSend { lane, what: LaneWhat::Rows { rows, last } });
@@ -289,14 +287,14 @@ impl RaftCore {
         let peer = self.peer_mut(slot, place)?;
         peer.sent_commit = LogIndex(0);
         self.touch(slot);
-        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
+        let it = &self.replicas[slot];
         Some(Row {
-            shard: cold.shard,
-            term: hot.term,
-            commit: hot.commit,
-            last: hot.last,
+            shard: it.shard,
+            term: it.term,
+            commit: it.commit,
+            last: it.last,
             slot,
-            generation: cold.generation,
+            generation: it.generation,
         })
     }
 
@@ -329,7 +327,7 @@ impl RaftCore {
         let Some(slot) = self.slot_of(row.shard) else { return };
         let works = self.is_open(slot) && self.stream_is_good(slot);
         let possible = (1..=NUMBER_MAX).contains(&row.term.0);
-        if !works || !possible || row.term < self.hot[at(slot)].term {
+        if !works || !possible || row.term < self.replicas[slot].term {
             return;
         }
         let members = &self.conf(slot).conf.members;
@@ -337,8 +335,8 @@ impl RaftCore {
             return;
         };
         let leader = leader.replica;
-        let higher = row.term > self.hot[at(slot)].term;
-        if leader == self.cold[at(slot)].replica
+        let higher = row.term > self.replicas[slot].term;
+        if leader == self.replicas[slot].replica
             || (higher && self.adopt(slot, row.term, log, out).is_err())
         {
             return;
@@ -352,7 +350,7 @@ impl RaftCore {
         };
         let message = Message {
             shard: row.shard,
-            to: self.cold[at(slot)].replica,
+            to: self.replicas[slot].replica,
             from: leader,
             term: row.term,
             hint: Hint::default(),
@@ -360,7 +358,7 @@ impl RaftCore {
             seq: 0,
             what: append,
         };
-        let leads = self.hot[at(slot)].role == Role::Leader;
+        let leads = self.replicas[slot].role == Role::Leader;
         if !leads && self.follow(slot, &message, out).is_ok() {
             self.on_bind(slot, origin, &message);
         }

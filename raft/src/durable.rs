@@ -2,7 +2,7 @@
 
 use crate::{
     Damage, LogIndex, Lsn, Outbox, RaftCore, Role, Rule, Slot, StreamNo,
-    core::{StreamState, Waiting, at, slot_at},
+    core::{StreamState, Waiting, slot_at},
     replica::{BROKEN, CAMPAIGN, OPEN, STALLED},
 };
 
@@ -17,11 +17,14 @@ impl RaftCore {
             return;
         }
         known.durable = lsn;
-        while let Some(next) = self.streams[place].waiting.pop_front_if(|next| next.lsn <= lsn) {
-            if self.cold[at(next.slot)].generation == next.generation {
+        let ready = known.waiting.partition_point(|next| next.lsn <= lsn);
+        for nth in 0..ready {
+            let next = self.streams[place].waiting[nth];
+            if self.replicas[next.slot].generation == next.generation {
                 self.written(next.slot, (next.last, lsn), out);
             }
         }
+        self.streams[place].waiting.drain(..ready);
         self.let_go(place, out);
         for _ in 0..self.stalled.len() {
             self.wake_stalled();
@@ -41,14 +44,13 @@ impl RaftCore {
         self.streams[place].waiting.clear();
         // What waits for a write that never comes is never said.
         self.streams[place].held.clear();
-        for nth in 0..self.hot.len() {
-            let hot = &self.hot[nth];
-            if usize::from(hot.stream) == place && hot.flags & OPEN != 0 {
-                let slot = slot_at(nth);
+        for slot in (0..self.replicas.len()).map(slot_at) {
+            let it = &self.replicas[slot];
+            if usize::from(it.stream) == place && it.flags & OPEN != 0 {
                 self.disarm(slot);
                 self.reject_all(slot, out);
                 self.reject_reads(slot, out);
-                if self.hot[nth].role != Role::Follower {
+                if self.replicas[slot].role != Role::Follower {
                     self.handing.push_back(slot);
                 }
             }
@@ -60,7 +62,7 @@ impl RaftCore {
     #[inline]
     fn let_go(&mut self, place: usize, out: &mut Outbox) {
         let stream = &mut self.streams[place];
-        let durable = stream.held.iter().take_while(|(lsn, _)| *lsn <= stream.durable).count();
+        let durable = stream.held.partition_point(|(lsn, _)| *lsn <= stream.durable);
         out.send.extend(stream.held.range(..durable).map(|(_, send)| *send));
         stream.held.drain(..durable);
     }
@@ -69,19 +71,18 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn note_write(&mut self, slot: Slot, lsn: Lsn) {
-        let hot = &mut self.hot[at(slot)];
-        let stream = &mut self.streams[usize::from(hot.stream)];
+        let it = &mut self.replicas[slot];
+        let stream = &mut self.streams[usize::from(it.stream)];
         if lsn < stream.staged || lsn <= stream.durable {
             self.broken(slot, Rule::Lsn);
             return;
         }
         stream.staged = lsn;
-        hot.staged = lsn;
-        let (last, since) = (hot.last, self.now);
+        it.staged = lsn;
+        let (last, generation, since) = (it.last, it.generation, self.now);
         match stream.waiting.back_mut() {
             Some(newest) if newest.slot == slot && newest.lsn == lsn => newest.last = last,
             Some(_) | None => {
-                let generation = self.cold[at(slot)].generation;
                 stream.waiting.push_back(Waiting { lsn, last, slot, generation, since });
             },
         }
@@ -89,7 +90,7 @@ impl RaftCore {
 
     /// A log was cut above `last`: no write of it covers more any longer.
     pub(crate) fn lower_writes(&mut self, slot: Slot, last: LogIndex) {
-        let stream = &mut self.streams[usize::from(self.hot[at(slot)].stream)];
+        let stream = &mut self.streams[usize::from(self.replicas[slot].stream)];
         let its = stream.waiting.iter_mut().filter(|write| write.slot == slot);
         its.for_each(|write| write.last = write.last.min(last));
     }
@@ -97,7 +98,7 @@ impl RaftCore {
     /// Puts the replica that waits longest for room back on the dirty list.
     pub(crate) fn wake_stalled(&mut self) -> Option<Slot> {
         let slot = self.stalled.pop_front()?;
-        self.hot[at(slot)].flags &= !STALLED;
+        self.replicas[slot].flags &= !STALLED;
         self.touch(slot);
         Some(slot)
     }
@@ -105,16 +106,16 @@ impl RaftCore {
     /// A replica's write up to `last` is durable, as is all up to `lsn`.
     #[inline]
     fn written(&mut self, slot: Slot, (last, lsn): (LogIndex, Lsn), out: &mut Outbox) {
-        let hot = &mut self.hot[at(slot)];
-        if hot.flags & BROKEN != 0 {
+        let it = &mut self.replicas[slot];
+        if it.flags & BROKEN != 0 {
             return;
         }
-        hot.durable = hot.durable.max(last.min(hot.last));
-        let normal = hot.damage == Damage::Normal;
-        match hot.role {
-            Role::Candidate if hot.staged <= lsn && normal => self.own_vote(slot, out),
+        it.durable = it.durable.max(last.min(it.last));
+        let normal = it.damage == Damage::Normal;
+        match it.role {
+            Role::Candidate if it.staged <= lsn && normal => self.own_vote(slot, out),
             // A sole voter that could not stage its vote waits for room.
-            Role::Follower if hot.flags & CAMPAIGN == 0 => {},
+            Role::Follower if it.flags & CAMPAIGN == 0 => {},
             Role::Leader | Role::Candidate | Role::Follower | Role::PreCandidate => {
                 self.touch(slot);
             },

@@ -3,7 +3,6 @@
 use crate::{
     BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore, Role,
     Send, Slot, Term, What,
-    core::at,
     message::Hint,
     replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
     send::Road,
@@ -15,12 +14,13 @@ const CATCHUP_PATIENCE: u64 = 4;
 impl RaftCore {
     /// Sends what is new to every peer. `probe`: reads were stamped in this pass.
     pub(crate) fn feed(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
-        let hot = &mut self.hot[at(slot)];
-        let (beat, own) = (hot.flags & BEAT != 0, hot.place);
-        hot.flags &= !BEAT;
+        let it = &mut self.replicas[slot];
+        let (beat, own) = (it.flags & BEAT != 0, it.place);
+        it.flags &= !BEAT;
         if !self.log_is_healthy(slot) {
             return;
         }
+        let mut waits = false;
         for place in 0..self.conf(slot).members {
             if place == own {
                 continue;
@@ -29,6 +29,10 @@ impl RaftCore {
             if !sent {
                 self.hint(slot, place, probe, out);
             }
+            waits |= sent;
+        }
+        if waits {
+            self.mark_inflight(slot, true);
         }
     }
 
@@ -41,13 +45,15 @@ impl RaftCore {
         beat: bool,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let (last, floor) = (self.hot[at(slot)].last, self.warm[at(slot)].floor);
-        let Some(peer) = self.peer(slot, place) else { return false };
+        let it = &self.replicas[slot];
+        let Some(here) = self.peer_at(slot, place) else { return false };
+        let peer = &self.peers.all[here];
         let open = peer.waiting() < self.config.window_messages
             && peer.inflight < self.config.window_bytes;
-        let newer = peer.pace == Pace::Replicate && peer.next <= last && peer.next > floor;
+        let newer = peer.pace == Pace::Replicate && peer.next <= it.last && peer.next > it.floor;
         if newer && open {
-            return self.append_entries(slot, place, self.config.append_bytes_max, (log, out));
+            let bytes_max = self.config.append_bytes_max;
+            return self.append_entries((slot, place, here), bytes_max, (log, out));
         }
         self.feed_other(slot, place, beat, (log, out))
     }
@@ -60,7 +66,7 @@ impl RaftCore {
         beat: bool,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let floor = self.warm[at(slot)].floor;
+        let floor = self.replicas[slot].floor;
         let stale = self.config.times.heartbeat / 2;
         let Some(peer) = self.peer(slot, place).copied() else { return false };
         let quiet = beat && !self.within(peer.probe_at, stale);
@@ -77,7 +83,9 @@ impl RaftCore {
             },
             Pace::Snapshot => false,
             Pace::Probe if peer.waiting() == 0 => {
-                self.append_entries(slot, place, self.config.probe_bytes_max, (log, out))
+                let here = self.peer_at(slot, place).expect("it is a peer");
+                let bytes_max = self.config.probe_bytes_max;
+                self.append_entries((slot, place, here), bytes_max, (log, out))
             },
             Pace::Probe => due && self.probe_again(slot, place, (log, out)),
             Pace::Replicate => due && self.append_empty(slot, place, peer.next.prev(), (log, out)),
@@ -111,14 +119,13 @@ impl RaftCore {
     #[inline(always)]
     fn append_entries(
         &mut self,
-        slot: Slot,
-        place: u8,
+        (slot, place, here): (Slot, u8, usize),
         bytes_max: u32,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        let peer = self.peer(slot, place).expect("it is a peer");
+        let peer = &self.peers.all[here];
         let (next, pace, lane) = (peer.next, peer.pace, peer.lane);
-        let (here, last) = (self.place(slot), self.hot[at(slot)].last);
+        let last = self.replicas[slot].last;
         let prev = next.prev();
         if next > last {
             return self.append_empty(slot, place, prev, (log, out));
@@ -126,7 +133,7 @@ impl RaftCore {
         if !self.has_room(slot, place, lane) {
             return false;
         }
-        let Some((to, bytes)) = log.cached(here, next, bytes_max) else {
+        let Some((to, bytes)) = log.cached(self.place(slot), next, bytes_max) else {
             if pace == Pace::Probe {
                 return self.append_empty(slot, place, prev, (log, out));
             }
@@ -137,7 +144,7 @@ impl RaftCore {
             return false;
         }
         let entries = Entries { from: next, to, bulk: false };
-        if !self.post((slot, place), prev, Some((entries, bytes)), (log, out)) {
+        if !self.post((slot, place, here), prev, Some((entries, bytes)), (log, out)) {
             return false;
         }
         self.counters.sent_bytes += u64::from(bytes);
@@ -168,7 +175,8 @@ impl RaftCore {
         entries: Option<(Entries, u32)>,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> bool {
-        self.post((slot, place), prev, entries, (log, out))
+        let here = self.peer_at(slot, place).expect("it is a peer");
+        self.post((slot, place, here), prev, entries, (log, out))
     }
 
     /// Sends an Append, with the entries and bytes given. What it sent is not sent again, unless
@@ -177,7 +185,7 @@ impl RaftCore {
     #[inline(always)]
     fn post(
         &mut self,
-        (slot, place): (Slot, u8),
+        (slot, place, here): (Slot, u8, usize),
         prev: LogIndex,
         entries: Option<(Entries, u32)>,
         (log, out): (&mut impl Log, &mut Outbox),
@@ -186,7 +194,6 @@ impl RaftCore {
             self.broken(slot, crate::Rule::Floor);
             return false;
         };
-        let here = self.peer_at(slot, place).expect("it is a peer");
         let used = self.peers.all[here].lane;
         let member = &self.conf(slot).conf.members[usize::from(place)];
         let (node, to_replica) = (member.node, member.replica);
@@ -197,9 +204,9 @@ impl RaftCore {
         if now_used != used {
             self.move_peer(slot, place, now_used);
         }
-        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
-        let stamp = if hot.flags & READS != 0 { cold.read_seq } else { 0 };
-        let commit = hot.commit;
+        let it = &self.replicas[slot];
+        let stamp = if it.flags & READS != 0 { it.read_seq } else { 0 };
+        let commit = it.commit;
         let peer = &mut self.peers.all[here];
         peer.seq = peer.seq.wrapping_add(1);
         if peer.pace != Pace::Catchup || entries.is_some() {
@@ -218,16 +225,15 @@ impl RaftCore {
             to_slot: peer.slot,
             to_generation: peer.generation,
             my_slot: slot,
-            my_generation: cold.generation,
+            my_generation: it.generation,
             my_core: self.config.core,
         };
-        let (shard, from, term, seq) = (cold.shard, cold.replica, hot.term, peer.seq);
+        let (shard, from, term, seq) = (it.shard, it.replica, it.term, peer.seq);
         let batches = BatchRange::default();
         let what = What::Append { prev, prev_term, commit, read_seq, batches };
         let message = Message { shard, to: to_replica, from, term, hint, support: 0, seq, what };
         let entries = entries.map(|(entries, _)| entries);
         out.send.push(Send { slot, node, lane, message, entries });
-        self.mark_inflight(slot, true);
         self.counters.sent_appends += 1;
         true
     }
@@ -235,12 +241,12 @@ impl RaftCore {
     /// The term of the entry that an Append of a leader goes behind; none: it is compacted.
     #[inline]
     fn term_before(&self, slot: Slot, prev: LogIndex, log: &impl Log) -> Option<Term> {
-        let hot = &self.hot[at(slot)];
-        if prev == hot.last {
-            Some(hot.last_term)
-        } else if prev >= self.warm[at(slot)].term_start {
+        let it = &self.replicas[slot];
+        if prev == it.last {
+            Some(it.last_term)
+        } else if prev >= it.term_start {
             // From there on all entries are its own.
-            Some(hot.term)
+            Some(it.term)
         } else {
             log.term_at(self.place(slot), prev)
         }
@@ -263,8 +269,8 @@ impl RaftCore {
 
     /// What a peer is told when there is no Append for it: a commit, a read to confirm.
     fn hint(&mut self, slot: Slot, place: u8, probe: bool, out: &mut Outbox) {
-        let stamp = self.cold[at(slot)].read_seq;
-        let commit = self.hot[at(slot)].commit;
+        let it = &self.replicas[slot];
+        let (stamp, commit) = (it.read_seq, it.commit);
         let Some(peer) = self.peer(slot, place) else { return };
         let commit = commit.min(peer.matched);
         let what = if probe && peer.acked_read < stamp {
@@ -284,7 +290,7 @@ impl RaftCore {
     /// The entries that a peer needs next are on disk only: they are read in the background.
     fn catch_up(&mut self, slot: Slot, place: u8, out: &mut Outbox) {
         let now = self.millis();
-        let last = self.hot[at(slot)].last;
+        let last = self.replicas[slot].last;
         let member = self.conf(slot).conf.members[usize::from(place)];
         let bytes_max = self.config.catchup_bytes_max;
         let peer = self.peer_mut(slot, place).expect("it is a peer");
@@ -307,7 +313,7 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) {
-        if !self.is_open(slot) || self.hot[at(slot)].role != Role::Leader {
+        if !self.is_open(slot) || self.replicas[slot].role != Role::Leader {
             return;
         }
         let (Fetched::Entries { peer, .. } | Fetched::Failed { peer }) = got;
@@ -316,7 +322,8 @@ impl RaftCore {
         if progress.pace != Pace::Catchup {
             return;
         }
-        let (last, floor) = (self.hot[at(slot)].last, self.warm[at(slot)].floor);
+        let it = &self.replicas[slot];
+        let (last, floor) = (it.last, it.floor);
         match got {
             Fetched::Entries { from, .. } if from <= floor => {
                 // Compacted meanwhile: a snapshot is needed.
@@ -327,7 +334,9 @@ impl RaftCore {
                 if from == progress.next && to >= from && to <= last =>
             {
                 let entries = Some((Entries { from, to, bulk: true }, bytes));
-                if !self.post_append((slot, place), from.prev(), entries, (log, out)) {
+                if self.post_append((slot, place), from.prev(), entries, (log, out)) {
+                    self.mark_inflight(slot, true);
+                } else {
                     self.reset_peer(slot, place);
                 }
             },
@@ -360,8 +369,8 @@ impl RaftCore {
 
     fn look_at_slot(&mut self, slot: Slot) {
         let leads = self.is_open(slot)
-            && self.hot[at(slot)].role == Role::Leader
-            && self.hot[at(slot)].damage == Damage::Normal;
+            && self.replicas[slot].role == Role::Leader
+            && self.replicas[slot].damage == Damage::Normal;
         let mut waits = false;
         if leads {
             for place in 0..self.conf(slot).members {
@@ -373,7 +382,7 @@ impl RaftCore {
         }
         self.mark_inflight(slot, waits);
         if waits {
-            self.hot[at(slot)].flags |= BEAT;
+            self.replicas[slot].flags |= BEAT;
             self.touch(slot);
         }
     }

@@ -5,7 +5,6 @@ use crate::{
     Batch, Configuration, Damage, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox,
     RaftCore, Reason, Received, Refused, Role, Slot, Term, Verdict, What, Why,
     batch::{Body, FLAG_CONF, FLAG_NOOP},
-    core::at,
     message::Mismatch,
     step::NUMBER_MAX,
 };
@@ -89,12 +88,12 @@ impl RaftCore {
         };
         let [batch] = m.batches else { return false };
         let Some((slot, _)) = self.addressed(from, message) else { return false };
-        let (hot, cold, head) = (&self.hot[at(slot)], &self.cold[at(slot)], &batch.head);
-        let goes_on = cold.leader == message.from
-            && (hot.role, hot.damage) == (Role::Follower, Damage::Normal)
-            && (prev, prev_term) == (hot.last, hot.last_term)
-            && (head.first, head.term) == (prev.next(), hot.term)
-            && head.shard == cold.shard
+        let (it, head) = (&self.replicas[slot], &batch.head);
+        let goes_on = it.leader == message.from
+            && (it.role, it.damage) == (Role::Follower, Damage::Normal)
+            && (prev, prev_term) == (it.last, it.last_term)
+            && (head.first, head.term) == (prev.next(), it.term)
+            && head.shard == it.shard
             && head.flags & (FLAG_CONF | FLAG_NOOP) == 0
             && head.count.wrapping_sub(1) < COUNT_MAX
             && usize::try_from(head.len) == Ok(batch.body.len())
@@ -120,28 +119,29 @@ impl RaftCore {
         m: &Message,
         out: &mut Outbox,
     ) -> Result<(), Verdict> {
-        if self.cold[at(slot)].leader == m.from { Ok(()) } else { self.follow_anew(slot, m, out) }
+        if self.replicas[slot].leader == m.from { Ok(()) } else { self.follow_anew(slot, m, out) }
     }
 
     fn follow_anew(&mut self, slot: Slot, m: &Message, out: &mut Outbox) -> Result<(), Verdict> {
-        let leader = self.cold[at(slot)].leader;
-        if self.hot[at(slot)].role == Role::Leader || leader.0 != 0 {
+        let it = &self.replicas[slot];
+        if it.role == Role::Leader || it.leader.0 != 0 {
             return Err(Verdict::False(Why::Leader));
         }
-        if self.hot[at(slot)].role == Role::Candidate {
+        if it.role == Role::Candidate {
             // It asks for no votes any longer, and what its log ends with may change now.
-            let stream = &mut self.streams[usize::from(self.hot[at(slot)].stream)];
+            let stream = &mut self.streams[usize::from(it.stream)];
             stream.held.retain(|(_, send)| {
                 send.slot != slot || !matches!(send.message.what, What::Vote { .. })
             });
         }
-        self.hot[at(slot)].role = Role::Follower;
-        self.hot[at(slot)].flags &= !(crate::replica::CAMPAIGN | crate::replica::TOUCHED);
+        let it = &mut self.replicas[slot];
+        it.role = Role::Follower;
+        it.flags &= !(crate::replica::CAMPAIGN | crate::replica::TOUCHED);
         self.unbind(slot);
         self.disarm(slot);
-        let cold = &mut self.cold[at(slot)];
-        cold.leader = m.from;
-        cold.failed = 0;
+        let it = &mut self.replicas[slot];
+        it.leader = m.from;
+        it.failed = 0;
         self.requeue_reads(slot);
         self.tell_role(slot, out);
         self.report(slot, Reason::Follows, out);
@@ -158,7 +158,7 @@ impl RaftCore {
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> Result<Took, Verdict> {
         if let Some(part) = self.parts_at(slot, prev, prev_term, log) {
-            if part.index < self.hot[at(slot)].commit.min(prev) {
+            if part.index < self.replicas[slot].commit.min(prev) {
                 self.report(slot, Reason::Conflict, out);
                 return Err(Verdict::False(Why::Committed));
             }
@@ -166,7 +166,7 @@ impl RaftCore {
         }
         for batch in batches {
             let Some(differs) = self.first_difference(slot, batch, log) else { continue };
-            if differs <= self.hot[at(slot)].commit {
+            if differs <= self.replicas[slot].commit {
                 // Nothing committed is ever replaced (I3): a peer or this log is at fault.
                 self.report(slot, Reason::Conflict, out);
                 return Err(Verdict::False(Why::Committed));
@@ -181,9 +181,9 @@ impl RaftCore {
                     }
                 },
                 Err(Refused::BadChecksum) => {
-                    let hot = &self.hot[at(slot)];
-                    let (index, term) = if batch.head.first > hot.last {
-                        (hot.last, hot.last_term)
+                    let it = &self.replicas[slot];
+                    let (index, term) = if batch.head.first > it.last {
+                        (it.last, it.last_term)
                     } else {
                         (prev, prev_term)
                     };
@@ -207,8 +207,8 @@ impl RaftCore {
         prev_term: Term,
         log: &impl Log,
     ) -> Option<Mismatch> {
-        let hot = &self.hot[at(slot)];
-        if prev == hot.last && prev_term == hot.last_term {
+        let it = &self.replicas[slot];
+        if prev == it.last && prev_term == it.last_term {
             return None;
         }
         self.parts_below(slot, prev, prev_term, log)
@@ -222,20 +222,20 @@ impl RaftCore {
         prev_term: Term,
         log: &impl Log,
     ) -> Option<Mismatch> {
-        let (hot, here) = (&self.hot[at(slot)], self.place(slot));
-        if prev <= hot.last {
+        let (it, here) = (&self.replicas[slot], self.place(slot));
+        if prev <= it.last {
             match log.term_at(here, prev) {
                 Some(term) if term == prev_term => return None,
                 // Compacted, hence committed, hence equal.
-                None if prev <= hot.commit => return None,
-                Some(_) if prev <= hot.commit => {
+                None if prev <= it.commit => return None,
+                Some(_) if prev <= it.commit => {
                     return Some(Mismatch { index: prev.prev(), term: Term(0) });
                 },
                 Some(_) | None => {},
             }
         }
         // The largest index not above prev whose term is not above prev's: terms ascend.
-        let (mut low, mut high) = (hot.commit, prev.min(hot.last));
+        let (mut low, mut high) = (it.commit, prev.min(it.last));
         while low < high {
             let middle = LogIndex(low.0 + (high.0 - low.0).div_ceil(2));
             if log.term_at(here, middle).is_some_and(|term| term > prev_term) {
@@ -252,14 +252,13 @@ impl RaftCore {
     /// and a late copy of it must not cut what came after.
     #[inline]
     fn first_difference(&self, slot: Slot, batch: &Batch<'_>, log: &impl Log) -> Option<LogIndex> {
-        let (hot, head) = (&self.hot[at(slot)], &batch.head);
-        if head.first > hot.last {
+        let (it, head) = (&self.replicas[slot], &batch.head);
+        if head.first > it.last {
             return Some(head.first);
         }
-        let (here, end) = (self.place(slot), head.last().min(hot.last));
-        let floor = self.warm[at(slot)].floor;
+        let (here, end) = (self.place(slot), head.last().min(it.last));
         let agrees =
-            |index: LogIndex| index <= floor || log.term_at(here, index) == Some(head.term);
+            |index: LogIndex| index <= it.floor || log.term_at(here, index) == Some(head.term);
         // Terms ascend on both sides, so an equal end means that all before it is equal.
         if agrees(end) {
             return (end < head.last()).then(|| end.next());
@@ -307,16 +306,16 @@ impl RaftCore {
     /// The log replaces what it has from `from` on.
     #[inline]
     fn cut(&mut self, slot: Slot, from: LogIndex, out: &mut Outbox) {
-        if from <= self.hot[at(slot)].last {
+        if from <= self.replicas[slot].last {
             self.cut_below(slot, from, out);
         }
     }
 
     fn cut_below(&mut self, slot: Slot, from: LogIndex, out: &mut Outbox) {
-        let hot = &mut self.hot[at(slot)];
-        assert!(from > hot.commit, "nothing committed is truncated (I3)");
-        hot.durable = hot.durable.min(from.prev());
-        hot.last = from.prev();
+        let it = &mut self.replicas[slot];
+        assert!(from > it.commit, "nothing committed is truncated (I3)");
+        it.durable = it.durable.min(from.prev());
+        it.last = from.prev();
         self.lower_writes(slot, from.prev());
         self.counters.truncations += 1;
         self.report(slot, Reason::Truncated, out);
@@ -327,9 +326,9 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     fn accepted(&mut self, slot: Slot, batch: &Batch<'_>, lsn: crate::Lsn) {
-        let hot = &mut self.hot[at(slot)];
-        hot.last = batch.head.last();
-        hot.last_term = batch.head.term;
+        let it = &mut self.replicas[slot];
+        it.last = batch.head.last();
+        it.last_term = batch.head.term;
         self.counters.accepts += 1;
         self.note_write(slot, lsn);
     }
@@ -338,25 +337,28 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn raise_commit(&mut self, slot: Slot, commit: LogIndex) {
-        let hot = &mut self.hot[at(slot)];
-        if commit > hot.commit {
-            assert!(commit <= hot.last, "only what is in the log is committed (I1)");
-            hot.commit = commit;
+        let it = &mut self.replicas[slot];
+        if commit > it.commit {
+            assert!(commit <= it.last, "only what is in the log is committed (I1)");
+            it.commit = commit;
             self.counters.commits += 1;
+            if it.set_dirty() {
+                self.dirty.push(slot);
+            }
             self.prune_confs(slot);
-            self.touch(slot);
         }
     }
 
     /// A leader tells what is committed; it names nothing that it does not know to be here.
     pub(crate) fn on_commit_hint(&mut self, slot: Slot, m: &Message, commit: LogIndex) -> Verdict {
-        if self.hot[at(slot)].role == Role::Leader {
+        let it = &self.replicas[slot];
+        if it.role == Role::Leader {
             return Verdict::False(Why::Leader);
         }
-        if self.cold[at(slot)].leader != m.from {
+        if it.leader != m.from {
             return Verdict::False(Why::Unasked);
         }
-        if commit > self.hot[at(slot)].last {
+        if commit > it.last {
             return Verdict::False(Why::Index);
         }
         self.raise_commit(slot, commit);

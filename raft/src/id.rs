@@ -58,7 +58,7 @@ impl LogIndex {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamNo(pub u16);
 
-/// A replica's index in its core's arrays. Never part of replicated state.
+/// A replica's index among those of its core. Never part of replicated state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 

@@ -6,7 +6,6 @@
 
 use crate::{
     BootTime, Digest, Log, NodeId, Outbox, RaftCore, Role, Row, Slot,
-    core::at,
     digest::{Jobs, Watch},
     promise::{Belief, Promise},
     replica::NO_ROOM,
@@ -243,7 +242,7 @@ impl RaftCore {
     /// votes asks again. Of one that went down: what was under way is lost.
     fn walk_lane(&mut self, lane: LaneNo) {
         let Some(from) = self.lanes[usize::from(lane.0)].cursor else { return };
-        let end = u32::try_from(self.hot.len()).expect("slots are numbered by u32");
+        let end = u32::try_from(self.replicas.len()).expect("slots are numbered by u32");
         let to = from.saturating_add(WALK_MAX).min(end);
         let (node, up) = (self.lanes[usize::from(lane.0)].node, self.lanes[usize::from(lane.0)].up);
         for nth in from..to {
@@ -258,7 +257,7 @@ impl RaftCore {
 
     /// A lane went down: what is under way over it is lost.
     fn part_with(&mut self, slot: Slot, lane: LaneNo) {
-        if self.hot[at(slot)].role != Role::Leader {
+        if self.replicas[slot].role != Role::Leader {
             return;
         }
         for place in 0..self.conf(slot).members {
@@ -274,7 +273,7 @@ impl RaftCore {
         let Some(place) = members.iter().position(|member| member.node == node) else { return };
         let Ok(place) = u8::try_from(place) else { return };
         let replica = self.conf(slot).conf.members[usize::from(place)].replica;
-        match self.hot[at(slot)].role {
+        match self.replicas[slot].role {
             Role::Leader => {
                 let Some(peer) = self.peer(slot, place) else { return };
                 let used = self.lanes.get(usize::from(peer.lane));
@@ -286,13 +285,13 @@ impl RaftCore {
                 }
             },
             Role::Follower | Role::PreCandidate | Role::Candidate => {
-                if self.cold[at(slot)].leader == replica {
+                if self.replicas[slot].leader == replica {
                     self.requeue_reads(slot);
                 }
-                let waits = self.cold[at(slot)].leader.0 == 0 && self.armed(slot);
-                if waits && self.hot[at(slot)].role != Role::Candidate {
-                    self.cold[at(slot)].failed = 0;
-                    if self.hot[at(slot)].role == Role::PreCandidate {
+                let waits = self.replicas[slot].leader.0 == 0 && self.armed(slot);
+                if waits && self.replicas[slot].role != Role::Candidate {
+                    self.replicas[slot].failed = 0;
+                    if self.replicas[slot].role == Role::PreCandidate {
                         // It asks again at once: the wait was for a voter like this.
                         self.eager.push(slot);
                     }

@@ -4,8 +4,8 @@ use crate::{
     Accepted, Budget, Damage, HardState, Log, LogIndex, Lsn, NOOP_BYTES, NewBatch, Outbox,
     ProposeError, RaftCore, Record, Refused, Rejected, ReplicaId, Slot,
     batch::{ALIGN_U32, FLAG_NOOP},
-    core::{StreamState, at},
-    replica::{CLOSING, TOUCHED, TRANSFER},
+    core::StreamState,
+    replica::{CLOSING, Replica, TOUCHED, TRANSFER},
 };
 
 /// Entries that belong together: they get neighbouring indexes in one batch.
@@ -37,21 +37,21 @@ impl RaftCore {
             self.touch_leaderless(slot);
             return Err(self.why_not(slot));
         }
-        if self.hot[at(slot)].flags & TRANSFER != 0 {
+        if self.replicas[slot].flags & TRANSFER != 0 {
             return Err(ProposeError::Busy(Budget::Transfer));
         }
         let body = p.bytes.checked_next_multiple_of(ALIGN_U32);
         if body.is_none_or(|len| len > self.config.batch_bytes_max) {
             return Err(ProposeError::TooLarge);
         }
-        let warm = &mut self.warm[at(slot)];
-        let total = warm.uncommitted.saturating_add(p.bytes);
-        if total > self.config.uncommitted_bytes_max && warm.uncommitted > 0 {
+        let it = &mut self.replicas[slot];
+        let total = it.uncommitted.saturating_add(p.bytes);
+        if total > self.config.uncommitted_bytes_max && it.uncommitted > 0 {
             self.counters.busy_shard += 1;
             return Err(ProposeError::Busy(Budget::Shard));
         }
-        warm.uncommitted = total;
-        self.proposals.push(&mut warm.queue, p);
+        it.uncommitted = total;
+        self.proposals.push(&mut it.queue, p);
         self.touch(slot);
         Ok(())
     }
@@ -67,7 +67,7 @@ impl RaftCore {
             Ok(lsn) => {
                 self.take_queued(slot, &batch, out);
                 self.appended(slot, &batch.new, batch.charge, lsn);
-                if !self.warm[at(slot)].queue.is_empty() {
+                if !self.replicas[slot].queue.is_empty() {
                     self.touch(slot);
                 }
             },
@@ -82,15 +82,15 @@ impl RaftCore {
     /// Writes the commit index down when it moved by `every` entries; rides with another write.
     #[inline]
     pub(crate) fn stage_commit(&mut self, slot: Slot, every: u64, log: &mut impl Log) {
-        let (hot, staged) = (&self.hot[at(slot)], self.cold[at(slot)].staged_commit);
-        if hot.commit.0.saturating_sub(staged.0) < every {
+        let it = &self.replicas[slot];
+        if it.commit.0.saturating_sub(it.staged_commit.0) < every {
             return;
         }
-        let (term, vote, commit) = (hot.term, self.warm[at(slot)].vote, hot.commit);
+        let (term, vote, commit) = (it.term, it.vote, it.commit);
         // A refusal costs nothing: the commit index is found again by the next leader.
         if log.stage(self.place(slot), Record::HardState(HardState { term, vote, commit })).is_ok()
         {
-            self.cold[at(slot)].staged_commit = commit;
+            self.replicas[slot].staged_commit = commit;
             self.counters.hard_states += 1;
         }
     }
@@ -99,7 +99,7 @@ impl RaftCore {
     #[inline]
     fn next_batch(&self, slot: Slot) -> Taken {
         let (mut count, mut bytes, mut proposals) = (0_u32, 0_u32, 0_u32);
-        for p in self.proposals.iter(self.warm[at(slot)].queue) {
+        for p in self.proposals.iter(self.replicas[slot].queue) {
             let total = bytes.saturating_add(p.bytes);
             let over = total.checked_next_multiple_of(ALIGN_U32);
             if proposals > 0 && over.is_none_or(|len| len > self.config.pass_bytes_max) {
@@ -116,12 +116,12 @@ impl RaftCore {
     /// A batch behind the end of a leader's log: one entry, no proposal.
     #[inline]
     pub(crate) fn tail_batch(&self, slot: Slot, bytes: u32, flags: u16) -> NewBatch<'static> {
-        let hot = &self.hot[at(slot)];
+        let it = &self.replicas[slot];
         NewBatch {
             at: self.place(slot),
-            first: hot.last.next(),
-            term: hot.term,
-            prev_term: hot.last_term,
+            first: it.last.next(),
+            term: it.term,
+            prev_term: it.last_term,
             count: 1,
             proposals: 0,
             bytes,
@@ -134,7 +134,7 @@ impl RaftCore {
     fn take_queued(&mut self, slot: Slot, batch: &Taken, out: &mut Outbox) {
         let mut first = batch.new.first;
         for _ in 0..batch.proposals {
-            let queue = &mut self.warm[at(slot)].queue;
+            let queue = &mut self.replicas[slot].queue;
             let p = self.proposals.pop(queue).expect("the batch was counted over this queue");
             out.accepted.push(Accepted { slot, token: p.token, first, term: batch.new.term });
             first = LogIndex(first.0 + u64::from(p.count));
@@ -145,9 +145,9 @@ impl RaftCore {
     pub(crate) fn reject_all(&mut self, slot: Slot, out: &mut Outbox) {
         let why =
             if self.serves(slot) { ProposeError::Busy(Budget::Log) } else { self.why_not(slot) };
-        while let Some(p) = self.proposals.pop(&mut self.warm[at(slot)].queue) {
-            let warm = &mut self.warm[at(slot)];
-            warm.uncommitted = warm.uncommitted.saturating_sub(p.bytes);
+        while let Some(p) = self.proposals.pop(&mut self.replicas[slot].queue) {
+            let it = &mut self.replicas[slot];
+            it.uncommitted = it.uncommitted.saturating_sub(p.bytes);
             self.counters.rejected += 1;
             out.rejected.push(Rejected { slot, token: p.token, why });
         }
@@ -155,20 +155,20 @@ impl RaftCore {
 
     /// Why a replica takes no proposal; `NoLeader` also when nothing forbids it.
     pub(crate) fn why_not(&self, slot: Slot) -> ProposeError {
-        let Some(hot) = self.hot.get(at(slot)) else {
+        let Some(it) = self.replicas.get(slot) else {
             return ProposeError::Closed;
         };
-        if !self.is_open(slot) || hot.flags & CLOSING != 0 {
+        if !self.is_open(slot) || it.flags & CLOSING != 0 {
             return ProposeError::Closed;
         }
-        if hot.damage != Damage::Normal {
+        if it.damage != Damage::Normal {
             return ProposeError::Damaged;
         }
         if self.stream(slot).state != StreamState::Good {
             return ProposeError::StreamFailed;
         }
         match self.leader_of(slot) {
-            Some(leader) if leader != self.cold[at(slot)].replica => {
+            Some(leader) if leader != self.replicas[slot].replica => {
                 ProposeError::NotLeader { leader }
             },
             Some(_) | None => ProposeError::NoLeader,
@@ -177,14 +177,15 @@ impl RaftCore {
 
     /// Who leads, as far as this replica knows.
     pub(crate) fn leader_of(&self, slot: Slot) -> Option<ReplicaId> {
-        Some(self.cold[at(slot)].leader).filter(|leader| leader.0 != 0)
+        Some(self.replicas[slot].leader).filter(|leader| leader.0 != 0)
     }
 
-    /// Somebody wants something of a replica without a leader: it is elected before others.
+    /// Somebody wants something of a replica without a leader, or with one that is lost: it is
+    /// elected before others.
     pub(crate) fn touch_leaderless(&mut self, slot: Slot) {
-        if self.is_open(slot) && self.cold[at(slot)].leader.0 == 0 {
-            self.hot[at(slot)].flags |= TOUCHED;
-            self.wheel.urge(slot);
+        let lost = |it: &Replica| it.leader.0 == 0 || self.wheel.is_held(slot);
+        if self.is_open(slot) && lost(&self.replicas[slot]) {
+            self.replicas[slot].flags |= TOUCHED;
             self.wheel.urge(slot);
         }
     }
@@ -205,14 +206,14 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn appended(&mut self, slot: Slot, batch: &NewBatch<'_>, charge: u32, lsn: Lsn) {
-        let hot = &mut self.hot[at(slot)];
-        hot.last = LogIndex(hot.last.0 + u64::from(batch.count));
-        hot.last_term = batch.term;
+        let it = &mut self.replicas[slot];
+        it.last = LogIndex(it.last.0 + u64::from(batch.count));
+        it.last_term = batch.term;
         self.counters.appends += 1;
         self.counters.entries += u64::from(batch.count);
         self.counters.bytes += u64::from(batch.bytes);
         if charge > 0 {
-            self.charges.push(&mut self.cold[at(slot)].charges, (hot.last, charge));
+            self.charges.push(&mut it.charges, (it.last, charge));
         }
         self.note_write(slot, lsn);
     }

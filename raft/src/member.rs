@@ -8,7 +8,6 @@ use crate::{
     AdminError, ConfError, Configuration, Log, LogIndex, Member, NewBatch, NodeId, Outbox, Part,
     Phase, RaftCore, Reason, Refused, ReplicaId, Role, Slot, What,
     batch::{ALIGN_U32, FLAG_CONF, entry_len},
-    core::at,
     replica::{CAUGHT_UP, TRANSFER},
 };
 
@@ -72,13 +71,13 @@ impl RaftCore {
 
     /// Whether a change may begin: no other is under way, and the own term has committed.
     pub(crate) fn may_change(&self, slot: Slot) -> bool {
-        let commit = self.hot[at(slot)].commit;
+        let it = &self.replicas[slot];
         self.conf(slot).conf.phase == Phase::Stable
-            && self.cold[at(slot)].conf_index <= commit
-            && commit >= self.warm[at(slot)].term_start
+            && it.conf_index <= it.commit
+            && it.commit >= it.term_start
             && !self.changes.contains_key(&slot)
             && !self.is_leaving(slot)
-            && self.hot[at(slot)].flags & TRANSFER == 0
+            && it.flags & TRANSFER == 0
     }
 
     fn apply_step(
@@ -133,9 +132,8 @@ impl RaftCore {
     /// What a leader does by itself: ends a joint configuration that is committed, promotes
     /// learners that have caught up.
     pub(crate) fn next_change(&mut self, slot: Slot) {
-        let commit = self.hot[at(slot)].commit;
-        let settled =
-            self.cold[at(slot)].conf_index <= commit && commit >= self.warm[at(slot)].term_start;
+        let it = &self.replicas[slot];
+        let settled = it.conf_index <= it.commit && it.commit >= it.term_start;
         if !settled || self.changes.contains_key(&slot) || self.is_leaving(slot) {
             return;
         }
@@ -145,7 +143,7 @@ impl RaftCore {
                 let stable = left(conf);
                 self.changes.insert(slot, stable);
             }
-        } else if self.hot[at(slot)].flags & TRANSFER == 0 {
+        } else if self.replicas[slot].flags & TRANSFER == 0 {
             self.promote_learners(slot);
         }
     }
@@ -208,8 +206,8 @@ impl RaftCore {
             self.broken(slot, crate::Rule::Configurations);
             return;
         };
-        let old = (self.hot[at(slot)].conf, self.cold[at(slot)].conf_index);
-        self.older.entry(slot).or_default().push(old);
+        let it = &self.replicas[slot];
+        self.older.entry(slot).or_default().push((it.conf, it.conf_index));
         self.activate_conf(slot, id, index);
         self.prune_confs(slot);
         self.report(slot, Reason::Configuration, out);
@@ -217,12 +215,12 @@ impl RaftCore {
 
     /// The log is cut from `from` on: configurations in what goes are no more.
     pub(crate) fn pop_confs(&mut self, slot: Slot, from: LogIndex, out: &mut Outbox) {
-        while self.cold[at(slot)].conf_index >= from {
+        while self.replicas[slot].conf_index >= from {
             let Some((id, index)) = self.older.get_mut(&slot).and_then(alloc::vec::Vec::pop) else {
                 self.broken(slot, crate::Rule::Configurations);
                 return;
             };
-            let gone = self.hot[at(slot)].conf;
+            let gone = self.replicas[slot].conf;
             self.activate_conf(slot, id, index);
             self.confs[usize::from(gone)].uses -= 1;
             self.report(slot, Reason::ConfigurationUndone, out);
@@ -241,8 +239,8 @@ impl RaftCore {
     }
 
     fn prune_confs_of(&mut self, slot: Slot) {
-        let commit = self.hot[at(slot)].commit;
-        let active = self.cold[at(slot)].conf_index;
+        let it = &self.replicas[slot];
+        let (commit, active) = (it.commit, it.conf_index);
         let Some(older) = self.older.get_mut(&slot) else { return };
         let keep = if active <= commit {
             older.len()
@@ -261,31 +259,31 @@ impl RaftCore {
     /// before as long as the latest is not committed. Without the latter a replica that alone has
     /// the entry which removes it would keep everybody from being elected.
     pub(crate) fn may_be_elected(&self, slot: Slot) -> bool {
-        let own = self.cold[at(slot)].replica;
+        let it = &self.replicas[slot];
+        let own = it.replica;
         if self.conf(slot).conf.is_voter(own) {
             return true;
         }
-        let open = self.cold[at(slot)].conf_index > self.hot[at(slot)].commit;
+        let open = it.conf_index > it.commit;
         let older = self.older.get(&slot).map_or(&[][..], |older| older);
         open && older.iter().any(|(id, _)| self.confs[usize::from(*id)].conf.is_voter(own))
     }
 
     /// Whether the committed configuration does not have this replica as a voter.
     fn is_leaving(&self, slot: Slot) -> bool {
-        let conf = &self.conf(slot).conf;
-        self.cold[at(slot)].conf_index <= self.hot[at(slot)].commit
-            && conf.phase == Phase::Stable
-            && !conf.is_voter(self.cold[at(slot)].replica)
+        let (it, conf) = (&self.replicas[slot], &self.conf(slot).conf);
+        it.conf_index <= it.commit && conf.phase == Phase::Stable && !conf.is_voter(it.replica)
     }
 
     fn activate_conf(&mut self, slot: Slot, id: u16, index: LogIndex) {
-        if self.hot[at(slot)].role == Role::Leader {
+        if self.replicas[slot].role == Role::Leader {
             self.move_peers(slot, id);
         } else {
-            self.hot[at(slot)].conf = id;
+            self.replicas[slot].conf = id;
         }
-        self.cold[at(slot)].conf_index = index;
-        let follows = self.hot[at(slot)].role == Role::Follower;
+        let it = &mut self.replicas[slot];
+        it.conf_index = index;
+        let follows = it.role == Role::Follower;
         if follows && !self.armed(slot) && self.may_be_elected(slot) {
             self.await_election(slot);
         }
@@ -293,12 +291,13 @@ impl RaftCore {
 
     /// The configuration that is active just below `index`.
     pub(crate) fn conf_before(&self, slot: Slot, index: LogIndex) -> u16 {
-        if self.cold[at(slot)].conf_index < index {
-            return self.hot[at(slot)].conf;
+        let it = &self.replicas[slot];
+        if it.conf_index < index {
+            return it.conf;
         }
         let older = self.older.get(&slot).map_or(&[][..], |older| older);
         let before = older.iter().rev().find(|(_, at)| *at < index);
-        before.map_or_else(|| self.hot[at(slot)].conf, |(id, _)| *id)
+        before.map_or(it.conf, |(id, _)| *id)
     }
 
     /// A leader that the committed configuration does not have as a voter hands over and leaves.
@@ -306,11 +305,12 @@ impl RaftCore {
         if !self.is_leaving(slot) {
             return;
         }
-        if self.warm[at(slot)].handed < self.hot[at(slot)].commit {
+        let it = &self.replicas[slot];
+        if it.handed < it.commit {
             // It ends as a leader whose last entry is handed out.
             self.touch(slot);
         } else {
-            let commit = self.hot[at(slot)].commit;
+            let commit = it.commit;
             for place in 0..self.conf(slot).members {
                 let matched = self.peer(slot, place).map_or(LogIndex(0), |peer| peer.matched);
                 self.tell(slot, place, What::CommitHint { commit: commit.min(matched) }, out);

@@ -6,11 +6,11 @@ use crate::{
     ConfError, Configuration, HardState, Log, LogIndex, Lsn, OpenError, Outbox, RaftCore, Reason,
     ReplicaId, Role, RoleChange, ShardId, Slot, StreamNo, Term, What,
     alarm::Alarm,
-    core::{Stream, StreamState, at},
+    core::{Stream, StreamState},
     progress::NO_PEERS,
     replica::{
-        BEAT, BROKEN, CAMPAIGN, Cold, DIRTY, Hot, Interned, NO_LANE, NO_LEASE, OPEN, STALLED,
-        TRANSFER, Warm,
+        BEAT, BROKEN, CAMPAIGN, DIRTY, Interned, NO_LANE, NO_LEASE, OPEN, Replica, STALLED,
+        TRANSFER,
     },
 };
 
@@ -107,11 +107,11 @@ impl RaftCore {
         let good = self.stream_is_good(slot) && r.damage == Damage::Normal;
         if r.damage == Damage::State {
             let soon = self.now.after(self.config.times.snapshot);
-            self.alarms.set(soon, slot, self.cold[at(slot)].generation, Alarm::Ask);
+            self.alarms.set(soon, slot, self.replicas[slot].generation, Alarm::Ask);
         }
         if self.is_sole(slot) {
             if good {
-                self.hot[at(slot)].flags |= CAMPAIGN;
+                self.replicas[slot].flags |= CAMPAIGN;
                 // Nobody else can be asked, so the outbox stays empty.
                 self.campaign(slot, None, log, &mut Outbox::default());
             }
@@ -143,12 +143,10 @@ impl RaftCore {
 
     /// Makes room for `replicas` more, and no more than that.
     pub fn reserve(&mut self, replicas: usize) {
-        self.hot.reserve_exact(replicas);
-        self.warm.reserve_exact(replicas);
-        self.cold.reserve_exact(replicas);
+        self.replicas.reserve(replicas);
     }
 
-    /// Writes the arrays of a new replica.
+    /// Writes a new replica into a free slot.
     fn fill(&mut self, r: &Recovered<'_>, stream: u8, mut confs: Vec<(u16, LogIndex)>) -> Slot {
         let floor = r.first.prev();
         let lost = r.damage == Damage::State;
@@ -161,7 +159,7 @@ impl RaftCore {
         if !confs.is_empty() {
             self.older.insert(slot, confs);
         }
-        self.hot[at(slot)] = Hot {
+        self.replicas[slot] = Replica {
             term: r.hard_state.term,
             last,
             last_term: r.last_term,
@@ -175,43 +173,35 @@ impl RaftCore {
             stream,
             lane: NO_LANE,
             place: NO_MEMBER,
-            ..Hot::default()
-        };
-        self.warm[at(slot)] = Warm {
             vote: r.hard_state.vote,
             handed: applied,
             applied,
             floor,
             progress: NO_PEERS,
-            ..Warm::default()
-        };
-        self.cold[at(slot)] = Cold {
             shard: r.shard,
             replica: r.replica,
             conf_index,
             staged_commit: r.hard_state.commit,
-            generation: self.cold[at(slot)].generation,
+            generation: self.replicas[slot].generation,
             transfer: NO_MEMBER,
             read_seq,
-            ..Cold::default()
+            ..Replica::default()
         };
         slot
     }
 
     fn take_slot(&mut self) -> Slot {
         self.free.pop().unwrap_or_else(|| {
-            let slot = Slot(u32::try_from(self.hot.len()).expect("checked against SLOTS_MAX"));
-            self.hot.push(Hot::default());
-            self.warm.push(Warm::default());
-            self.cold.push(Cold::default());
-            self.wheel.grow(self.hot.len());
+            let slot = Slot(u32::try_from(self.replicas.len()).expect("checked against SLOTS_MAX"));
+            self.replicas.add();
+            self.wheel.grow(self.replicas.len());
             slot
         })
     }
 
     /// The place of a stream; a new one is taken in.
     fn stream_index(&mut self, no: StreamNo) -> Result<u8, OpenError> {
-        if self.free.is_empty() && self.hot.len() >= SLOTS_MAX {
+        if self.free.is_empty() && self.replicas.len() >= SLOTS_MAX {
             return Err(OpenError::Full);
         }
         let known = self.streams.iter().position(|stream| stream.no == no);
@@ -234,8 +224,8 @@ impl RaftCore {
 
     /// A failed stream whose replicas are all closed was opened again.
     fn renew(&mut self, place: usize) {
-        let uses = |hot: &Hot| hot.flags & OPEN != 0 && usize::from(hot.stream) == place;
-        if self.streams[place].state == StreamState::Failed && !self.hot.iter().any(uses) {
+        let uses = |it: &Replica| it.flags & OPEN != 0 && usize::from(it.stream) == place;
+        if self.streams[place].state == StreamState::Failed && !self.replicas.iter().any(uses) {
             self.streams[place].state = StreamState::Good;
         }
     }
@@ -270,21 +260,22 @@ impl RaftCore {
         self.reject_reads(slot, out);
         self.report(slot, reason, out);
         self.disarm(slot);
-        self.by_shard.remove(&self.cold[at(slot)].shard);
-        self.confs[usize::from(self.hot[at(slot)].conf)].uses -= 1;
+        let it = &self.replicas[slot];
+        self.by_shard.remove(&it.shard);
+        self.confs[usize::from(it.conf)].uses -= 1;
         for (id, _) in self.older.remove(&slot).unwrap_or_default() {
             self.confs[usize::from(id)].uses -= 1;
         }
         self.changes.remove(&slot);
-        if self.hot[at(slot)].flags & STALLED != 0 {
+        if self.replicas[slot].flags & STALLED != 0 {
             self.stalled.retain(|stalled| *stalled != slot);
         }
-        if self.hot[at(slot)].flags & DIRTY != 0 {
+        if self.replicas[slot].flags & DIRTY != 0 {
             self.dirty.retain(|dirty| *dirty != slot);
         }
-        self.hot[at(slot)].flags = 0;
-        let cold = &mut self.cold[at(slot)];
-        cold.generation = cold.generation.wrapping_add(1);
+        let it = &mut self.replicas[slot];
+        it.flags = 0;
+        it.generation = it.generation.wrapping_add(1);
         self.free.push(slot);
     }
 
@@ -302,7 +293,7 @@ impl RaftCore {
 
     /// A leader says that it leads no more.
     pub(crate) fn say_release(&self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].role == Role::Leader {
+        if self.replicas[slot].role == Role::Leader {
             self.tell_all(slot, What::Release, out);
         }
     }
@@ -315,24 +306,25 @@ impl RaftCore {
 
     /// Becomes a follower of nobody.
     pub(crate) fn end_role(&mut self, slot: Slot, reason: Option<Reason>, out: &mut Outbox) {
-        let was = self.hot[at(slot)].role;
+        let it = &mut self.replicas[slot];
+        let was = core::mem::replace(&mut it.role, Role::Follower);
         let led = was == Role::Leader;
-        self.hot[at(slot)].role = Role::Follower;
-        self.hot[at(slot)].flags &= !(CAMPAIGN | TRANSFER | NO_LEASE | BEAT);
-        let had_leader = core::mem::take(&mut self.cold[at(slot)].leader);
-        self.cold[at(slot)].transfer = NO_MEMBER;
+        it.flags &= !(CAMPAIGN | TRANSFER | NO_LEASE | BEAT);
+        let had_leader = core::mem::take(&mut it.leader);
+        it.transfer = NO_MEMBER;
         self.reject_all(slot, out);
         if led {
             self.reject_reads(slot, out);
-            self.cold[at(slot)].read_seq = self.first_request();
+            self.replicas[slot].read_seq = self.first_request();
             self.close_peers(slot);
             self.changes.remove(&slot);
         } else {
             self.requeue_reads(slot);
         }
-        self.hot[at(slot)].place = NO_MEMBER;
-        self.charges.forget(&mut self.cold[at(slot)].charges);
-        self.warm[at(slot)].uncommitted = 0;
+        let it = &mut self.replicas[slot];
+        it.place = NO_MEMBER;
+        it.uncommitted = 0;
+        self.charges.forget(&mut it.charges);
         if was != Role::Follower || had_leader.0 != 0 {
             self.tell_role(slot, out);
         }
@@ -346,10 +338,10 @@ impl RaftCore {
 
     /// Tells what a replica is now.
     pub(crate) fn tell_role(&self, slot: Slot, out: &mut Outbox) {
-        let hot = &self.hot[at(slot)];
+        let it = &self.replicas[slot];
         let leader = self.leader_of(slot);
-        let shard = self.cold[at(slot)].shard;
-        out.role.push(RoleChange { slot, shard, role: hot.role, term: hot.term, leader });
+        let (shard, role, term) = (it.shard, it.role, it.term);
+        out.role.push(RoleChange { slot, shard, role, term, leader });
     }
 
     /// A snapshot brings the configuration of its index; later ones that stay in the log are
@@ -365,7 +357,8 @@ impl RaftCore {
             self.broken(slot, crate::Rule::Configurations);
             return;
         };
-        let active = (self.hot[at(slot)].conf, self.cold[at(slot)].conf_index);
+        let it = &mut self.replicas[slot];
+        let active = (it.conf, it.conf_index);
         let mut all = self.older.remove(&slot).unwrap_or_default();
         all.push(active);
         let stays = |at: LogIndex| keep && at > index;
@@ -374,9 +367,7 @@ impl RaftCore {
         }
         all.retain(|(_, at)| stays(*at));
         all.insert(0, (id, index));
-        let (conf, conf_index) = all.pop().expect("the snapshot's is there");
-        self.hot[at(slot)].conf = conf;
-        self.cold[at(slot)].conf_index = conf_index;
+        (it.conf, it.conf_index) = all.pop().expect("the snapshot's is there");
         if !all.is_empty() {
             self.older.insert(slot, all);
         }
@@ -386,7 +377,7 @@ impl RaftCore {
     /// Whether a slot is shut for good by a broken rule.
     #[inline]
     pub(crate) fn is_broken(&self, slot: Slot) -> bool {
-        self.hot[at(slot)].flags & BROKEN != 0
+        self.replicas[slot].flags & BROKEN != 0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     BootTime, Damage, Log, LogIndex, Outbox, RaftCore, Reason, Role, Rule, Slot,
-    core::{StreamState, at},
+    core::StreamState,
     replica::{BROKEN, CLOSING, DIRTY, OPEN},
 };
 
@@ -24,7 +24,7 @@ impl RaftCore {
         core::mem::swap(&mut self.dirty, &mut self.walk);
         for nth in 0..self.walk.len() {
             let slot = self.walk[nth];
-            let flags = &mut self.hot[at(slot)].flags;
+            let flags = &mut self.replicas[slot].flags;
             *flags &= !DIRTY;
             match *flags & (OPEN | BROKEN | CLOSING) {
                 flags if flags & (OPEN | BROKEN) == OPEN => self.flush_slot(slot, log, out),
@@ -43,18 +43,22 @@ impl RaftCore {
 
     #[inline]
     fn flush_slot(&mut self, slot: Slot, log: &mut impl Log, out: &mut Outbox) {
-        if self.hot[at(slot)].damage != Damage::Normal {
+        if self.replicas[slot].only_hears() {
+            self.hand_out(slot, out);
+            return;
+        }
+        if self.replicas[slot].damage != Damage::Normal {
             self.retire_damaged(slot, out);
         }
         if self.stream_is_good(slot) {
             self.write(slot, log, out);
             self.commit(slot);
             let probe = self.stamp_reads(slot, out);
-            if self.hot[at(slot)].role == Role::Leader {
+            if self.replicas[slot].role == Role::Leader {
                 self.lead(slot, probe, log, out);
             }
         }
-        if self.hot[at(slot)].flags & CLOSING == 0 {
+        if self.replicas[slot].flags & CLOSING == 0 {
             self.hand_out(slot, out);
             self.flush_reads(slot, out);
             return;
@@ -71,24 +75,25 @@ impl RaftCore {
         if self.must_campaign(slot) {
             self.campaign(slot, None, log, out);
         }
-        if self.cold[at(slot)].compact > LogIndex(0) {
+        if self.replicas[slot].compact > LogIndex(0) {
             self.compact(slot, log);
         }
-        let closing = self.hot[at(slot)].flags & CLOSING != 0;
-        if self.hot[at(slot)].role != Role::Leader || closing {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader || it.flags & CLOSING != 0 {
             return;
         }
-        if self.hot[at(slot)].last < self.warm[at(slot)].term_start {
+        if it.last < it.term_start {
             self.append_noop(slot, log);
         }
-        if self.hot[at(slot)].last < self.warm[at(slot)].term_start {
+        let it = &self.replicas[slot];
+        if it.last < it.term_start {
             self.reject_all(slot, out);
             return;
         }
         if !self.changes.is_empty() {
             self.append_change(slot, log, out);
         }
-        if !self.warm[at(slot)].queue.is_empty() {
+        if !self.replicas[slot].queue.is_empty() {
             self.append_queued(slot, log, out);
         }
     }
@@ -96,10 +101,10 @@ impl RaftCore {
     /// What a leader does after its log moved: tells its peers, and sees whether it goes on.
     #[inline]
     fn lead(&mut self, slot: Slot, probe: bool, log: &mut impl Log, out: &mut Outbox) {
-        if self.conf(slot).members > 1 || self.hot[at(slot)].place == crate::open::NO_MEMBER {
+        if self.conf(slot).members > 1 || self.replicas[slot].place == crate::open::NO_MEMBER {
             let conf = self.conf(slot);
             let votes =
-                conf.after.checked_shr(u32::from(self.hot[at(slot)].place)).unwrap_or(0) & 1;
+                conf.after.checked_shr(u32::from(self.replicas[slot].place)).unwrap_or(0) & 1;
             if votes == 1 && !conf.moves && self.changes.is_empty() {
                 self.feed(slot, probe, log, out);
                 self.push_transfer(slot, out);
@@ -137,7 +142,7 @@ impl RaftCore {
     }
 
     fn end_broken(&mut self, slot: Slot, rule: Rule, out: &mut Outbox) {
-        if self.hot[at(slot)].flags & OPEN != 0 {
+        if self.replicas[slot].flags & OPEN != 0 {
             self.report(slot, Reason::Broken(rule), out);
             self.step_down(slot, Reason::Broken(rule), out);
             self.disarm(slot);

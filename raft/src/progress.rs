@@ -6,7 +6,8 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Role, Slot, Term, Verdict, What, Why,
+    Log, LogIndex, Message, Origin, Outbox, Place, RaftCore, Reason, Role, Slot, Term, Verdict,
+    What, Why,
     core::at,
     message::Mismatch,
     replica::{CAUGHT_ONCE, CAUGHT_UP, NO_QUORUM, OFFERED, Pace, Progress},
@@ -44,7 +45,7 @@ impl RaftCore {
     /// The peers of a leader: everybody but itself.
     pub(crate) fn peer_count(&self, slot: Slot) -> usize {
         let conf = self.conf(slot);
-        let own = usize::from(self.hot[at(slot)].place < conf.members);
+        let own = usize::from(self.replicas[slot].place < conf.members);
         usize::from(conf.members) - own
     }
 
@@ -52,8 +53,10 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn peer_at(&self, slot: Slot, place: u8) -> Option<usize> {
-        let (first, own) = (self.warm[at(slot)].progress, self.hot[at(slot)].place);
-        if first == NO_PEERS || place == own || place >= self.conf(slot).members {
+        let it = &self.replicas[slot];
+        let (first, own) = (it.progress, it.place);
+        let members = self.confs[usize::from(it.conf)].members;
+        if first == NO_PEERS || place == own || place >= members {
             return None;
         }
         Some(index(first) + usize::from(place) - usize::from(place > own))
@@ -72,7 +75,7 @@ impl RaftCore {
     /// Begins to follow the peers of a new leader.
     pub(crate) fn open_peers(&mut self, slot: Slot) {
         let count = self.peer_count(slot);
-        self.warm[at(slot)].progress = self.peers.open(count);
+        self.replicas[slot].progress = self.peers.open(count);
         for place in 0..self.conf(slot).members {
             self.open_peer(slot, place);
         }
@@ -80,7 +83,7 @@ impl RaftCore {
 
     /// A peer of which nothing is known: its log is asked for.
     pub(crate) fn open_peer(&mut self, slot: Slot, place: u8) {
-        let next = self.hot[at(slot)].last.next();
+        let next = self.replicas[slot].last.next();
         let heard = self.millis();
         let node = self.conf(slot).conf.members[usize::from(place)].node;
         let lane = self.lane_to(node).map_or(crate::replica::NO_LANE, |lane| lane.0);
@@ -91,19 +94,19 @@ impl RaftCore {
     }
 
     pub(crate) fn close_peers(&mut self, slot: Slot) {
-        let first = self.warm[at(slot)].progress;
+        let first = self.replicas[slot].progress;
         if first != NO_PEERS {
             self.count_led(slot);
             let count = self.peer_count(slot);
             self.peers.close(first, count);
-            self.warm[at(slot)].progress = NO_PEERS;
+            self.replicas[slot].progress = NO_PEERS;
         }
         self.mark_inflight(slot, false);
     }
 
     /// Moves the progresses of a leader over to a configuration that takes effect.
     pub(crate) fn move_peers(&mut self, slot: Slot, to: u16) {
-        let own = self.cold[at(slot)].replica;
+        let own = self.replicas[slot].replica;
         let old: Vec<_> = (0..self.conf(slot).members)
             .map(|place| {
                 let replica = self.conf(slot).conf.members[usize::from(place)].replica;
@@ -111,8 +114,8 @@ impl RaftCore {
             })
             .collect();
         self.close_peers(slot);
-        self.hot[at(slot)].conf = to;
-        self.hot[at(slot)].place = self.conf(slot).place(own).unwrap_or(crate::open::NO_MEMBER);
+        self.replicas[slot].conf = to;
+        self.replicas[slot].place = self.conf(slot).place(own).unwrap_or(crate::open::NO_MEMBER);
         self.open_peers(slot);
         for (replica, progress) in old {
             if let Some(place) = self.conf(slot).place(replica)
@@ -142,9 +145,10 @@ impl RaftCore {
     /// The highest value that a quorum of each half has reached.
     #[inline]
     pub(crate) fn quorum_value(&self, slot: Slot, own: u64, its: impl Fn(&Progress) -> u64) -> u64 {
-        let (conf, place) = (self.conf(slot), self.hot[at(slot)].place);
+        let it = &self.replicas[slot];
+        let (conf, place) = (&self.confs[usize::from(it.conf)], it.place);
         let count = usize::from(conf.members) - usize::from(place < conf.members);
-        let peers = match self.warm[at(slot)].progress {
+        let peers = match it.progress {
             NO_PEERS => &[][..],
             first => &self.peers.all[index(first)..][..count],
         };
@@ -183,13 +187,14 @@ impl RaftCore {
         let What::AppendResp { matched, reject, no_quorum } = m.what else {
             return Verdict::False(Why::Unasked);
         };
-        if self.hot[at(slot)].role != Role::Leader {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader {
             return Verdict::False(Why::Unasked);
         }
         let Some(place) = sender else {
             return Verdict::False(Why::Sender);
         };
-        if matched > self.hot[at(slot)].last {
+        if matched > it.last {
             return Verdict::False(Why::Index);
         }
         let here = self.peer_at(slot, place).expect("the sender is another member");
@@ -221,9 +226,12 @@ impl RaftCore {
         seq: Option<u16>,
         log: &impl Log,
     ) {
-        let here = self.place(slot);
-        let (last, commit) = (self.hot[at(slot)].last, self.hot[at(slot)].commit);
-        let floor = self.warm[at(slot)].floor;
+        let it = &self.replicas[slot];
+        let stream = self.streams[usize::from(it.stream)].no;
+        let here = Place { slot, shard: it.shard, stream };
+        let (last, commit, floor) = (it.last, it.commit, it.floor);
+        let conf = &self.confs[usize::from(it.conf)];
+        let votes = conf.before & conf.after & (1 << place) != 0;
         let (messages, window) = (self.config.window_messages, self.config.window_bytes);
         let peer = &mut self.peers.all[progress];
         let full = peer.waiting() >= messages || peer.inflight >= window;
@@ -263,8 +271,7 @@ impl RaftCore {
         if news || hint {
             self.touch(slot);
         }
-        let conf = self.conf(slot);
-        if conf.before & conf.after & (1 << place) == 0 {
+        if !votes {
             self.note_lag(slot, place, log);
         }
     }
@@ -279,7 +286,7 @@ impl RaftCore {
     ) {
         self.counters.rejected_appends += 1;
         let next = self.meeting(slot, part, log).next();
-        let floor = self.warm[at(slot)].floor;
+        let floor = self.replicas[slot].floor;
         let peer = self.peer_mut(slot, place).expect("it answered");
         peer.flags &= !(CAUGHT_ONCE | CAUGHT_UP);
         let lost = part.index < peer.matched;
@@ -306,8 +313,9 @@ impl RaftCore {
     /// The largest index not above a peer's hint whose term here is not above the hint's.
     fn meeting(&self, slot: Slot, part: Mismatch, log: &impl Log) -> LogIndex {
         let here = self.place(slot);
-        let mut high = part.index.min(self.hot[at(slot)].last);
-        let mut low = self.warm[at(slot)].floor.min(high);
+        let it = &self.replicas[slot];
+        let mut high = part.index.min(it.last);
+        let mut low = it.floor.min(high);
         while low < high {
             let middle = LogIndex(low.0 + (high.0 - low.0).div_ceil(2));
             let above = log.term_at(here, middle).is_some_and(|term: Term| term > part.term);
@@ -320,7 +328,7 @@ impl RaftCore {
 
     /// Whether a peer that is to become a voter has caught up: twice in a row.
     fn note_lag(&mut self, slot: Slot, place: u8, log: &impl Log) {
-        let (here, last) = (self.place(slot), self.hot[at(slot)].last);
+        let (here, last) = (self.place(slot), self.replicas[slot].last);
         let limit = u64::from(self.config.promote_lag_bytes);
         let Some(peer) = self.peer(slot, place).copied() else { return };
         let near = peer.pace == Pace::Replicate

@@ -9,7 +9,6 @@ use crate::{
     Budget, Damage, LogIndex, Message, Origin, Outbox, ProposeError, RaftCore, ReadError,
     ReadReady, ReadRejected, ReplicaId, Role, Send, Slot, Verdict, What, Why,
     chain::Chain,
-    core::at,
     replica::{INSTALLING, NO_LEASE, NO_QUORUM, READS, WaitingRead},
     step::NUMBER_MAX,
 };
@@ -44,7 +43,7 @@ impl RaftCore {
         let (index, peer) = (LogIndex(0), ReplicaId(0));
         let lease = mode == ReadMode::Lease;
         let read = WaitingRead { token, index, stamp: 0, peer, lease };
-        self.waiting_reads.push(&mut self.cold[at(slot)].reads, read);
+        self.waiting_reads.push(&mut self.replicas[slot].reads, read);
         self.touch(slot);
         Ok(())
     }
@@ -57,10 +56,10 @@ impl RaftCore {
     /// Whether a follower may ask its leader.
     fn may_ask(&self, slot: Slot) -> bool {
         self.is_open(slot)
-            && self.hot[at(slot)].role == Role::Follower
-            && self.hot[at(slot)].damage == Damage::Normal
+            && self.replicas[slot].role == Role::Follower
+            && self.replicas[slot].damage == Damage::Normal
             && self.stream_is_good(slot)
-            && self.cold[at(slot)].leader.0 != 0
+            && self.replicas[slot].leader.0 != 0
     }
 
     /// The index of a read that may be served right now; none: queue it with [`RaftCore::read`].
@@ -68,9 +67,9 @@ impl RaftCore {
     /// It is there when this replica is the sole voter, or `mode` allows a lease and it has one,
     /// leads with a committed entry of its own term, and everything committed is applied.
     pub fn read_now(&self, slot: Slot, mode: ReadMode) -> Option<LogIndex> {
-        let commit = self.hot.get(at(slot))?.commit;
-        let warm = &self.warm[at(slot)];
-        let ready = self.serves(slot) && commit >= warm.term_start && warm.applied >= commit;
+        let it = self.replicas.get(slot)?;
+        let commit = it.commit;
+        let ready = self.serves(slot) && commit >= it.term_start && it.applied >= commit;
         let alone = ready && self.is_sole(slot);
         (alone || (ready && mode == ReadMode::Lease && self.has_lease(slot))).then_some(commit)
     }
@@ -78,7 +77,7 @@ impl RaftCore {
     /// Whether a leader may answer a read by itself, now.
     pub(crate) fn has_lease(&self, slot: Slot) -> bool {
         self.config.lease_reads
-            && self.hot[at(slot)].flags & NO_LEASE == 0
+            && self.replicas[slot].flags & NO_LEASE == 0
             && self.quorum(slot, |place| self.lease_supports(slot, place))
     }
 
@@ -88,17 +87,17 @@ impl RaftCore {
         if !self.is_open(slot) {
             return;
         }
-        let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
-        let installs = hot.flags & INSTALLING != 0 && index >= warm.floor;
-        if index > warm.handed || (index < warm.applied && !installs) {
+        let it = &mut self.replicas[slot];
+        let installs = it.flags & INSTALLING != 0 && index >= it.floor;
+        if index > it.handed || (index < it.applied && !installs) {
             self.broken(slot, crate::Rule::Applied);
             return;
         }
         if installs {
-            hot.flags &= !INSTALLING;
+            it.flags &= !INSTALLING;
         }
-        warm.applied = index;
-        if !self.cold[at(slot)].stamped.is_empty() {
+        it.applied = index;
+        if !self.replicas[slot].stamped.is_empty() {
             self.touch(slot);
         }
     }
@@ -107,68 +106,68 @@ impl RaftCore {
     /// follower, asks the leader for the index.
     #[inline]
     pub(crate) fn stamp_reads(&mut self, slot: Slot, out: &mut Outbox) -> bool {
-        let cold = &self.cold[at(slot)];
-        if cold.reads.is_empty() {
+        if self.replicas[slot].reads.is_empty() {
             return false;
         }
         self.stamp_waiting(slot, out)
     }
 
     fn stamp_waiting(&mut self, slot: Slot, out: &mut Outbox) -> bool {
-        if self.hot[at(slot)].role != Role::Leader {
+        if self.replicas[slot].role != Role::Leader {
             self.ask_leader(slot, out);
             return false;
         }
-        let commit = self.hot[at(slot)].commit;
-        if commit < self.warm[at(slot)].term_start {
+        let it = &self.replicas[slot];
+        let (commit, stamp) = (it.commit, it.read_seq + 1);
+        if commit < it.term_start {
             return false;
         }
         let leased = self.has_lease(slot);
-        let stamp = self.cold[at(slot)].read_seq + 1;
         let mut probes = false;
-        let mut reads = core::mem::take(&mut self.cold[at(slot)].reads);
+        let mut reads = core::mem::take(&mut self.replicas[slot].reads);
         while let Some(read) = self.waiting_reads.pop(&mut reads) {
             let stamped = WaitingRead { index: commit, stamp, ..read };
-            let cold = &mut self.cold[at(slot)];
+            let it = &mut self.replicas[slot];
             if read.lease && leased && read.peer.0 == 0 {
                 self.counters.lease_reads += 1;
-                self.waiting_reads.push(&mut cold.stamped, stamped);
+                self.waiting_reads.push(&mut it.stamped, stamped);
             } else {
                 probes = true;
-                self.waiting_reads.push(&mut cold.probing, stamped);
+                self.waiting_reads.push(&mut it.probing, stamped);
             }
         }
         if probes {
-            self.cold[at(slot)].read_seq = stamp;
-            self.hot[at(slot)].flags |= READS;
+            let it = &mut self.replicas[slot];
+            it.read_seq = stamp;
+            it.flags |= READS;
             self.counters.read_rounds += 1;
         }
         probes
     }
 
     fn ask_leader(&mut self, slot: Slot, out: &mut Outbox) {
-        let leader = self.cold[at(slot)].leader;
+        let leader = self.replicas[slot].leader;
         let Some(place) = self.conf(slot).place(leader) else { return };
-        let cold = &mut self.cold[at(slot)];
-        cold.read_seq += 1;
-        let request = cold.read_seq;
+        let it = &mut self.replicas[slot];
+        it.read_seq += 1;
+        let request = it.read_seq;
         let mut count = 0;
-        while let Some(read) = self.waiting_reads.pop(&mut cold.reads) {
+        while let Some(read) = self.waiting_reads.pop(&mut it.reads) {
             count += 1;
-            self.waiting_reads.push(&mut cold.probing, WaitingRead { stamp: request, ..read });
+            self.waiting_reads.push(&mut it.probing, WaitingRead { stamp: request, ..read });
         }
         self.tell(slot, place, What::ReadIndex { request, count }, out);
     }
 
     /// Reads under way to a leader wait for the next one, or are asked for again.
     pub(crate) fn requeue_reads(&mut self, slot: Slot) {
-        let cold = &mut self.cold[at(slot)];
-        if cold.probing.is_empty() && cold.reads.is_empty() {
+        let it = &mut self.replicas[slot];
+        if it.probing.is_empty() && it.reads.is_empty() {
             return;
         }
-        let mut probing = core::mem::take(&mut cold.probing);
+        let mut probing = core::mem::take(&mut it.probing);
         while let Some(read) = self.waiting_reads.pop(&mut probing) {
-            self.waiting_reads.push(&mut self.cold[at(slot)].reads, read);
+            self.waiting_reads.push(&mut self.replicas[slot].reads, read);
         }
         self.touch(slot);
     }
@@ -176,12 +175,12 @@ impl RaftCore {
     /// A follower whose question to the leader has no answer yet repeats it, under its number: an
     /// answer on its way still counts.
     pub(crate) fn repeat_question(&self, slot: Slot, out: &mut Outbox) {
-        let cold = &self.cold[at(slot)];
-        if cold.probing.is_empty() {
+        let it = &self.replicas[slot];
+        if it.probing.is_empty() {
             return;
         }
-        if let Some(place) = self.conf(slot).place(cold.leader) {
-            let what = What::ReadIndex { request: cold.read_seq, count: 1 };
+        if let Some(place) = self.conf(slot).place(it.leader) {
+            let what = What::ReadIndex { request: it.read_seq, count: 1 };
             self.tell(slot, place, what, out);
         }
     }
@@ -200,7 +199,8 @@ impl RaftCore {
         read_seq: u64,
         no_quorum: bool,
     ) -> Verdict {
-        if self.hot[at(slot)].role != Role::Leader || read_seq > self.cold[at(slot)].read_seq {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader || read_seq > it.read_seq {
             return Verdict::False(Why::Unasked);
         }
         let Some(place) = self.conf(slot).place(m.from) else {
@@ -225,15 +225,15 @@ impl RaftCore {
     ) -> Verdict {
         let known = self.conf(slot).place(m.from).is_some();
         if !self.serves(slot) || !known || self.reads_full() {
-            let leader = self.cold[at(slot)].leader;
-            let leader = if leader == self.cold[at(slot)].replica { ReplicaId(0) } else { leader };
+            let it = &self.replicas[slot];
+            let leader = if it.leader == it.replica { ReplicaId(0) } else { it.leader };
             let what = What::ReadIndexResp { request, index: Err(leader) };
             out.send.push(self.answer(slot, from, m, what));
             return Verdict::Taken;
         }
         let (token, index) = (request, LogIndex(0));
         let read = WaitingRead { token, index, stamp: 0, peer: m.from, lease: false };
-        self.waiting_reads.push(&mut self.cold[at(slot)].reads, read);
+        self.waiting_reads.push(&mut self.replicas[slot].reads, read);
         self.touch(slot);
         Verdict::Taken
     }
@@ -245,22 +245,22 @@ impl RaftCore {
         (request, index): (u64, Result<LogIndex, ReplicaId>),
         out: &mut Outbox,
     ) -> Verdict {
-        let cold = &self.cold[at(slot)];
-        let asked = self.hot[at(slot)].role == Role::Follower && cold.leader == m.from;
-        if !asked || request > cold.read_seq {
+        let it = &self.replicas[slot];
+        let asked = it.role == Role::Follower && it.leader == m.from;
+        if !asked || request > it.read_seq {
             return Verdict::False(Why::Unasked);
         }
         let why = read_error(self.why_not(slot));
-        let cold = &mut self.cold[at(slot)];
-        while let Some(read) = self.waiting_reads.front(cold.probing) {
+        let it = &mut self.replicas[slot];
+        while let Some(read) = self.waiting_reads.front(it.probing) {
             if read.stamp > request {
                 break;
             }
-            self.waiting_reads.pop(&mut cold.probing);
+            self.waiting_reads.pop(&mut it.probing);
             match index {
                 Ok(index) => {
                     let stamped = WaitingRead { index, ..read };
-                    self.waiting_reads.push(&mut cold.stamped, stamped);
+                    self.waiting_reads.push(&mut it.stamped, stamped);
                 },
                 Err(_) => out.reads_rejected.push(ReadRejected { slot, token: read.token, why }),
             }
@@ -272,19 +272,18 @@ impl RaftCore {
     /// Hands out the reads that are confirmed and whose index is applied.
     #[inline]
     pub(crate) fn flush_reads(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].flags & READS != 0 {
+        if self.replicas[slot].flags & READS != 0 {
             self.confirm_reads(slot, out);
         }
-        let (hot, warm) = (&self.hot[at(slot)], &self.warm[at(slot)]);
-        if hot.flags & INSTALLING != 0 {
+        let it = &mut self.replicas[slot];
+        if it.flags & INSTALLING != 0 {
             return;
         }
-        let cold = &mut self.cold[at(slot)];
-        while let Some(read) = self.waiting_reads.front(cold.stamped) {
-            if read.index > warm.applied {
+        while let Some(read) = self.waiting_reads.front(it.stamped) {
+            if read.index > it.applied {
                 break;
             }
-            self.waiting_reads.pop(&mut cold.stamped);
+            self.waiting_reads.pop(&mut it.stamped);
             self.counters.reads += 1;
             out.reads.push(ReadReady { slot, token: read.token, index: read.index });
         }
@@ -295,32 +294,32 @@ impl RaftCore {
         let own = NUMBER_MAX;
         let confirmed = self.quorum_value(slot, own, |peer| peer.acked_read);
         loop {
-            let cold = &mut self.cold[at(slot)];
-            let Some(read) = self.waiting_reads.front(cold.probing) else { break };
+            let it = &mut self.replicas[slot];
+            let Some(read) = self.waiting_reads.front(it.probing) else { break };
             if read.stamp > confirmed {
                 return;
             }
-            self.waiting_reads.pop(&mut cold.probing);
+            self.waiting_reads.pop(&mut it.probing);
             if read.peer.0 == 0 {
-                self.waiting_reads.push(&mut cold.stamped, read);
+                self.waiting_reads.push(&mut it.stamped, read);
             } else if let Some(place) = self.conf(slot).place(read.peer) {
                 let index = Ok(read.index);
                 let what = What::ReadIndexResp { request: read.token, index };
                 self.tell(slot, place, what, out);
             }
         }
-        self.hot[at(slot)].flags &= !READS;
+        self.replicas[slot].flags &= !READS;
     }
 
     /// Turns every waiting read away.
     pub(crate) fn reject_reads(&mut self, slot: Slot, out: &mut Outbox) {
         let why = read_error(self.why_not(slot));
-        self.hot[at(slot)].flags &= !READS;
-        let cold = &mut self.cold[at(slot)];
+        let it = &mut self.replicas[slot];
+        it.flags &= !READS;
         let chains: [Chain; 3] = [
-            core::mem::take(&mut cold.stamped),
-            core::mem::take(&mut cold.probing),
-            core::mem::take(&mut cold.reads),
+            core::mem::take(&mut it.stamped),
+            core::mem::take(&mut it.probing),
+            core::mem::take(&mut it.reads),
         ];
         for mut chain in chains {
             while let Some(read) = self.waiting_reads.pop(&mut chain) {

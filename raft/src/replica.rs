@@ -1,12 +1,19 @@
 //! What is kept of a replica, by how often it is looked at, and of a leader's peers.
 
+use alloc::vec::Vec;
+use core::ops::{Index, IndexMut};
+
 use crate::{
-    Configuration, Damage, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term, chain::Chain,
+    Configuration, Damage, LaneNo, LogIndex, Lsn, Part, ReplicaId, Role, ShardId, Slot, Term,
+    chain::Chain, core::at,
 };
 
-/// What every pass looks at.
+/// A replica: what every pass looks at comes first, what is rarely looked at last. One value, so
+/// that one index finds it all.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Hot {
+#[repr(C, align(64))]
+#[expect(clippy::struct_field_names, reason = "its own id is called so everywhere")]
+pub(crate) struct Replica {
     pub(crate) term: Term,
     pub(crate) last: LogIndex,
     pub(crate) last_term: Term,
@@ -29,54 +36,47 @@ pub(crate) struct Hot {
     pub(crate) stream: u8,
     /// A leader's own place in the configuration.
     pub(crate) place: u8,
-}
-
-/// What a pass looks at when something moves.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Warm {
-    pub(crate) vote: ReplicaId,
+    // The second line: whose it is, and what moves with each entry.
+    pub(crate) shard: ShardId,
+    pub(crate) replica: ReplicaId,
+    /// Who leads as far as is known; 0: nobody.
+    pub(crate) leader: ReplicaId,
+    pub(crate) generation: u32,
+    /// When the leader was last heard, in milliseconds; 0: never.
+    pub(crate) heard: u32,
     /// Last index handed out to apply.
     pub(crate) handed: LogIndex,
     pub(crate) applied: LogIndex,
-    /// First index of the log - 1.
-    pub(crate) floor: LogIndex,
-    /// First index of a leader's own term.
-    pub(crate) term_start: LogIndex,
     pub(crate) queue: Chain,
     /// Proposal bytes queued or not committed.
     pub(crate) uncommitted: u32,
     /// A leader's first progress.
     pub(crate) progress: u32,
-}
-
-/// What is rarely looked at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cold {
-    pub(crate) shard: ShardId,
-    pub(crate) replica: ReplicaId,
-    /// Who leads as far as is known; 0: nobody.
-    pub(crate) leader: ReplicaId,
-    pub(crate) conf_index: LogIndex,
-    /// The commit index of the latest hard state staged.
-    pub(crate) staged_commit: LogIndex,
-    /// Compaction asked for; 0: none.
-    pub(crate) compact: LogIndex,
+    // The third line: what is looked at when something moves.
     /// The leader to whom it is bound, and that leader's term.
     pub(crate) bound_to: ReplicaId,
     pub(crate) bound_term: Term,
-    /// The latest read stamp of a leader; the latest request of a follower's reads.
-    pub(crate) read_seq: u64,
+    /// First index of a leader's own term.
+    pub(crate) term_start: LogIndex,
+    /// First index of the log - 1.
+    pub(crate) floor: LogIndex,
+    /// The commit index of the latest hard state staged.
+    pub(crate) staged_commit: LogIndex,
     /// Bytes of proposals in the log that are not committed, by their last index.
     pub(crate) charges: Chain,
     /// Reads that have no stamp yet.
     pub(crate) reads: Chain,
-    /// Reads that wait for a confirmation of their stamp.
-    pub(crate) probing: Chain,
     /// Reads that wait for their index to be applied.
     pub(crate) stamped: Chain,
-    pub(crate) generation: u32,
-    /// When the leader was last heard, in milliseconds; 0: never.
-    pub(crate) heard: u32,
+    // The last line: what is rarely looked at.
+    /// Reads that wait for a confirmation of their stamp.
+    pub(crate) probing: Chain,
+    /// The latest read stamp of a leader; the latest request of a follower's reads.
+    pub(crate) read_seq: u64,
+    pub(crate) vote: ReplicaId,
+    pub(crate) conf_index: LogIndex,
+    /// Compaction asked for; 0: none.
+    pub(crate) compact: LogIndex,
     /// Number of the latest round of votes.
     pub(crate) round: u16,
     /// Members, by place, that granted in this round.
@@ -87,9 +87,81 @@ pub(crate) struct Cold {
     pub(crate) transfer: u8,
 }
 
-const _: () = assert!(size_of::<Hot>() <= 64, "one cache line");
-const _: () = assert!(size_of::<Warm>() <= 64, "one cache line");
-const _: () = assert!(size_of::<Cold>() <= 144, "an idle replica stays small");
+impl Replica {
+    /// Whether it follows, and all that a flush does for it is to hand out what is committed.
+    #[inline]
+    pub(crate) fn only_hears(&self) -> bool {
+        (self.role, self.damage) == (Role::Follower, Damage::Normal)
+            && self.flags & (CAMPAIGN | CLOSING | READS) == 0
+            && self.reads.is_empty()
+            && self.stamped.is_empty()
+            && self.compact == LogIndex(0)
+    }
+
+    /// Notes that it is on the dirty list. Whether it has to be put there.
+    #[inline]
+    pub(crate) fn set_dirty(&mut self) -> bool {
+        let clean = self.flags & (DIRTY | OPEN) == OPEN;
+        if clean {
+            self.flags |= DIRTY;
+        }
+        clean
+    }
+
+    /// The epoch that an answer over `lane` names: under it this replica is bound to the other
+    /// end. 0: none.
+    #[inline]
+    pub(crate) fn support_over(&self, lane: Option<LaneNo>) -> u32 {
+        if lane.is_some_and(|lane| lane.0 == self.lane) { self.support } else { 0 }
+    }
+}
+
+/// All replicas of a core, by slot.
+#[derive(Debug, Default)]
+pub(crate) struct Replicas(Vec<Replica>);
+
+impl Replicas {
+    /// Adds a slot.
+    pub(crate) fn add(&mut self) {
+        self.0.push(Replica::default());
+    }
+
+    /// Makes room for so many more slots, and no more than that.
+    pub(crate) fn reserve(&mut self, slots: usize) {
+        self.0.reserve_exact(slots);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Replica> {
+        self.0.get(at(slot))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Replica> {
+        self.0.iter()
+    }
+}
+
+impl Index<Slot> for Replicas {
+    type Output = Replica;
+
+    #[inline]
+    fn index(&self, slot: Slot) -> &Replica {
+        &self.0[at(slot)]
+    }
+}
+
+impl IndexMut<Slot> for Replicas {
+    #[inline]
+    fn index_mut(&mut self, slot: Slot) -> &mut Replica {
+        &mut self.0[at(slot)]
+    }
+}
+
+const _: () = assert!(size_of::<Replica>() == 256, "four cache lines");
 const _: () = assert!(size_of::<Progress>() <= 64, "one cache line");
 
 /// The slot has a replica.
@@ -116,6 +188,7 @@ pub(crate) const CLASSIC: u16 = 1 << 9;
 pub(crate) const INSTALLING: u16 = 1 << 10;
 /// Every peer is looked at in the next flush, whether it has something new or not.
 pub(crate) const BEAT: u16 = 1 << 11;
+
 /// How a leader sends to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]

@@ -1,8 +1,9 @@
 //! How a message gets into the outbox: at once, or when what it says is durable (I4).
 
 use crate::{
-    LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What, core::at,
-    message::Hint, replica::NO_LANE,
+    LaneNo, Message, NodeId, Origin, Outbox, RaftCore, ReplicaId, Send, Slot, What,
+    message::Hint,
+    replica::{NO_LANE, Replica},
 };
 
 /// How a message gets to a node: over this lane, or over any road if no lane is known.
@@ -13,16 +14,15 @@ impl RaftCore {
     /// A message of a replica as it is now.
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
-    pub(crate) fn letter(&self, slot: Slot, to: ReplicaId, what: What) -> Message {
-        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
+    fn letter(&self, (slot, it): (Slot, &Replica), to: ReplicaId, what: What) -> Message {
         Message {
-            shard: cold.shard,
+            shard: it.shard,
             to,
-            from: cold.replica,
-            term: hot.term,
+            from: it.replica,
+            term: it.term,
             hint: Hint {
                 my_slot: slot,
-                my_generation: cold.generation,
+                my_generation: it.generation,
                 my_core: self.config.core,
                 ..Hint::default()
             },
@@ -43,7 +43,7 @@ impl RaftCore {
     pub(crate) fn tell_all(&self, slot: Slot, what: What, out: &mut Outbox) {
         for place in 0..self.conf(slot).members {
             if self.conf(slot).conf.members[usize::from(place)].replica
-                != self.cold[at(slot)].replica
+                != self.replicas[slot].replica
             {
                 self.tell(slot, place, what, out);
             }
@@ -53,7 +53,7 @@ impl RaftCore {
     /// A message to another member, with a road to it; none: there is no road now.
     pub(crate) fn envelope(&self, slot: Slot, place: u8, what: What) -> Option<Send> {
         let member = self.conf(slot).conf.members[usize::from(place)];
-        let mut message = self.letter(slot, member.replica, what);
+        let mut message = self.letter((slot, &self.replicas[slot]), member.replica, what);
         let mut lane = NO_LANE;
         if let Some(peer) = self.peer(slot, place) {
             message.hint.to_slot = peer.slot;
@@ -93,11 +93,12 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn answer(&self, slot: Slot, from: Origin, m: &Message, what: What) -> Send {
-        let mut message = self.letter(slot, m.from, what);
+        let it = &self.replicas[slot];
+        let mut message = self.letter((slot, it), m.from, what);
         message.hint.to_slot = m.hint.my_slot;
         message.hint.to_generation = m.hint.my_generation;
         message.seq = m.seq;
-        message.support = self.support_over(slot, from.lane);
+        message.support = it.support_over(from.lane);
         Send { slot, node: from.node, lane: from.lane, message, entries: None }
     }
 
@@ -119,14 +120,14 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn hold(&mut self, slot: Slot, send: Send, out: &mut Outbox) {
-        let hot = &self.hot[at(slot)];
-        let stream = &mut self.streams[usize::from(hot.stream)];
-        if hot.staged <= stream.durable {
+        let it = &self.replicas[slot];
+        let stream = &mut self.streams[usize::from(it.stream)];
+        if it.staged <= stream.durable {
             out.send.push(send);
             return;
         }
         // In LSN order: what is behind a later write leaves with it.
-        let newest = stream.held.back().map_or(hot.staged, |held| held.0.max(hot.staged));
+        let newest = stream.held.back().map_or(it.staged, |held| held.0.max(it.staged));
         stream.held.push_back((newest, send));
         self.counters.held += 1;
     }

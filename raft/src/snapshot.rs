@@ -7,7 +7,7 @@ use crate::{
     Apply, Configuration, Damage, HardState, Log, LogIndex, Message, Outbox, RaftCore, Reason,
     Record, ReplicaId, Role, Slot, SnapWant, Term, Verdict, What, Why,
     alarm::Alarm,
-    core::{StreamState, at},
+    core::StreamState,
     replica::{INSTALLING, OFFERED, Pace, STATE_DAMAGED},
     step::NUMBER_MAX,
 };
@@ -69,7 +69,7 @@ impl RaftCore {
 
     /// Offers a snapshot to a peer that has none under way.
     pub(crate) fn offer_again(&mut self, slot: Slot, place: u8, out: &mut Outbox) {
-        let floor = self.warm[at(slot)].floor;
+        let floor = self.replicas[slot].floor;
         self.offer(slot, place, floor, out);
     }
 
@@ -78,7 +78,7 @@ impl RaftCore {
         let now = self.millis();
         let patience = self.config.times.snapshot.saturating_mul(PATIENCE);
         let member = self.conf(slot).conf.members[usize::from(place)];
-        let generation = self.cold[at(slot)].generation;
+        let generation = self.replicas[slot].generation;
         let peer = self.peer_mut(slot, place).expect("it needs a snapshot");
         if peer.flags & OFFERED != 0 || self.road(member.node, crate::replica::NO_LANE).is_none() {
             return;
@@ -103,7 +103,7 @@ impl RaftCore {
             return Verdict::False(Why::Unasked);
         }
         self.counters.snapshots_failed += 1;
-        let generation = self.cold[at(slot)].generation;
+        let generation = self.replicas[slot].generation;
         let times = self.config.times;
         let peer = self.peer_mut(slot, place).expect("it was offered a snapshot");
         let mut wait = times.snapshot;
@@ -119,7 +119,7 @@ impl RaftCore {
 
     /// The time for another offer has come, if the peer still needs one.
     pub(crate) fn snapshot_due(&mut self, slot: Slot, replica: ReplicaId, out: &mut Outbox) {
-        if self.hot[at(slot)].role != Role::Leader {
+        if self.replicas[slot].role != Role::Leader {
             return;
         }
         let Some(place) = self.conf(slot).place(replica) else { return };
@@ -142,14 +142,14 @@ impl RaftCore {
         out: &mut Outbox,
     ) -> Verdict {
         let place = self.conf(slot).place(m.from);
-        let Some(place) = place.filter(|_| self.hot[at(slot)].role == Role::Leader) else {
+        let Some(place) = place.filter(|_| self.replicas[slot].role == Role::Leader) else {
             return Verdict::False(Why::Unasked);
         };
         let peer = self.peer_mut(slot, place).expect("the sender is another member");
         if peer.flags & STATE_DAMAGED == 0 {
             peer.flags = (peer.flags | STATE_DAMAGED) & !OFFERED;
         }
-        let own = self.warm[at(slot)].floor;
+        let own = self.replicas[slot].floor;
         let asked = if let What::SnapshotNeeded { floor } = m.what { floor } else { own };
         let floor = asked.max(own);
         self.offer(slot, place, floor, out);
@@ -169,33 +169,32 @@ impl RaftCore {
         if index.0 > NUMBER_MAX || index.0 == 0 || term.0 > NUMBER_MAX || term.0 == 0 {
             return Verdict::False(Why::Index);
         }
-        if term > self.hot[at(slot)].term
+        if term > self.replicas[slot].term
             && let Err(verdict) = self.adopt(slot, term, log, out)
         {
             return verdict;
         }
-        let hot = &self.hot[at(slot)];
-        let warm = &self.warm[at(slot)];
-        let stale = match hot.damage {
-            Damage::State => index < warm.floor,
+        let it = &self.replicas[slot];
+        let stale = match it.damage {
+            Damage::State => index < it.floor,
             // Entries that are committed here cannot be handed out.
-            Damage::Repairing => index <= warm.handed,
-            Damage::Normal | Damage::Retired => index <= hot.commit,
+            Damage::Repairing => index <= it.handed,
+            Damage::Normal | Damage::Retired => index <= it.commit,
         };
-        if stale || hot.role == Role::Leader {
+        if stale || it.role == Role::Leader {
             self.counters.snapshots_stale += 1;
-            self.report_match(slot, hot.commit, out);
+            self.report_match(slot, it.commit, out);
             return Verdict::Taken;
         }
         let here = self.place(slot);
-        let keep = index <= hot.last && log.term_at(here, index) == Some(term);
-        if !keep && index <= hot.commit {
+        let keep = index <= it.last && log.term_at(here, index) == Some(term);
+        if !keep && index <= it.commit {
             // It contradicts what is committed here.
             self.report(slot, Reason::Conflict, out);
             return Verdict::False(Why::Committed);
         }
-        let commit = hot.commit.max(index);
-        let hard_state = HardState { term: hot.term, vote: self.warm[at(slot)].vote, commit };
+        let commit = it.commit.max(index);
+        let hard_state = HardState { term: it.term, vote: self.replicas[slot].vote, commit };
         let record = Record::Install { index, term, keep, hard_state };
         let lsn = match log.stage(here, record) {
             Ok(lsn) => lsn,
@@ -220,31 +219,31 @@ impl RaftCore {
         out: &mut Outbox,
     ) {
         if !keep {
-            let hot = &mut self.hot[at(slot)];
-            hot.last = index;
-            hot.last_term = term;
-            hot.durable = hot.durable.min(index);
+            let it = &mut self.replicas[slot];
+            it.last = index;
+            it.last_term = term;
+            it.durable = it.durable.min(index);
             self.lower_writes(slot, index);
         }
-        let (hot, warm) = (&mut self.hot[at(slot)], &mut self.warm[at(slot)]);
-        hot.commit = hot.commit.max(index);
-        hot.flags |= INSTALLING;
-        if hot.damage == Damage::State {
-            hot.damage = Damage::Normal;
+        let it = &mut self.replicas[slot];
+        it.commit = it.commit.max(index);
+        it.flags |= INSTALLING;
+        if it.damage == Damage::State {
+            it.damage = Damage::Normal;
         }
-        warm.floor = index;
-        warm.handed = index;
-        warm.applied = warm.applied.min(index);
-        self.cold[at(slot)].staged_commit = hot.commit;
-        self.cold[at(slot)].compact = LogIndex(0);
+        it.floor = index;
+        it.handed = index;
+        it.applied = it.applied.min(index);
+        it.staged_commit = it.commit;
+        it.compact = LogIndex(0);
         out.apply.push(Apply::Install { slot, index });
     }
 
     /// Tells the leader, when it is durable, up to where this log is equal to its own.
     fn report_match(&mut self, slot: Slot, matched: LogIndex, out: &mut Outbox) {
-        let leader = self.cold[at(slot)].leader;
-        let own = self.cold[at(slot)].replica;
-        let Some(place) = self.conf(slot).place(leader).filter(|_| leader != own) else { return };
+        let it = &self.replicas[slot];
+        let leads = it.leader == it.replica;
+        let Some(place) = self.conf(slot).place(it.leader).filter(|_| !leads) else { return };
         let no_quorum = self.is_retired(slot);
         let what = What::AppendResp { matched, reject: None, no_quorum };
         if let Some(send) = self.envelope(slot, place, what) {

@@ -4,7 +4,7 @@ use crate::{
     Batch, LogIndex, Message, Origin, Outbox, RaftCore, Reason, Received, Role, Slot, Term,
     Verdict, What, Why,
     batch::{FLAG_CONF, FLAG_NOOP},
-    core::{StreamState, at},
+    core::StreamState,
     log::Log,
     message::Mismatch,
     replica::{BROKEN, CLOSING, OPEN},
@@ -51,7 +51,7 @@ impl RaftCore {
         let Some(slot) = self.locate(m.message) else {
             return Verdict::UnknownShard;
         };
-        let shut = self.hot[at(slot)].flags & (OPEN | BROKEN | CLOSING) != OPEN;
+        let shut = self.replicas[slot].flags & (OPEN | BROKEN | CLOSING) != OPEN;
         if shut || self.stream(slot).state != StreamState::Good {
             return Verdict::False(Why::Closed);
         }
@@ -70,7 +70,7 @@ impl RaftCore {
             What::FetchEntries { from: first, to } => {
                 self.on_fetch((slot, from), m.message, (first, to), out)
             },
-            _ if m.message.term < self.hot[at(slot)].term => {
+            _ if m.message.term < self.replicas[slot].term => {
                 self.answer_stale(slot, from, m.message, out)
             },
             _ => self.step_in_term((slot, sender), from, m, (log, out)),
@@ -86,8 +86,9 @@ impl RaftCore {
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> Verdict {
         let message = m.message;
-        if message.term > self.hot[at(slot)].term {
-            let stood = matches!(self.hot[at(slot)].role, Role::Candidate | Role::PreCandidate);
+        let it = &self.replicas[slot];
+        if message.term > it.term {
+            let stood = matches!(it.role, Role::Candidate | Role::PreCandidate);
             if let Err(verdict) = self.adopt(slot, message.term, log, out) {
                 return verdict;
             }
@@ -141,7 +142,7 @@ impl RaftCore {
                 Verdict::Taken
             },
             What::ReadIndex { request, .. } => {
-                let index = Err(self.cold[at(slot)].leader);
+                let index = Err(self.replicas[slot].leader);
                 out.send.push(self.answer(slot, from, m, What::ReadIndexResp { request, index }));
                 Verdict::Taken
             },
@@ -156,18 +157,19 @@ impl RaftCore {
     #[inline(always)]
     pub(crate) fn addressed(&self, from: Origin, m: &Message) -> Option<(Slot, u8)> {
         let slot = m.hint.to_slot;
-        let (hot, cold) = (self.hot.get(at(slot))?, self.cold.get(at(slot))?);
-        let here = (cold.shard, cold.generation) == (m.shard, m.hint.to_generation)
-            && (cold.replica, hot.term) == (m.to, m.term)
-            && hot.flags & (OPEN | BROKEN | CLOSING) == OPEN
-            && self.stream(slot).state == StreamState::Good
+        let it = self.replicas.get(slot)?;
+        let here = (it.shard, it.generation) == (m.shard, m.hint.to_generation)
+            && (it.replica, it.term) == (m.to, m.term)
+            && it.flags & (OPEN | BROKEN | CLOSING) == OPEN
+            && self.streams[usize::from(it.stream)].state == StreamState::Good
             && self.is_current(from);
         if !here {
             return None;
         }
-        let place = self.conf(slot).place(m.from)?;
-        let node = self.conf(slot).conf.members[usize::from(place)].node;
-        (node == from.node && cold.replica != m.from).then_some((slot, place))
+        let conf = &self.confs[usize::from(it.conf)];
+        let place = conf.place(m.from)?;
+        let node = conf.conf.members[usize::from(place)].node;
+        (node == from.node && it.replica != m.from).then_some((slot, place))
     }
 
     /// Takes an answer to an Append of this term that was taken. False: nothing was done, it is
@@ -182,8 +184,8 @@ impl RaftCore {
     ) -> bool {
         let What::AppendResp { matched, reject: None, .. } = m.message.what else { return false };
         let Some((slot, sender)) = self.addressed(from, m.message) else { return false };
-        let hot = &self.hot[at(slot)];
-        if hot.role != Role::Leader || matched > hot.last || !m.batches.is_empty() {
+        let it = &self.replicas[slot];
+        if it.role != Role::Leader || matched > it.last || !m.batches.is_empty() {
             return false;
         }
         self.on_append_resp((slot, Some(sender)), from, m.message, (log, out));
@@ -194,10 +196,10 @@ impl RaftCore {
     #[inline]
     fn locate(&self, m: &Message) -> Option<Slot> {
         let hint = m.hint.to_slot;
-        if let Some(cold) = self.cold.get(at(hint))
-            && cold.shard == m.shard
-            && cold.generation == m.hint.to_generation
-            && self.hot[at(hint)].flags & OPEN != 0
+        if let Some(it) = self.replicas.get(hint)
+            && it.shard == m.shard
+            && it.generation == m.hint.to_generation
+            && it.flags & OPEN != 0
         {
             return Some(hint);
         }
@@ -229,9 +231,9 @@ impl RaftCore {
     /// members, if it has one.
     #[inline]
     fn plausible(&self, slot: Slot, from: Origin, m: Received<'_>) -> Result<Option<u8>, Why> {
-        let (cold, message) = (&self.cold[at(slot)], m.message);
-        ensure(message.to == cold.replica, Why::Receiver)?;
-        ensure(message.from != cold.replica && message.from.0 != 0, Why::Sender)?;
+        let (it, message) = (&self.replicas[slot], m.message);
+        ensure(message.to == it.replica, Why::Receiver)?;
+        ensure(message.from != it.replica && message.from.0 != 0, Why::Sender)?;
         let conf = self.conf(slot);
         let sender = conf.place(message.from);
         if let Some(place) = sender {

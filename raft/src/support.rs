@@ -10,7 +10,7 @@
 
 use crate::{
     BootTime, LaneNo, Liveness, Message, Origin, Outbox, RaftCore, Reason, Role, Slot,
-    core::{MILLI, at},
+    core::MILLI,
     digest::mix,
     replica::{BEAT, BY_MESSAGES, CLASSIC, NO_LANE, NO_QUORUM, Progress},
 };
@@ -21,19 +21,19 @@ impl RaftCore {
         if self.now < self.config.quiet_until {
             return true;
         }
-        if self.hot[at(slot)].role == Role::Leader {
+        if self.replicas[slot].role == Role::Leader {
             return self.supported(slot);
         }
-        let classic = self.hot[at(slot)].flags & CLASSIC != 0;
+        let classic = self.replicas[slot].flags & CLASSIC != 0;
         self.is_promised(slot) || (classic && self.now < self.heard_until(slot))
     }
 
     /// When a follower's promise ends; now, if it has none.
     pub(crate) fn bound_until(&self, slot: Slot) -> BootTime {
-        let hot = &self.hot[at(slot)];
-        let classic = hot.flags & CLASSIC != 0;
+        let it = &self.replicas[slot];
+        let classic = it.flags & CLASSIC != 0;
         let heard = if classic { self.heard_until(slot) } else { self.now };
-        let promised = match self.lanes.get(usize::from(hot.lane)) {
+        let promised = match self.lanes.get(usize::from(it.lane)) {
             Some(lane) if self.is_promised(slot) => lane.promise.until().unwrap_or(self.now),
             Some(_) | None => self.now,
         };
@@ -43,25 +43,25 @@ impl RaftCore {
     /// Whether a follower is bound by what its leader's lane was promised.
     #[inline]
     pub(crate) fn is_promised(&self, slot: Slot) -> bool {
-        let hot = &self.hot[at(slot)];
-        let lane = self.lanes.get(usize::from(hot.lane));
-        hot.support != 0 && lane.is_some_and(|lane| lane.promise.holds(hot.support, self.now))
+        let it = &self.replicas[slot];
+        let lane = self.lanes.get(usize::from(it.lane));
+        it.support != 0 && lane.is_some_and(|lane| lane.promise.holds(it.support, self.now))
     }
 
     /// Whether a follower is bound by a promise that is watched, or the round over the slots will
     /// free it (I9).
     pub(crate) fn is_held(&self, slot: Slot) -> bool {
-        let hot = &self.hot[at(slot)];
-        let lane = self.lanes.get(usize::from(hot.lane));
+        let it = &self.replicas[slot];
+        let lane = self.lanes.get(usize::from(it.lane));
         let watched = lane.is_some_and(|lane| {
-            hot.support == lane.promise.epoch() && lane.promise.until().is_some()
+            it.support == lane.promise.epoch() && lane.promise.until().is_some()
         });
-        hot.support != 0 && (watched || self.audit.is_under_way())
+        it.support != 0 && (watched || self.audit.is_under_way())
     }
 
     /// Until when a follower that heard its leader waits for it.
     fn heard_until(&self, slot: Slot) -> BootTime {
-        let heard = self.cold[at(slot)].heard;
+        let heard = self.replicas[slot].heard;
         if heard == 0 {
             return BootTime(0);
         }
@@ -108,25 +108,25 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn on_bind(&mut self, slot: Slot, from: Origin, m: &Message) {
-        let (heard, term) = (self.millis(), self.hot[at(slot)].term);
+        let it = &self.replicas[slot];
+        let (heard, term, other) = (self.millis(), it.term, it.bound_to != m.from);
         let promise = from.lane.and_then(|lane| self.promise_over(lane));
-        let other = self.cold[at(slot)].bound_to != m.from;
-        if promise.is_none() && !other && self.is_promised(slot) {
+        if promise.is_none() && !other && it.support != 0 && self.is_promised(slot) {
             // Only another leader's Append replaces a promise.
-            let kept = (self.hot[at(slot)].lane, self.hot[at(slot)].support);
+            let kept = (it.lane, it.support);
             self.set_support(slot, kept, term);
             return;
         }
         self.set_support(slot, promise.unwrap_or((NO_LANE, 0)), term);
-        let cold = &mut self.cold[at(slot)];
-        cold.bound_to = m.from;
-        cold.heard = heard;
+        let it = &mut self.replicas[slot];
+        it.bound_to = m.from;
+        it.heard = heard;
         if promise.is_some() {
-            self.hot[at(slot)].flags &= !CLASSIC;
+            it.flags &= !CLASSIC;
             self.disarm(slot);
             return;
         }
-        self.hot[at(slot)].flags |= CLASSIC;
+        it.flags |= CLASSIC;
         if !self.armed(slot) {
             let deadline = self.bound_until(slot).after(self.delay(slot));
             self.arm(slot, deadline);
@@ -147,66 +147,57 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     fn set_support(&mut self, slot: Slot, (lane, support): (u16, u32), term: crate::Term) {
-        let cold = &self.cold[at(slot)];
-        let shard = cold.shard;
-        let hot = &mut self.hot[at(slot)];
-        let (old_lane, old_support) = (hot.lane, hot.support);
-        if (old_lane, old_support, cold.bound_term) == (lane, support, term) {
+        let it = &mut self.replicas[slot];
+        let (old_lane, old_support, old_term) = (it.lane, it.support, it.bound_term);
+        if (old_lane, old_support, old_term) == (lane, support, term) {
             if let Some(lane) = self.lanes.get(usize::from(lane))
                 && support == lane.promise.epoch()
             {
-                hot.sweep = lane.sweep;
+                it.sweep = lane.sweep;
             }
             return;
         }
         if let Some(old) = self.lanes.get_mut(usize::from(old_lane))
             && old_support == old.promise.epoch()
         {
-            old.followed_hash ^= mix(shard, self.cold[at(slot)].bound_term);
+            old.followed_hash ^= mix(it.shard, old_term);
         }
-        self.cold[at(slot)].bound_term = term;
-        let hot = &mut self.hot[at(slot)];
-        (hot.lane, hot.support) = (lane, support);
+        (it.lane, it.support, it.bound_term) = (lane, support, term);
         if let Some(new) = self.lanes.get_mut(usize::from(lane))
             && support == new.promise.epoch()
         {
-            hot.sweep = new.sweep;
-            new.followed_hash ^= mix(shard, term);
+            it.sweep = new.sweep;
+            new.followed_hash ^= mix(it.shard, term);
         }
     }
 
     /// A replica goes from this core; what it promised is kept by silence if it comes back.
     pub(crate) fn keep_promise(&mut self, slot: Slot) {
-        let (now, shard, until) = (self.now, self.cold[at(slot)].shard, self.bound_until(slot));
+        let (now, shard, until) = (self.now, self.replicas[slot].shard, self.bound_until(slot));
         self.silent.retain(|(_, until)| *until > now);
-        if until > now && self.hot[at(slot)].role != Role::Leader {
+        if until > now && self.replicas[slot].role != Role::Leader {
             self.silent.push((shard, until));
         }
     }
 
     /// A replica comes to this core: it is bound for D if it was when it left.
     pub(crate) fn find_promise(&mut self, slot: Slot) {
-        let (now, shard) = (self.now, self.cold[at(slot)].shard);
+        let (now, shard) = (self.now, self.replicas[slot].shard);
         if self.silent.iter().any(|(silent, until)| *silent == shard && *until > now) {
-            self.cold[at(slot)].heard = self.millis();
-            self.hot[at(slot)].flags |= CLASSIC;
+            let heard = self.millis();
+            let it = &mut self.replicas[slot];
+            it.heard = heard;
+            it.flags |= CLASSIC;
         }
     }
 
     /// A replica is free: its leader leads no more.
     pub(crate) fn unbind(&mut self, slot: Slot) {
-        let term = self.cold[at(slot)].bound_term;
+        let term = self.replicas[slot].bound_term;
         self.set_support(slot, (NO_LANE, 0), term);
-        self.cold[at(slot)].heard = 0;
-        self.hot[at(slot)].flags &= !CLASSIC;
-    }
-
-    /// The epoch that an answer over `lane` names: under it this replica is bound to the other
-    /// end. 0: none.
-    #[inline]
-    pub(crate) fn support_over(&self, slot: Slot, lane: Option<LaneNo>) -> u32 {
-        let hot = &self.hot[at(slot)];
-        if lane.is_some_and(|lane| lane.0 == hot.lane) { hot.support } else { 0 }
+        let it = &mut self.replicas[slot];
+        it.heard = 0;
+        it.flags &= !CLASSIC;
     }
 
     /// A leader heard a peer, in its own term.
@@ -259,7 +250,7 @@ impl RaftCore {
 
     /// Notes the view under which a peer is bound, and keeps the sum of its lane true.
     fn note_view(&mut self, slot: Slot, place: u8, view: u32) {
-        let word = mix(self.cold[at(slot)].shard, self.hot[at(slot)].term);
+        let word = mix(self.replicas[slot].shard, self.replicas[slot].term);
         let Some(peer) = self.peer_mut(slot, place) else { return };
         let (lane, old) = (peer.lane, core::mem::replace(&mut peer.support, view));
         if let Some(lane) = self.lanes.get_mut(usize::from(lane)) {
@@ -272,7 +263,7 @@ impl RaftCore {
 
     /// Takes a leader's peers out of the sums of their lanes, or puts them back in: the same call.
     pub(crate) fn count_led(&mut self, slot: Slot) {
-        let word = mix(self.cold[at(slot)].shard, self.hot[at(slot)].term);
+        let word = mix(self.replicas[slot].shard, self.replicas[slot].term);
         for place in 0..self.conf(slot).members {
             let Some(peer) = self.peer(slot, place).copied() else { continue };
             if let Some(lane) = self.lanes.get_mut(usize::from(peer.lane))
@@ -314,7 +305,7 @@ impl RaftCore {
             }
         }
         if beats {
-            self.hot[at(slot)].flags |= BEAT;
+            self.replicas[slot].flags |= BEAT;
             self.touch(slot);
             let beat = self.now.after(self.config.times.heartbeat);
             self.arm(slot, beat);
@@ -346,18 +337,18 @@ impl RaftCore {
         if !self.is_open(slot) {
             return;
         }
-        if self.hot[at(slot)].role == Role::Leader {
+        if self.replicas[slot].role == Role::Leader {
             self.audit_leader(slot, out);
-        } else if self.hot[at(slot)].support != 0 {
+        } else if self.replicas[slot].support != 0 {
             self.audit_follower(slot, out);
         }
     }
 
     fn audit_follower(&mut self, slot: Slot, out: &mut Outbox) {
-        let hot = &self.hot[at(slot)];
-        let (sweep, swept) = match self.lanes.get(usize::from(hot.lane)) {
-            Some(lane) => (hot.sweep, lane.swept),
-            None => (hot.sweep, hot.sweep),
+        let it = &self.replicas[slot];
+        let (sweep, swept) = match self.lanes.get(usize::from(it.lane)) {
+            Some(lane) => (it.sweep, lane.swept),
+            None => (it.sweep, it.sweep),
         };
         // Sweeps count around: less than half of the numbers behind is older.
         let older = (1..=u16::MAX / 2).contains(&swept.wrapping_sub(sweep));
@@ -365,7 +356,7 @@ impl RaftCore {
             return;
         }
         self.unbind(slot);
-        if self.hot[at(slot)].role == Role::Follower {
+        if self.replicas[slot].role == Role::Follower {
             if older {
                 self.lose_leader(slot, out);
             }
@@ -387,7 +378,7 @@ impl RaftCore {
                 self.send_beats(slot, place);
                 let peer = self.peer_mut(slot, place).expect("it is a peer");
                 peer.heard = heard;
-                self.hot[at(slot)].flags |= BEAT;
+                self.replicas[slot].flags |= BEAT;
                 self.touch(slot);
             }
         }

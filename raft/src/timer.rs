@@ -1,8 +1,6 @@
 //! What time brings: elections, beats without lanes, retries.
 
-use crate::{
-    BootTime, Log, Outbox, RaftCore, Role, Slot, alarm::Alarm, core::at, replica::TOUCHED,
-};
+use crate::{BootTime, Log, Outbox, RaftCore, Role, Slot, alarm::Alarm, replica::TOUCHED};
 
 impl RaftCore {
     /// Looks at up to `count_max` replicas whose time has come. The time is that of
@@ -10,7 +8,7 @@ impl RaftCore {
     pub fn handle_timer(&mut self, count_max: usize, log: &mut impl Log, out: &mut Outbox) {
         self.retry_stalled(count_max, log, out);
         while let Some((slot, generation, alarm)) = self.alarms.due(self.now) {
-            if self.is_open(slot) && self.cold[at(slot)].generation == generation {
+            if self.is_open(slot) && self.replicas[slot].generation == generation {
                 match alarm {
                     Alarm::Transfer => self.end_transfer(slot, out),
                     Alarm::Snapshot(peer) => self.snapshot_due(slot, peer, out),
@@ -47,7 +45,7 @@ impl RaftCore {
             && let Some(slot) = self.eager.pop()
         {
             count += 1;
-            if self.hot[at(slot)].role == Role::PreCandidate && self.armed(slot) {
+            if self.replicas[slot].role == Role::PreCandidate && self.armed(slot) {
                 self.disarm(slot);
                 self.time_has_come(slot, out);
             }
@@ -71,7 +69,7 @@ impl RaftCore {
         if !self.is_open(slot) || self.armed(slot) {
             return;
         }
-        if self.hot[at(slot)].role == Role::Leader {
+        if self.replicas[slot].role == Role::Leader {
             self.beat_due(slot, out);
             return;
         }
@@ -82,7 +80,7 @@ impl RaftCore {
             self.await_election(slot);
             return;
         }
-        self.wheel.hold(slot, self.hot[at(slot)].flags & TOUCHED != 0);
+        self.wheel.hold(slot, self.replicas[slot].flags & TOUCHED != 0);
     }
 
     /// Sets the deadline of a replica, in place of the one it had.
@@ -117,9 +115,9 @@ impl RaftCore {
     /// Whether a sole voter has to campaign and may.
     #[inline]
     pub(crate) fn must_campaign(&self, slot: Slot) -> bool {
-        let hot = &self.hot[at(slot)];
-        hot.flags & crate::replica::CAMPAIGN != 0
-            && hot.damage == crate::Damage::Normal
+        let it = &self.replicas[slot];
+        it.flags & crate::replica::CAMPAIGN != 0
+            && it.damage == crate::Damage::Normal
             && !self.is_broken(slot)
             && self.stream_is_good(slot)
     }

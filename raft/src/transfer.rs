@@ -5,7 +5,6 @@ use crate::{
     AdminError, Log, LogIndex, Message, Outbox, RaftCore, Reason, ReplicaId, Role, Slot, Verdict,
     What, Why,
     alarm::Alarm,
-    core::at,
     open::NO_MEMBER,
     replica::{NO_LEASE, NO_QUORUM, Pace, TRANSFER},
 };
@@ -16,7 +15,7 @@ impl RaftCore {
         if !self.serves(slot) {
             return Err(AdminError::NotLeader);
         }
-        if self.hot[at(slot)].flags & TRANSFER != 0 || self.changes.contains_key(&slot) {
+        if self.replicas[slot].flags & TRANSFER != 0 || self.changes.contains_key(&slot) {
             return Err(AdminError::Busy);
         }
         let unknown = AdminError::UnknownMember { replica: to };
@@ -32,10 +31,10 @@ impl RaftCore {
         if !ready {
             return Err(AdminError::NotCaughtUp { replica: to });
         }
-        self.hot[at(slot)].flags |= TRANSFER;
-        let cold = &mut self.cold[at(slot)];
-        cold.transfer = place;
-        let generation = cold.generation;
+        let it = &mut self.replicas[slot];
+        it.flags |= TRANSFER;
+        it.transfer = place;
+        let generation = it.generation;
         let end = self.now.after(self.config.times.support);
         self.alarms.set(end, slot, generation, Alarm::Transfer);
         self.counters.transfers += 1;
@@ -46,30 +45,32 @@ impl RaftCore {
     #[expect(clippy::inline_always, reason = "the way that every entry goes; measured")]
     #[inline(always)]
     pub(crate) fn push_transfer(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].flags & TRANSFER != 0 {
+        if self.replicas[slot].flags & TRANSFER != 0 {
             self.push_target(slot, out);
         }
     }
 
     fn push_target(&mut self, slot: Slot, out: &mut Outbox) {
-        let place = self.cold[at(slot)].transfer;
+        let place = self.replicas[slot].transfer;
         if place == NO_MEMBER {
             return;
         }
-        let last = self.hot[at(slot)].last;
+        let last = self.replicas[slot].last;
         if self.peer(slot, place).is_some_and(|peer| peer.matched == last) {
             // No lease for the rest of this term: the target is elected in spite of our support.
-            self.hot[at(slot)].flags |= NO_LEASE;
-            self.cold[at(slot)].transfer = NO_MEMBER;
+            let it = &mut self.replicas[slot];
+            it.flags |= NO_LEASE;
+            it.transfer = NO_MEMBER;
             self.tell(slot, place, What::TimeoutNow, out);
         }
     }
 
     /// The time of a transfer is over, whether it succeeded or not.
     pub(crate) fn end_transfer(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.hot[at(slot)].role == Role::Leader && self.hot[at(slot)].flags & TRANSFER != 0 {
-            self.hot[at(slot)].flags &= !TRANSFER;
-            self.cold[at(slot)].transfer = NO_MEMBER;
+        let it = &mut self.replicas[slot];
+        if it.role == Role::Leader && it.flags & TRANSFER != 0 {
+            it.flags &= !TRANSFER;
+            it.transfer = NO_MEMBER;
             self.report(slot, Reason::TransferEnded, out);
             self.touch(slot);
         }
@@ -83,19 +84,20 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) -> Verdict {
-        let follows = self.hot[at(slot)].role == Role::Follower;
-        if !follows || self.cold[at(slot)].leader != m.from || !self.may_stand(slot) {
+        let it = &self.replicas[slot];
+        if it.role != Role::Follower || it.leader != m.from || !self.may_stand(slot) {
             return Verdict::False(Why::Unasked);
         }
         if self.now < self.config.quiet_until {
             return Verdict::False(Why::Unasked);
         }
-        let promised = self.hot[at(slot)].term;
+        let promised = self.replicas[slot].term;
         self.unbind(slot);
         self.lose_leader(slot, out);
-        self.cold[at(slot)].round = self.cold[at(slot)].round.wrapping_add(1);
+        let it = &mut self.replicas[slot];
+        it.round = it.round.wrapping_add(1);
         self.campaign(slot, Some(promised), log, out);
-        if self.hot[at(slot)].role == Role::Follower {
+        if self.replicas[slot].role == Role::Follower {
             self.await_election(slot);
         }
         Verdict::Taken
@@ -103,8 +105,9 @@ impl RaftCore {
 
     /// Ends a leadership in favour of the voter that has most, at once.
     pub(crate) fn hand_over(&mut self, slot: Slot, reason: Reason, out: &mut Outbox) {
-        if self.hot[at(slot)].role == Role::Leader {
-            self.hot[at(slot)].flags |= NO_LEASE;
+        let it = &mut self.replicas[slot];
+        if it.role == Role::Leader {
+            it.flags |= NO_LEASE;
             if let Some(place) = self.best_voter(slot) {
                 self.tell(slot, place, What::TimeoutNow, out);
             }

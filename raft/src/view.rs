@@ -3,7 +3,6 @@
 use crate::{
     Configuration, Damage, LogIndex, Lsn, RaftCore, ReplicaId, Role, Send, ShardId, Slot, StreamNo,
     Term,
-    core::at,
     replica::{BROKEN, CLOSING, NO_LEASE, NO_QUORUM, OPEN, Pace},
 };
 
@@ -63,36 +62,33 @@ pub struct ReplicaView<'a> {
 impl RaftCore {
     /// A replica as it is now; of a slot without one, `open` is false.
     pub fn view(&self, slot: Slot) -> ReplicaView<'_> {
-        let nth = at(slot);
-        let hot = self.hot.get(nth).copied().unwrap_or_default();
-        let warm = self.warm.get(nth).copied().unwrap_or_default();
-        let cold = self.cold.get(nth).copied().unwrap_or_default();
-        let used = hot.flags & OPEN != 0;
+        let it = self.replicas.get(slot).copied().unwrap_or_default();
+        let used = it.flags & OPEN != 0;
         ReplicaView {
-            open: hot.flags & (OPEN | BROKEN | CLOSING) == OPEN,
-            shard: cold.shard,
-            replica: cold.replica,
-            role: hot.role,
-            term: hot.term,
-            vote: warm.vote,
+            open: it.flags & (OPEN | BROKEN | CLOSING) == OPEN,
+            shard: it.shard,
+            replica: it.replica,
+            role: it.role,
+            term: it.term,
+            vote: it.vote,
             leader: if used { self.leader_of(slot) } else { None },
-            damage: hot.damage,
-            floor: warm.floor,
-            applied: warm.applied,
-            handed: warm.handed,
-            commit: hot.commit,
-            durable: hot.durable,
-            last: hot.last,
-            last_term: hot.last_term,
-            term_start: warm.term_start,
-            staged: hot.staged,
-            uncommitted_bytes: warm.uncommitted,
-            conf: used.then(|| &self.confs[usize::from(hot.conf)].conf),
-            conf_index: cold.conf_index,
-            generation: cold.generation,
+            damage: it.damage,
+            floor: it.floor,
+            applied: it.applied,
+            handed: it.handed,
+            commit: it.commit,
+            durable: it.durable,
+            last: it.last,
+            last_term: it.last_term,
+            term_start: it.term_start,
+            staged: it.staged,
+            uncommitted_bytes: it.uncommitted,
+            conf: used.then(|| &self.confs[usize::from(it.conf)].conf),
+            conf_index: it.conf_index,
+            generation: it.generation,
             bound: used && self.bound(slot),
-            read_seq: cold.read_seq,
-            no_lease: hot.flags & NO_LEASE != 0,
+            read_seq: it.read_seq,
+            no_lease: it.flags & NO_LEASE != 0,
         }
     }
 }
@@ -121,7 +117,7 @@ pub struct ProgressView {
 impl RaftCore {
     /// What the leader in `slot` knows of a peer; none: it does not lead, or has no such peer.
     pub fn progress(&self, slot: Slot, peer: ReplicaId) -> Option<ProgressView> {
-        self.hot.get(at(slot)).filter(|hot| hot.flags & OPEN != 0)?;
+        self.replicas.get(slot).filter(|it| it.flags & OPEN != 0)?;
         let place = self.conf(slot).place(peer)?;
         let progress = self.peer(slot, place)?;
         Some(ProgressView {

@@ -4,9 +4,8 @@
 use crate::{
     Ballot, BootTime, Damage, HardState, Log, LogIndex, Message, Origin, Outbox, RaftCore, Reason,
     Record, Role, Rule, Slot, Term, Verdict, VoteReason, What, Why,
-    core::at,
     open::NO_MEMBER,
-    replica::{BEAT, CAMPAIGN, CLOSING, NO_LEASE, TOUCHED, TRANSFER},
+    replica::{BEAT, BROKEN, CAMPAIGN, CLOSING, NO_LEASE, TOUCHED, TRANSFER},
     step::NUMBER_MAX,
 };
 
@@ -17,11 +16,11 @@ const _: () = assert!(crate::MEMBERS_MAX < 16, "a bit for each place, and one mo
 impl RaftCore {
     /// Whether a replica may stand for election.
     pub(crate) fn may_stand(&self, slot: Slot) -> bool {
+        let it = &self.replicas[slot];
         self.may_be_elected(slot)
-            && self.hot[at(slot)].damage == Damage::Normal
-            && !self.is_broken(slot)
-            && self.hot[at(slot)].flags & CLOSING == 0
-            && self.hot[at(slot)].role != Role::Leader
+            && it.damage == Damage::Normal
+            && it.flags & (BROKEN | CLOSING) == 0
+            && it.role != Role::Leader
             && self.log_is_healthy(slot)
     }
 
@@ -34,9 +33,9 @@ impl RaftCore {
 
     /// How many voters within reach are preferred to this replica.
     fn rank(&self, slot: Slot) -> u32 {
-        let (conf, cold) = (self.conf(slot), &self.cold[at(slot)]);
-        let order = |priority: u8, replica: u64| (priority, mix(cold.shard.0, replica));
-        let Some(own) = conf.conf.member(cold.replica) else {
+        let (conf, it) = (self.conf(slot), &self.replicas[slot]);
+        let order = |priority: u8, replica: u64| (priority, mix(it.shard.0, replica));
+        let Some(own) = conf.conf.member(it.replica) else {
             return 0;
         };
         let mine = order(own.priority, own.replica.0);
@@ -68,24 +67,25 @@ impl RaftCore {
             return;
         }
         let own = self.own_bit(slot);
-        self.hot[at(slot)].role = Role::PreCandidate;
+        self.replicas[slot].role = Role::PreCandidate;
         self.unbind(slot);
-        let cold = &mut self.cold[at(slot)];
-        cold.leader = crate::ReplicaId(0);
-        cold.round = cold.round.wrapping_add(1);
-        cold.granted = own;
+        let it = &mut self.replicas[slot];
+        it.leader = crate::ReplicaId(0);
+        it.round = it.round.wrapping_add(1);
+        it.granted = own;
         self.counters.pre_campaigns += 1;
         self.tell_role(slot, out);
         if self.elects(slot) {
             self.campaign(slot, None, log, out);
-            if self.hot[at(slot)].role == Role::PreCandidate {
+            if self.replicas[slot].role == Role::PreCandidate {
                 // The log had no room for the vote.
                 let wait = self.campaign_wait(slot);
                 self.arm(slot, wait);
             }
             return;
         }
-        let (last, last_term) = (self.hot[at(slot)].last, self.hot[at(slot)].last_term);
+        let it = &self.replicas[slot];
+        let (last, last_term) = (it.last, it.last_term);
         self.ask(slot, What::PreVote { last, last_term }, true, out);
         let wait = self.campaign_wait(slot);
         self.arm(slot, wait);
@@ -94,7 +94,7 @@ impl RaftCore {
     /// When a campaign without success is over.
     fn campaign_wait(&mut self, slot: Slot) -> BootTime {
         let times = self.config.times;
-        let failed = &mut self.cold[at(slot)].failed;
+        let failed = &mut self.replicas[slot].failed;
         let wait = times.campaign.saturating_mul(1 << (*failed).min(16)).min(times.campaign_max);
         *failed = failed.saturating_add(1);
         let chance = self.draw() % times.jitter.max(1);
@@ -110,25 +110,23 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) {
-        let term = Term(self.hot[at(slot)].term.0.saturating_add(1));
+        let it = &self.replicas[slot];
+        let (term, vote, commit) = (Term(it.term.0.saturating_add(1)), it.replica, it.commit);
         if term.0 > NUMBER_MAX {
             self.broken(slot, Rule::Term);
             return;
         }
-        let vote = self.cold[at(slot)].replica;
-        let commit = self.hot[at(slot)].commit;
-        assert!(self.hot[at(slot)].role != Role::Leader, "a leader does not campaign");
+        assert!(it.role != Role::Leader, "a leader does not campaign");
         match log.stage(self.place(slot), Record::HardState(HardState { term, vote, commit })) {
             Ok(lsn) => {
-                let hot = &mut self.hot[at(slot)];
-                hot.term = term;
-                hot.role = Role::Candidate;
-                hot.flags &= !CAMPAIGN;
-                self.warm[at(slot)].vote = vote;
-                let cold = &mut self.cold[at(slot)];
-                cold.staged_commit = commit;
-                cold.leader = crate::ReplicaId(0);
-                cold.granted = 0;
+                let it = &mut self.replicas[slot];
+                it.term = term;
+                it.role = Role::Candidate;
+                it.flags &= !CAMPAIGN;
+                it.vote = vote;
+                it.staged_commit = commit;
+                it.leader = crate::ReplicaId(0);
+                it.granted = 0;
                 self.counters.hard_states += 1;
                 self.counters.campaigns += 1;
                 self.note_write(slot, lsn);
@@ -141,7 +139,8 @@ impl RaftCore {
     fn ask_for_votes(&mut self, slot: Slot, promised: Option<Term>, out: &mut Outbox) {
         let reason =
             promised.map_or(VoteReason::NoLeader, |promised| VoteReason::Transfer { promised });
-        let (last, last_term) = (self.hot[at(slot)].last, self.hot[at(slot)].last_term);
+        let it = &self.replicas[slot];
+        let (last, last_term) = (it.last, it.last_term);
         self.ask(slot, What::Vote { last, last_term, reason }, false, out);
         if !self.is_sole(slot) {
             let chance = self.draw() % self.config.times.jitter.max(1);
@@ -159,7 +158,7 @@ impl RaftCore {
                 continue;
             }
             let Some(mut send) = self.envelope(slot, place, what) else { continue };
-            send.message.seq = self.cold[at(slot)].round;
+            send.message.seq = self.replicas[slot].round;
             if at_once {
                 out.send.push(send);
             } else {
@@ -170,12 +169,12 @@ impl RaftCore {
 
     /// The bit of this replica's own place; none if it is no member.
     fn own_bit(&self, slot: Slot) -> u16 {
-        self.conf(slot).place(self.cold[at(slot)].replica).map_or(0, |place| 1 << place)
+        self.conf(slot).place(self.replicas[slot].replica).map_or(0, |place| 1 << place)
     }
 
     /// Whether those that granted are a quorum of each half.
     fn elects(&self, slot: Slot) -> bool {
-        let granted = self.cold[at(slot)].granted;
+        let granted = self.replicas[slot].granted;
         self.quorum(slot, |place| granted & (1 << place) != 0)
     }
 
@@ -204,25 +203,24 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) -> Result<(), Verdict> {
-        let hot = &self.hot[at(slot)];
-        assert!(term >= hot.term, "a term never falls (I2)");
-        let kept = self.warm[at(slot)].vote;
-        assert!(term > hot.term || kept.0 == 0, "a vote never changes in its term (I2)");
-        let commit = hot.commit;
+        let it = &self.replicas[slot];
+        assert!(term >= it.term, "a term never falls (I2)");
+        assert!(term > it.term || it.vote.0 == 0, "a vote never changes in its term (I2)");
+        let commit = it.commit;
         let record = Record::HardState(HardState { term, vote, commit });
         let lsn = log.stage(self.place(slot), record).map_err(|why| self.deny(slot, why))?;
-        let higher = term > self.hot[at(slot)].term;
+        let higher = term > self.replicas[slot].term;
         if higher {
             // The Release, and the sums of the lanes, name the term that ends.
             self.say_release(slot, out);
             self.close_peers(slot);
         }
-        self.hot[at(slot)].term = term;
+        self.replicas[slot].term = term;
         if higher {
             self.end_role(slot, Some(Reason::HigherTerm), out);
         }
-        self.warm[at(slot)].vote = vote;
-        self.cold[at(slot)].staged_commit = commit;
+        let it = &mut self.replicas[slot];
+        (it.vote, it.staged_commit) = (vote, commit);
         self.counters.hard_states += 1;
         self.note_write(slot, lsn);
         self.await_election(slot);
@@ -243,18 +241,18 @@ impl RaftCore {
             return self.answer_gone(slot, from, m, out);
         }
         let bound = self.bound(slot);
-        if m.term > self.hot[at(slot)].term
+        if m.term > self.replicas[slot].term
             && !bound
             && let Err(verdict) = self.adopt(slot, m.term, log, out)
         {
             return verdict;
         }
         let granted = !bound
-            && m.term == self.hot[at(slot)].term
+            && m.term == self.replicas[slot].term
             && self.is_as_long(slot, last_term, last)
             && self.may_vote(slot);
         let asked = Term(m.term.0.saturating_add(1));
-        let leader = self.cold[at(slot)].leader;
+        let leader = self.replicas[slot].leader;
         let what = What::PreVoteResp(Ballot { granted, asked, leader });
         self.answer_durably((slot, from), m, what, out);
         Verdict::Taken
@@ -273,8 +271,8 @@ impl RaftCore {
         if self.is_gone(slot, m) {
             return self.answer_gone(slot, from, m, out);
         }
-        let term = self.hot[at(slot)].term;
-        let voted = self.warm[at(slot)].vote;
+        let it = &self.replicas[slot];
+        let (term, voted) = (it.term, it.vote);
         let repeats = m.term == term && voted == m.from && self.may_vote(slot);
         let free = !self.bound(slot) || self.is_handed(slot, reason);
         let fits = free && self.is_as_long(slot, last_term, last) && self.may_vote(slot);
@@ -292,7 +290,7 @@ impl RaftCore {
             granted = true;
         }
         self.counters.votes += u64::from(granted);
-        let leader = self.cold[at(slot)].leader;
+        let leader = self.replicas[slot].leader;
         let what = What::VoteResp(Ballot { granted, asked: m.term, leader });
         self.answer_durably((slot, from), m, what, out);
         Verdict::Taken
@@ -306,17 +304,17 @@ impl RaftCore {
         if self.now < self.config.quiet_until {
             return false;
         }
-        let (hot, cold) = (&self.hot[at(slot)], &self.cold[at(slot)]);
-        if hot.role == Role::Leader {
-            return promised == hot.term && hot.flags & NO_LEASE != 0;
+        let it = &self.replicas[slot];
+        if it.role == Role::Leader {
+            return promised == it.term && it.flags & NO_LEASE != 0;
         }
-        promised == cold.bound_term
+        promised == it.bound_term
     }
 
     /// Whether a log that ends like this has everything that ours has.
     fn is_as_long(&self, slot: Slot, last_term: Term, last: LogIndex) -> bool {
-        let hot = &self.hot[at(slot)];
-        (last_term, last) >= (hot.last_term, hot.last)
+        let it = &self.replicas[slot];
+        (last_term, last) >= (it.last_term, it.last)
     }
 
     /// Whether this replica's vote counts (I14).
@@ -326,7 +324,7 @@ impl RaftCore {
 
     #[inline]
     pub(crate) fn is_retired(&self, slot: Slot) -> bool {
-        self.hot[at(slot)].damage == Damage::Retired
+        self.replicas[slot].damage == Damage::Retired
     }
 
     fn answer_gone(&self, slot: Slot, from: Origin, m: &Message, out: &mut Outbox) -> Verdict {
@@ -342,10 +340,10 @@ impl RaftCore {
         ballot: Ballot,
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> Verdict {
-        let asked = Term(self.hot[at(slot)].term.0 + 1);
-        let counts = self.hot[at(slot)].role == Role::PreCandidate
-            && ballot.asked == asked
-            && m.seq == self.cold[at(slot)].round;
+        let it = &self.replicas[slot];
+        let counts = it.role == Role::PreCandidate
+            && ballot.asked == Term(it.term.0 + 1)
+            && m.seq == it.round;
         if !counts {
             return Verdict::False(Why::Unasked);
         }
@@ -363,9 +361,8 @@ impl RaftCore {
         ballot: Ballot,
         out: &mut Outbox,
     ) -> Verdict {
-        let counts = self.hot[at(slot)].role == Role::Candidate
-            && ballot.asked == self.hot[at(slot)].term
-            && m.seq == self.cold[at(slot)].round;
+        let it = &self.replicas[slot];
+        let counts = it.role == Role::Candidate && ballot.asked == it.term && m.seq == it.round;
         if !counts {
             return Verdict::False(Why::Unasked);
         }
@@ -378,20 +375,20 @@ impl RaftCore {
         if let Some(place) = self.conf(slot).place(m.from)
             && ballot.granted
         {
-            self.cold[at(slot)].granted |= 1 << place;
+            self.replicas[slot].granted |= 1 << place;
         }
     }
 
     /// The own vote of a candidate is durable: it counts.
     pub(crate) fn own_vote(&mut self, slot: Slot, out: &mut Outbox) {
-        self.cold[at(slot)].granted |= self.own_bit(slot) | OWN_VOTE;
+        self.replicas[slot].granted |= self.own_bit(slot) | OWN_VOTE;
         self.try_win(slot, out);
     }
 
     /// Makes a candidate with a quorum, its own durable vote among it or not needed, the leader
     /// (I5).
     fn try_win(&mut self, slot: Slot, out: &mut Outbox) {
-        let durable = self.cold[at(slot)].granted & OWN_VOTE != 0;
+        let durable = self.replicas[slot].granted & OWN_VOTE != 0;
         // A campaign is void after a while, whether the timers have been looked at or not.
         let due = self.wheel.deadline(slot);
         let void = !self.is_sole(slot) && due.is_none_or(|due| self.now >= due);
@@ -401,21 +398,19 @@ impl RaftCore {
     }
 
     fn win(&mut self, slot: Slot, out: &mut Outbox) {
-        assert!(self.hot[at(slot)].role == Role::Candidate, "only a candidate wins");
+        assert!(self.replicas[slot].role == Role::Candidate, "only a candidate wins");
         self.unbind(slot);
-        let own = self.cold[at(slot)].replica;
+        let own = self.replicas[slot].replica;
         let place = self.conf(slot).place(own).unwrap_or(NO_MEMBER);
-        let hot = &mut self.hot[at(slot)];
-        hot.role = Role::Leader;
-        hot.place = place;
-        hot.flags &= !(TRANSFER | NO_LEASE | TOUCHED);
-        let warm = &mut self.warm[at(slot)];
-        warm.term_start = hot.last.next();
-        warm.uncommitted = 0;
-        let cold = &mut self.cold[at(slot)];
-        cold.leader = own;
-        cold.read_seq = 0;
-        cold.failed = 0;
+        let it = &mut self.replicas[slot];
+        it.role = Role::Leader;
+        it.place = place;
+        it.flags &= !(TRANSFER | NO_LEASE | TOUCHED);
+        it.term_start = it.last.next();
+        it.uncommitted = 0;
+        it.leader = own;
+        it.read_seq = 0;
+        it.failed = 0;
         self.requeue_reads(slot);
         self.open_peers(slot);
         self.disarm(slot);
@@ -423,7 +418,7 @@ impl RaftCore {
         self.counters.elections += 1;
         self.tell_role(slot, out);
         self.report(slot, Reason::Elected, out);
-        self.hot[at(slot)].flags |= BEAT;
+        self.replicas[slot].flags |= BEAT;
         self.touch(slot);
     }
 
@@ -435,18 +430,18 @@ impl RaftCore {
         log: &mut impl Log,
         out: &mut Outbox,
     ) -> Verdict {
-        if m.term > self.hot[at(slot)].term
+        if m.term > self.replicas[slot].term
             && let Err(verdict) = self.adopt(slot, m.term, log, out)
         {
             return verdict;
         }
-        let cold = &self.cold[at(slot)];
-        let known = cold.leader == m.from || (cold.leader.0 == 0 && cold.bound_to == m.from);
-        if !known || m.term < cold.bound_term || self.hot[at(slot)].role == Role::Leader {
+        let it = &self.replicas[slot];
+        let known = it.leader == m.from || (it.leader.0 == 0 && it.bound_to == m.from);
+        if !known || m.term < it.bound_term || it.role == Role::Leader {
             return Verdict::False(Why::Stale);
         }
         self.unbind(slot);
-        if self.hot[at(slot)].role == Role::Follower {
+        if self.replicas[slot].role == Role::Follower {
             self.lose_leader(slot, out);
             self.await_election(slot);
         }
@@ -455,8 +450,8 @@ impl RaftCore {
 
     /// Nobody is known to lead.
     pub(crate) fn lose_leader(&mut self, slot: Slot, out: &mut Outbox) {
-        if self.cold[at(slot)].leader.0 != 0 {
-            self.cold[at(slot)].leader = crate::ReplicaId(0);
+        if self.replicas[slot].leader.0 != 0 {
+            self.replicas[slot].leader = crate::ReplicaId(0);
             self.requeue_reads(slot);
             self.tell_role(slot, out);
         }

@@ -59,10 +59,12 @@ const EMPTY: List = List { head: NONE, tail: NONE };
 const LOOSE: Link = Link { next: NONE, prev: NONE, place: NOWHERE as u64 };
 
 impl Link {
+    #[inline]
     fn list(self) -> u16 {
         u16::try_from(self.place & u64::from(u16::MAX)).expect("masked to 16 bits")
     }
 
+    #[inline]
     fn tick(self) -> u64 {
         self.place >> LIST_BITS
     }
@@ -153,6 +155,11 @@ impl Wheel {
         self.disarm(slot);
         self.held += 1;
         self.link(slot, 0, if urgent { URGENT } else { READY });
+    }
+
+    /// Whether a slot was due and waits for its turn.
+    pub(crate) fn is_held(&self, slot: Slot) -> bool {
+        self.links.get(at(slot)).is_some_and(|link| matches!(link.list(), URGENT | READY))
     }
 
     /// Moves a held slot before those that nobody waits for.

@@ -6,7 +6,9 @@
 #[expect(unreachable_pub, reason = "the toolbox of a test file")]
 mod cluster;
 
-use bowline_raft::{Admin, BootTime, CoreConfig, ReadMode, Role, Slot};
+use bowline_raft::{
+    Admin, BootTime, CoreConfig, Proposal, ProposeError, ReadMode, ReplicaId, Role, Slot,
+};
 use cluster::{Cluster, MILLI};
 
 fn config() -> CoreConfig {
@@ -87,7 +89,7 @@ fn a_leader_whose_disk_hangs_loses_its_support() {
     let mut cluster = settled(3, config());
     let (leader, _) = roles(&cluster);
     cluster.nodes[leader].hangs = true;
-    let proposal = bowline_raft::Proposal { count: 1, bytes: 16, token: 1 };
+    let proposal = Proposal { count: 1, bytes: 16, token: 1 };
     cluster.nodes[leader].core.propose(Slot(0), proposal).unwrap();
     cluster.run(2_500);
     let now = cluster.leader(0).unwrap();
@@ -107,6 +109,28 @@ fn a_leader_that_cannot_hear_gives_way() {
     assert_ne!(cluster.nodes[leader].core.view(Slot(0)).role, Role::Leader);
     let led: u32 = others.iter().map(|other| cluster.led(*other)).sum();
     assert_eq!(led, 3, "the others went on");
+}
+
+/// A node that hears nobody stops to ask for support, so its followers are free even if they never
+/// heard that it leads no more.
+#[test]
+fn a_node_that_hears_nobody_binds_nobody() {
+    let mut cluster = settled(3, config());
+    let (leader, others) = roles(&cluster);
+    for other in others {
+        cluster.cut[other][leader] = true;
+    }
+    cluster.run(500);
+    for other in others {
+        cluster.cut[leader][other] = true;
+    }
+    cluster.run(100);
+    assert_eq!(cluster.led(leader), 0, "it stepped down, and its Release was lost");
+    for other in others {
+        cluster.cut[leader][other] = false;
+    }
+    cluster.elect(2_000);
+    assert_eq!(cluster.led(leader), 0);
 }
 
 #[test]
@@ -223,4 +247,34 @@ fn the_shards_of_a_lost_node_start_no_more_elections_than_allowed() {
     }
     cluster.elect(6_000);
     assert!(starts(&cluster) - before >= u64::from(led));
+}
+
+/// Bug: cockroach #46660: after a loss the shards that clients waited for came after all others.
+#[test]
+fn shards_that_somebody_waits_for_are_elected_first() {
+    let shards = 6_000;
+    let config = CoreConfig { starts_per_second: 500, ..config() };
+    let mut cluster = Cluster::new(shards, config);
+    cluster.elect(20_000);
+    cluster.run(1_000);
+    let (leader, others) = roles(&cluster);
+    let led: Vec<_> = (0..shards).filter(|nth| cluster.leader(*nth) == Some(leader)).collect();
+    cluster.crash(leader);
+    cluster.run(700);
+    let waits = |cluster: &Cluster, nth: u32| cluster.leader(nth).is_none();
+    let wanted: Vec<_> =
+        led.iter().rev().copied().filter(|nth| waits(&cluster, *nth)).take(20).collect();
+    for nth in &wanted {
+        for node in others {
+            let core = &mut cluster.nodes[node].core;
+            let asked = core.propose(Slot(*nth), Proposal { count: 1, bytes: 24, token: 0 });
+            let lost = ProposeError::NotLeader { leader: ReplicaId(leader as u64 + 1) };
+            assert!(matches!(asked, Err(ProposeError::NoLeader)) || asked == Err(lost));
+        }
+    }
+    cluster.run(500);
+    assert_eq!(wanted.iter().filter(|nth| waits(&cluster, **nth)).count(), 0, "none of the 20");
+    let left = led.iter().filter(|nth| waits(&cluster, **nth)).count();
+    assert!(left > led.len() / 3, "{left} of {} others still wait for their turn", led.len());
+    cluster.elect(20_000);
 }

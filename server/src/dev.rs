@@ -29,7 +29,7 @@ pub(crate) fn run(ask: &Dev) -> anyhow::Result<ExitCode> {
         Some(_) => None,
         None => Some(Scratch::below(None, "bowline-dev")?),
     };
-    let dir = ask.dir.as_deref().or(scratch.as_ref().map(Scratch::path));
+    let dir = ask.dir.as_deref().or_else(|| scratch.as_ref().map(Scratch::path));
     let dir = dir.expect("there is one or the other");
     std::fs::create_dir_all(dir).with_context(|| format!("cannot write {}", dir.display()))?;
     let cluster = Cluster::plan(ask, dir)?;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use bowline::{Code, Consistency, EmbeddedEngine, Error, Finding};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Longest line, in bytes, its end included.
 const LINE_MAX: u64 = 1 << 20;
@@ -68,12 +68,7 @@ impl Door {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let engine = engine.clone();
-                    drop(tokio::spawn(async move {
-                        if let Err(error) = converse(stream, &engine).await {
-                            tracing::debug!(%error, "an admin connection broke");
-                        }
-                        drop(place);
-                    }));
+                    drop(tokio::spawn(serve_one(stream, engine, place)));
                 },
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection was not accepted");
@@ -82,6 +77,14 @@ impl Door {
             }
         }
     }
+}
+
+/// Answers one connection, which holds its place as long.
+async fn serve_one(stream: TcpStream, engine: EmbeddedEngine, place: OwnedSemaphorePermit) {
+    if let Err(error) = converse(stream, &engine).await {
+        tracing::debug!(%error, "an admin connection broke");
+    }
+    drop(place);
 }
 
 async fn converse(mut stream: TcpStream, engine: &EmbeddedEngine) -> io::Result<()> {
@@ -184,9 +187,10 @@ fn split(line: &[u8]) -> (&[u8], Option<&[u8]>) {
 
 fn failure(error: &Error) -> String {
     let fate = if error.maybe_applied() { "maybe-applied" } else { "unapplied" };
-    let leader = match error {
-        Error::NotLeader { leader_address: Some(address), .. } => address,
-        _ => "-",
+    let leader = if let Error::NotLeader { leader_address: Some(address), .. } = error {
+        address
+    } else {
+        "-"
     };
     format!("error {} {fate} {leader} {error}", error.code())
 }

@@ -27,6 +27,7 @@ impl Orders {
     }
 
     /// The end of standard input is an order too. What comes before it is not looked at.
+    #[expect(clippy::disallowed_methods, reason = "a blocking read, beside every core")]
     pub(crate) fn watch_stdin(&mut self) {
         let (tell, told) = oneshot::channel();
         // Reading blocks, and nothing ends it early: the thread is left to the end of the process.

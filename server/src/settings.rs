@@ -68,7 +68,7 @@ fn string(row: &ConfigRow) -> Result<String, Error> {
 /// The door asks nobody who they are, so only this machine may reach it.
 fn loopback(row: &ConfigRow) -> Result<SocketAddr, Error> {
     let text = string(row)?;
-    let at: SocketAddr = text.parse().map_err(|_| wrong(row, "no address and port"))?;
+    let at: SocketAddr = text.parse().map_err(|_error| wrong(row, "no address and port"))?;
     if at.ip().is_loopback() {
         return Ok(at);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bowline_env::{Dir, Env, Kind, Name};
+use bowline_env::{Dir, Env, Kind};
 use bowline_raft::NodeId;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{faults, plan};
 use crate::Error;
 use crate::config::Config;
-use crate::node_file::{NODE_LEN_MAX, NodeFile};
+use crate::node_file::{NODE_LEN_MAX, NodeFile, node_name};
 
 /// Who the node is.
 #[derive(Clone, Debug)]
@@ -58,17 +58,13 @@ impl Ask {
     }
 }
 
-fn name() -> Name {
-    Name::of("NODE")
-}
-
 async fn identify<E: Env>(
     env: &E,
     config: &Config,
     machine: (&'static str, u16),
     cores: u16,
 ) -> Result<Identity, Error> {
-    match env.dir().read_whole(&name(), NODE_LEN_MAX).await {
+    match env.dir().read_whole(&node_name(), NODE_LEN_MAX).await {
         Ok(bytes) => {
             let node = NodeFile::decode(&bytes).map_err(faults::node_file)?;
             faults::check_identity(config, &node, machine)?;
@@ -117,5 +113,5 @@ fn cluster_id(config: &Config) -> u128 {
 /// Makes NODE durable: from now on the directory has this identity.
 pub(super) async fn write<E: Env>(env: &E, node: &NodeFile) -> Result<(), Error> {
     let bytes = node.encode();
-    env.dir().write_whole(&name(), bytes.into()).await.map_err(|error| faults::env(&error))
+    env.dir().write_whole(&node_name(), bytes.into()).await.map_err(|error| faults::env(&error))
 }

@@ -10,7 +10,7 @@ use bowline_raft::{Configuration, Member, NodeId, Part, Phase, ReplicaId};
 use bowline_statemachine::store::StoreOptions;
 
 use super::identity::Identity;
-use crate::config::{Auto, ByteCount, Config, CoreCount, DirectIo};
+use crate::config::{Auto, ByteCount, Config, CoreCount, DirectIo, Leaders};
 use crate::core::boot::Plan;
 use crate::core::peers::Members;
 use crate::core::run::Options;
@@ -63,7 +63,6 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
     let chosen = ByteCount((facts.memory / 4 / share).min(CORE_BUDGET_MAX));
     let budget = limits.core_budget.or(chosen).0;
     let entry_bytes_max = config.wal.frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
-    let configuration = founding(config);
     Plan {
         node: node.node,
         cluster: node.cluster,
@@ -77,7 +76,9 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
             parked: size(limits.parked.0),
             park: nanos(limits.park),
             spin: nanos(config.cores.spin),
+            handing: nanos(config.raft.support),
             drain: nanos(limits.drain_timeout),
+            prefers: config.cluster.leaders != Leaders::Any,
             timeout_ms: u32::try_from(limits.op_timeout.as_millis()).unwrap_or(u32::MAX),
         },
         store: StoreOptions {
@@ -90,12 +91,14 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         entry_bytes_max: size(entry_bytes_max),
         shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
         members: members(config, node, cores),
-        founding_conf: configuration.encode().expect("the configuration was checked"),
+        members_at_founding: founding(config),
+        leaders: config.cluster.leaders,
         replica: replica_of(config),
         listen: (!config.cluster.peers.is_empty()).then_some(config.listen.peer),
         frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
         support: nanos(config.raft.support),
         beat: nanos(config.raft.heartbeat),
+        boot: 0,
         quiet: Nanos::from_millis(node.support_ms),
         lease_reads: config.raft.lease_reads,
     }
@@ -114,7 +117,7 @@ pub(super) fn founding(config: &Config) -> Configuration {
         replica: ReplicaId(place),
         before: Part::Voter,
         after: Part::Voter,
-        priority: u8::try_from(place - 1).unwrap_or(u8::MAX),
+        priority: 0,
         auto_promote: false,
     };
     let members: Vec<_> = (1..).zip(&ids).map(member).collect();

@@ -47,7 +47,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     ticket.complete_now(Ok(Reply::Unit));
                 }));
             },
-            Call::Propose { .. } | Call::Read { .. } | Call::Run(_) | Call::Flush => {
+            Call::Propose { .. }
+            | Call::Read { .. }
+            | Call::Run(_)
+            | Call::Transfer(_)
+            | Call::Flush => {
                 if let Err(error) = self.admit_shard(shard, call, ticket, deadline) {
                     let (ticket, error) = *error;
                     if let Error::Busy { what, .. } = error {
@@ -89,6 +93,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 let question = Question { query, ticket, arrived, deadline };
                 self.admit_read(slot, consistency, question);
             },
+            Call::Transfer(to) => self.transfer_leadership(slot, to, ticket, deadline),
             Call::Flush => self.flush_shard(slot, ticket),
             Call::Run(job) => {
                 self.local_jobs.push((shard, job));
@@ -114,7 +119,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.list_tickets(slot, write.deadline);
                 self.logs.queue_mut(slot).push(write);
             },
-            Err(ProposeError::NoLeader) => self.park(slot, Waits::Write(write)),
+            // A leader that hands over has a successor soon.
+            Err(ProposeError::NoLeader | ProposeError::Busy(bowline_raft::Budget::Transfer)) => {
+                self.park(slot, Waits::Write(write));
+            },
             Err(why) => {
                 let error = self.propose_error(slot, why);
                 write.ticket.complete(Err(error), &mut self.wakes);

@@ -10,6 +10,7 @@ use bowline_raft::batch::{Body, FLAG_CONF, FLAG_NOOP};
 use bowline_raft::{LogIndex, Slot, Term};
 use bowline_statemachine::{EntryRef, Machine, Output, Staged};
 use bowline_wal::{BatchRef, LogStorage, ReadError};
+use bytes::Bytes;
 
 use super::logs::place;
 use super::mail::Event;
@@ -128,7 +129,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Progress::Blocked => {
                     // Kept, so that pages that were read meet the same entries again.
                     let replica = &mut self.replicas[place(slot)];
-                    replica.fetched.extend(batches[nth..].iter().cloned());
+                    let rest = batches[nth..].iter().cloned();
+                    let committed = replica.committed;
+                    replica.fetched.extend(rest.filter_map(|batch| upto(batch, committed)));
                     return false;
                 },
             }
@@ -165,6 +168,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 return Progress::Blocked;
             }
         }
+        if batch.head.flags & FLAG_CONF != 0 && next > batch.head.first.0 {
+            // What a flush writes down is the membership as of what it holds.
+            self.confs[place(slot)] = Bytes::copy_from_slice(body.payload(0));
+        }
         Progress::Done
     }
 
@@ -175,10 +182,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Staged::Cold(pages) => {
                 replica.applying = Applying::Pages;
                 let mut pins = std::mem::take(&mut replica.pins);
+                let epoch = replica.epoch;
                 let (store, mail) = (Rc::clone(&self.store), Rc::clone(&self.mail));
                 drop(self.env.spawn(bowline_env::Class::Core, async move {
                     let result = store.load(pages, &mut pins).await.map(|()| pins);
-                    mail.push(Event::PagesForApply { slot, result });
+                    mail.push(Event::PagesForApply { slot, epoch, result });
                 }));
                 return Progress::Blocked;
             },
@@ -263,22 +271,31 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         self.fetches += 1;
-        let range = from..replica.committed.next();
+        let to = replica.committed;
+        let range = from..to.next();
         let read = self.logs.stream(slot).read(replica.shard, range, READ_BYTES);
-        let mail = Rc::clone(&self.mail);
+        let (mail, epoch) = (Rc::clone(&self.mail), replica.epoch);
         drop(self.env.spawn(bowline_env::Class::Core, async move {
             let result = read.await;
-            mail.push(Event::Entries { slot, result });
+            mail.push(Event::Entries { slot, epoch, to, result });
         }));
     }
 
-    pub(crate) fn entries_read(&mut self, slot: Slot, result: Result<Vec<BatchRef>, ReadError>) {
+    pub(crate) fn entries_read(
+        &mut self,
+        (slot, epoch): (Slot, u32),
+        to: LogIndex,
+        result: Result<Vec<BatchRef>, ReadError>,
+    ) {
         self.fetches -= 1;
         let replica = &mut self.replicas[place(slot)];
+        if replica.epoch != epoch {
+            return;
+        }
         replica.applying = Applying::Ready;
         match result {
             Ok(batches) => {
-                replica.fetched.extend(batches);
+                replica.fetched.extend(batches.into_iter().filter_map(|batch| upto(batch, to)));
                 self.list_for_apply(slot);
             },
             Err(error) => {
@@ -299,4 +316,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let index = LogIndex(replica.machine.applied() + 1);
         self.close_shard(slot, ShardFailure::Halted { index, message: message.into() });
     }
+}
+
+/// What of a batch is committed when it is kept for later: the rest may be cut off and replaced
+/// before it is.
+fn upto(mut batch: BatchRef, committed: LogIndex) -> Option<BatchRef> {
+    let kept = (committed.0 + 1).checked_sub(batch.head.first.0).filter(|kept| *kept > 0)?;
+    batch.keep = batch.keep.min(u32::try_from(kept).unwrap_or(u32::MAX));
+    Some(batch)
 }

@@ -9,15 +9,13 @@
 //! A shard is founded only while no NODE exists (`docs/decisions/0002`).
 
 use core::net::SocketAddr;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Env, Nanos};
 use bowline_raft::{
-    BootTime, CoreConfig, Damage, LogIndex, Lsn, NodeId, RaftCore, Recovered, ReplicaId, ShardId,
-    StreamNo, Times,
+    BootTime, Configuration, CoreConfig, LogIndex, Lsn, NodeId, RaftCore, ReplicaId, ShardId, Times,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::{Store, StoreOptions};
@@ -28,19 +26,20 @@ use bowline_wal::{
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::gate::Gate;
+mod shards;
+
 use super::lanes::Lanes;
 use super::lanes::connect::{Arrival, Doorman};
 use super::logs::Logs;
 use super::mail::Mail;
-use super::peers::{Members, Roster};
-use super::queue::Queue;
-use super::replica::Replica;
+use super::peers::{Ledger, Members};
 use super::run::{Core, Options};
+use super::transfer::Transfers;
+use crate::Error;
 use crate::board::Board;
+use crate::config::Leaders;
 use crate::metrics::CoreCounters;
 use crate::ring::Inbox;
-use crate::{Error, ShardFailure};
 
 /// What a core is told before it starts.
 #[derive(Clone, Debug)]
@@ -63,8 +62,10 @@ pub(crate) struct Plan {
     pub(crate) shard_uncommitted: u32,
     /// What is known of the cluster's nodes.
     pub(crate) members: Members,
-    /// The configuration of a shard that is founded now, encoded, and the own id in it.
-    pub(crate) founding_conf: Vec<u8>,
+    /// The members of a shard that is founded now, and the own id among them.
+    pub(crate) members_at_founding: Configuration,
+    /// Which of them are preferred as leaders.
+    pub(crate) leaders: Leaders,
     pub(crate) replica: ReplicaId,
     /// Where peers are listened for; none: this node is alone.
     pub(crate) listen: Option<SocketAddr>,
@@ -73,6 +74,8 @@ pub(crate) struct Plan {
     /// How long promises to leaders hold, and between two beats.
     pub(crate) support: Nanos,
     pub(crate) beat: Nanos,
+    /// Number of this process among those that opened the directory; 0 until it is known.
+    pub(crate) boot: u64,
     /// The longest support that this directory ever gave.
     pub(crate) quiet: Nanos,
     pub(crate) lease_reads: bool,
@@ -101,11 +104,29 @@ pub(crate) struct Links {
     pub(crate) bell: Bell,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
+    /// Stores of peers.
+    pub(crate) ledger: Arc<Ledger>,
     /// Connections that core 0 hands over.
     pub(crate) arrivals: mpsc::Receiver<Arrival>,
 }
 
 impl Plan {
+    /// The configuration that a shard is founded with, encoded. The preference for leadership is
+    /// part of it, so that every node has the same.
+    fn founding_conf(&self, shard: ShardId) -> Vec<u8> {
+        let mut conf = self.members_at_founding.clone();
+        let count = u64::try_from(conf.members.len()).expect("members are few");
+        for (place, member) in (0..).zip(&mut conf.members) {
+            let rank = match self.leaders {
+                Leaders::Together => place,
+                Leaders::Spread => (place + count - shard.0 % count) % count,
+                Leaders::Any => 0,
+            };
+            member.priority = u8::try_from(rank).unwrap_or(u8::MAX);
+        }
+        conf.encode().expect("the configuration was checked")
+    }
+
     /// Until when no vote is given: promises of a former life may still hold.
     fn quiet_until(&self, now: Nanos) -> BootTime {
         let alone = self.founding || self.members.peers.is_empty();
@@ -179,7 +200,7 @@ async fn found<E: Env, L: LogStorage, M: Machine<E>>(
 ) -> Result<(), OpenError> {
     let mut last = Lsn(0);
     for shard in plan.shards_of(stream) {
-        let body = founding_manifest::<E, M>(shard, &plan.founding_conf);
+        let body = founding_manifest::<E, M>(shard, &plan.founding_conf(shard));
         let records = [
             Record::OpenShard { replica: plan.replica },
             Record::Manifest { index: LogIndex(0), term: bowline_raft::Term(0), body: &body },
@@ -248,44 +269,53 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
     plan: &Plan,
     streams: Vec<Stream<L>>,
     links: Links,
-    boot: u64,
 ) -> Result<(Core<E, L, M>, mpsc::Receiver<Arrival>), Error> {
-    let mut seed = [0; 8];
-    env.fill_random(&mut seed);
-    let config = CoreConfig {
-        uncommitted_bytes_max: plan.shard_uncommitted,
-        batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
-        core: plan.core,
-        lease_reads: plan.lease_reads,
-        quiet_until: plan.quiet_until(env.now()),
-        times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
-        ..CoreConfig::default()
-    };
-    let mail = Rc::new(Mail::new(links.bell.clone()));
-    let roster = Roster::new(&plan.members, plan.cluster, plan.core, boot, plan.frame_max);
-    let doorman = Rc::new(Doorman {
-        env: env.clone(),
-        mail: Rc::clone(&mail),
-        roster: Rc::new(RefCell::new(roster)),
-        gate: Rc::new(Gate::default()),
-    });
     let (known, logs): (Vec<_>, Vec<_>) =
         streams.into_iter().map(|stream| (stream.shards, stream.log)).unzip();
-    let stream_count = logs.len();
     let shard_count = known.iter().map(Vec::len).sum();
-    let mut core = Core {
+    let (mut core, arrivals) = empty_core::<E, L, M>(env, store, plan, logs, links);
+    core.replicas.reserve_exact(shard_count);
+    core.confs.reserve_exact(shard_count);
+    core.logs.queues.reserve_exact(shard_count);
+    core.raft.reserve(shard_count);
+    core.logs.now = core.env.now();
+    core.logs.wall = core.env.wall();
+    for (stream, shards) in known.into_iter().enumerate() {
+        for shard in &shards {
+            core.open_shard(stream, shard, plan).await;
+        }
+    }
+    core.missing_shards(plan);
+    core.want_lanes();
+    Ok((core, arrivals))
+}
+
+/// A core without shards.
+fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
+    env: E,
+    store: Rc<Store<E>>,
+    plan: &Plan,
+    logs: Vec<L>,
+    links: Links,
+) -> (Core<E, L, M>, mpsc::Receiver<Arrival>) {
+    let stream_count = logs.len();
+    let mail = Rc::new(Mail::new(links.bell.clone()));
+    let doorman = Doorman::new(&env, &mail, plan, links.ledger);
+    let raft = new_raft(&env, plan);
+    let core = Core {
         node: plan.node,
         options: plan.options,
         limits: Limits::of_entry(plan.entry_bytes_max),
-        raft: RaftCore::new(config, u64::from_le_bytes(seed)),
+        raft,
         out: bowline_raft::Outbox::default(),
         logs: Logs::new(logs, M::VERSION),
-        replicas: Vec::with_capacity(shard_count),
-        confs: Vec::with_capacity(shard_count),
+        replicas: Vec::new(),
+        confs: Vec::new(),
         slots: BTreeMap::new(),
         store,
         mail,
         lanes: Lanes::new(doorman, links.bell.clone()),
+        transfers: Transfers::default(),
         bell: links.bell,
         inbox: links.inbox,
         board: links.board,
@@ -313,114 +343,28 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
         read_token: 0,
         drain: None,
         stop_tickets: Vec::new(),
+        handing: Vec::new(),
+        prefer_at: Nanos(0),
         requests: Vec::new(),
         batches: Vec::new(),
         outputs: Vec::new(),
         failed_streams: vec![false; stream_count],
         env,
     };
-    core.logs.queues.reserve_exact(shard_count);
-    core.raft.reserve(shard_count);
-    core.logs.now = core.env.now();
-    core.logs.wall = core.env.wall();
-    for (stream, shards) in known.into_iter().enumerate() {
-        for shard in &shards {
-            core.open_shard(stream, shard, plan).await;
-        }
-    }
-    core.missing_shards(plan);
-    core.want_lanes();
-    Ok((core, links.arrivals))
+    (core, links.arrivals)
 }
 
-impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
-    /// Opens one shard. One that cannot be opened is closed with its reason; the others go on.
-    async fn open_shard(&mut self, stream: usize, found: &RecoveredShard, plan: &Plan) {
-        let shard = found.shard;
-        let body = found.manifest.as_ref().map(|(_, _, body)| body);
-        let manifest = body.map(|body| Manifest::decode(body));
-        let conf = match &manifest {
-            Some(Ok(manifest)) => manifest.conf.clone(),
-            Some(Err(_)) | None => plan.founding_conf.clone(),
-        };
-        let damage = match found.bounds.damage {
-            DamageState::Normal => Damage::Normal,
-            DamageState::Repairing => Damage::Repairing,
-            DamageState::Retired => Damage::Retired,
-        };
-        let opened = M::open(&self.store, shard.0, body.map(|body| &**body)).await;
-        let (machine, closed) = match opened {
-            Ok(machine) => (machine, None),
-            Err(error) => {
-                tracing::error!(shard = shard.0, %error, "the state of a shard cannot be opened");
-                let Ok(empty) = M::open(&self.store, shard.0, None).await else { return };
-                (empty, Some(ShardFailure::RunDamaged))
-            },
-        };
-        let closed = match damage {
-            Damage::Normal => closed,
-            Damage::Repairing | Damage::Retired | Damage::State => Some(ShardFailure::LogDamaged),
-        };
-        let applied = LogIndex(machine.applied());
-        let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);
-        let damage =
-            if closed.is_some() && damage == Damage::Normal { Damage::State } else { damage };
-        let recovered = Recovered {
-            shard,
-            replica: found.replica,
-            stream: StreamNo(u16::try_from(stream).expect("a core has few streams")),
-            hard_state: found.hard_state,
-            first: found.bounds.first,
-            prev_term: found.bounds.prev_term,
-            last: found.bounds.last,
-            last_term: found.bounds.last_term,
-            applied,
-            applied_term,
-            conf: &conf,
-            confs: &[],
-            damage,
-        };
-        self.logs.queues.push(Queue::new(shard, stream));
-        match self.raft.open(recovered, &mut self.logs) {
-            Ok(slot) => {
-                assert!(
-                    super::logs::place(slot) == self.replicas.len(),
-                    "slots are given in order"
-                );
-                let mut replica = Replica::new(shard, machine, (applied, applied_term));
-                if let Some(why) = &closed {
-                    self.board.close(shard, why.code());
-                }
-                replica.closed = closed;
-                self.replicas.push(replica);
-                // As a rule all shards of a node have the same members.
-                let same = self.confs.last().filter(|last| **last == conf).cloned();
-                self.confs.push(same.unwrap_or_else(|| Bytes::from(conf)));
-                self.slots.insert(shard, slot);
-            },
-            Err(error) => {
-                tracing::error!(shard = shard.0, %error, "raft does not take a shard");
-                self.logs.queues.pop();
-                self.lose(shard, ShardFailure::LogDamaged);
-            },
-        }
-    }
-
-    /// Shards that belong here and that the log does not know are damaged, not new.
-    fn missing_shards(&mut self, plan: &Plan) {
-        for stream in plan.own_streams() {
-            for shard in plan.shards_of(stream) {
-                if !self.slots.contains_key(&shard) {
-                    tracing::error!(shard = shard.0, "the log does not know a shard of this node");
-                    self.lose(shard, ShardFailure::LogDamaged);
-                }
-            }
-        }
-    }
-
-    /// A shard has no replica here at all.
-    fn lose(&mut self, shard: ShardId, why: ShardFailure) {
-        self.board.close(shard, why.code());
-        self.lost.insert(shard, why);
-    }
+fn new_raft<E: Env>(env: &E, plan: &Plan) -> RaftCore {
+    let mut seed = [0; 8];
+    env.fill_random(&mut seed);
+    let config = CoreConfig {
+        uncommitted_bytes_max: plan.shard_uncommitted,
+        batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
+        core: plan.core,
+        lease_reads: plan.lease_reads,
+        quiet_until: plan.quiet_until(env.now()),
+        times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
+        ..CoreConfig::default()
+    };
+    RaftCore::new(config, u64::from_le_bytes(seed))
 }

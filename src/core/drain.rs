@@ -4,6 +4,7 @@ use bowline_env::{Env, Nanos};
 use bowline_statemachine::Machine;
 use bowline_wal::LogStorage;
 
+use super::replica::Replica;
 use super::run::{Core, SharedCore};
 use crate::ticket::Reply;
 use crate::{Code, Error, Failure};
@@ -15,13 +16,16 @@ const ENTRIES_MAX: Nanos = Nanos::SECOND;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drain {
     started: Nanos,
+    /// Leaderships are on their way to other nodes.
+    handing: bool,
 }
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Refuses new writes from now on.
     pub(crate) fn start_drain(&mut self) {
         if self.drain.is_none() {
-            self.drain = Some(Drain { started: self.logs.now });
+            let handing = self.hand_over_all();
+            self.drain = Some(Drain { started: self.logs.now, handing });
         }
     }
 
@@ -29,6 +33,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn drain_step(&mut self) -> bool {
         let Some(drain) = self.drain else { return false };
         let spent = self.logs.now.since(drain.started);
+        let limit = self.options.handing.min(self.options.drain);
+        let leads = |replica: &Replica<M>| replica.leader.is_some_and(|(_, it)| it == self.node);
+        if drain.handing && spent < limit && self.replicas.iter().any(leads) {
+            return false;
+        }
         let entries_over = self.logs.queues.iter().all(super::queue::Queue::is_empty);
         if !entries_over && spent < ENTRIES_MAX {
             return false;
@@ -70,6 +79,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         for wait in self.flush_waits.drain(..) {
             wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);
+        }
+        for handing in self.handing.drain(..) {
+            handing.into_ticket().complete(Err(Error::stopped()), &mut self.wakes);
         }
         self.logs.bytes = 0;
     }

@@ -28,6 +28,7 @@ const RETRY: Nanos = Nanos::from_millis(200);
 /// A finished job whose manifest is on its way to the disk.
 pub(crate) struct Publishing<E: Env> {
     slot: Slot,
+    epoch: u32,
     stream: usize,
     lsn: Lsn,
     flush: bool,
@@ -38,6 +39,7 @@ pub(crate) struct Publishing<E: Env> {
 pub(crate) struct Unstaged<E: Env> {
     at: Nanos,
     slot: Slot,
+    epoch: u32,
     flush: bool,
     done: JobDone<E>,
 }
@@ -110,10 +112,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             replica.merging = true;
         }
         self.jobs_running += 1;
-        let mail = Rc::clone(&self.mail);
+        let (mail, epoch) = (Rc::clone(&self.mail), replica.epoch);
         drop(self.env.spawn(Class::Background, async move {
             let result = job.run().await;
-            mail.push(Event::Job { slot, flush, result });
+            mail.push(Event::Job { slot, epoch, flush, result });
         }));
     }
 
@@ -129,13 +131,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// A job ended: its manifest goes into the log, or its input back into the machine.
     pub(crate) fn job_ended(
         &mut self,
-        slot: Slot,
+        (slot, epoch): (Slot, u32),
         flush: bool,
         result: Result<JobDone<E>, JobError>,
         now: Nanos,
     ) {
         self.jobs_running -= 1;
         match result {
+            Ok(done) if epoch != self.replicas[place(slot)].epoch => done.discard(&self.store),
+            Err(_) if epoch != self.replicas[place(slot)].epoch => {},
             Ok(done) => {
                 self.replicas[place(slot)].job_failures = 0;
                 self.stage_manifest(slot, flush, done, now);
@@ -164,14 +168,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         match self.logs.stream_mut(slot).stage(shard, &[record]) {
             Ok(lsn) => {
                 let stream = self.logs.queue(slot).stream;
-                self.publishing.push_back(Publishing { slot, stream, lsn, flush, done });
+                let epoch = self.replicas[place(slot)].epoch;
+                self.publishing.push_back(Publishing { slot, epoch, stream, lsn, flush, done });
             },
             Err(StageError::Poisoned(_)) => {
                 self.job_over(slot, flush);
                 self.replicas[place(slot)].machine.job_failed(flush);
             },
             Err(_) => {
-                self.unstaged.push(Unstaged { at: now.after(RETRY), slot, flush, done });
+                let (at, epoch) = (now.after(RETRY), self.replicas[place(slot)].epoch);
+                self.unstaged.push(Unstaged { at, slot, epoch, flush, done });
             },
         }
     }
@@ -179,7 +185,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Stages again what the log had no room for.
     fn retry_staged(&mut self, now: Nanos) {
         for job in std::mem::take(&mut self.unstaged) {
-            if job.at <= now {
+            if job.epoch != self.replicas[place(job.slot)].epoch {
+                job.done.discard(&self.store);
+            } else if job.at <= now {
                 self.stage_manifest(job.slot, job.flush, job.done, now);
             } else {
                 self.unstaged.push(job);
@@ -195,8 +203,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.publishing.push_back(job);
                 continue;
             }
-            let Publishing { slot, flush, done, .. } = job;
+            let Publishing { slot, epoch, flush, done, .. } = job;
             let replica = &mut self.replicas[place(slot)];
+            if replica.epoch != epoch {
+                // A state was installed over it; the later manifest is in the log behind this one.
+                done.discard(&self.store);
+                continue;
+            }
             if flush {
                 self.counters.flushes.add(1);
                 self.counters.flush.record(self.logs.now.since(replica.flush_began).0);

@@ -108,6 +108,22 @@ impl<E: Env> Lanes<E> {
         self.all.iter().any(|lane| lane.wanted && lane.link.is_none() && lane.node > own)
     }
 
+    /// A connection to `node`.
+    pub(super) fn link_to(&mut self, node: NodeId) -> Option<&mut Link<E>> {
+        let at = self.any_to(node)?;
+        self.all[at].link.as_mut()
+    }
+
+    /// Since when there is a connection to `node`.
+    pub(super) fn up_since(&self, node: NodeId) -> Option<Nanos> {
+        self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.since)
+    }
+
+    /// Largest frame of a lane to `node`.
+    pub(super) fn frame_max_to(&self, node: NodeId) -> Option<u32> {
+        self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.frame_max)
+    }
+
     /// A lane to `node` that is up.
     fn any_to(&self, node: NodeId) -> Option<usize> {
         let of = self.index.range((node, 0)..=(node, u16::MAX));
@@ -140,6 +156,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(super) fn lanes_tick(&mut self) {
         let now = self.logs.now;
         let own = self.node;
+        // Room may have come by compaction alone.
+        self.unstall_lanes();
         for at in 0..self.lanes.all.len() {
             let expired = self.lanes.all[at].link.as_ref().and_then(|it| it.liveness.expired(now));
             if let Some(down) = expired {
@@ -195,7 +213,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let boot = opened.theirs.boot;
         let lane = &mut self.lanes.all[at];
         let (node, core) = (lane.node, lane.core);
-        tracing::info!(peer = node.0, core, address = %opened.theirs.record.address, "a lane is up");
+        let address = &opened.theirs.record.address;
+        tracing::info!(peer = node.0, core, %address, "a lane is up");
         lane.link = Some(Link::open(&self.env, &self.mail, opened, (at, life, window), now));
         lane.room = u32::MAX;
         let event = LaneEvent::Up { node, core, boot, life };
@@ -237,6 +256,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 tracing::debug!(peer = lane.node.0, "a lane ends without a goodbye");
             }
         }
+        self.close_transfers();
         self.lanes.doorman.gate.close();
     }
 

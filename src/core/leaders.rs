@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use bowline_env::Env;
-use bowline_raft::{NodeId, ReplicaId, Role, RoleChange, Slot};
+use bowline_env::{Env, Nanos};
+use bowline_raft::{Admin, AdminError, NodeId, ProgressView, ReplicaId, Role, RoleChange, Slot};
 use bowline_statemachine::Machine;
 use bowline_statemachine::envelope::LogClock;
 use bowline_wal::LogStorage;
@@ -13,7 +13,31 @@ use bowline_wal::LogStorage;
 use super::logs::place;
 use super::run::Core;
 use crate::board::LeaderChange;
-use crate::{Error, LeaderHint, LeaderInfo};
+use crate::ticket::{Reply, Ticket};
+use crate::{Error, LeaderHint, LeaderInfo, RequestError};
+
+/// Between two looks for leaders that are preferred.
+const PREFER_EVERY: Nanos = Nanos::SECOND;
+/// A preferred member has to be reachable for so long.
+const SETTLED: Nanos = Nanos(10 * Nanos::SECOND.0);
+/// Leaderships handed over at a time.
+const PREFER_MAX: usize = 16;
+/// Entries that a preferred member may be behind.
+const LAG_MAX: u64 = 1_024;
+
+/// A caller who waits until another node leads.
+pub(crate) struct Handing {
+    slot: Slot,
+    to: NodeId,
+    ticket: Ticket,
+    deadline: Nanos,
+}
+
+impl Handing {
+    pub(crate) fn into_ticket(self) -> Ticket {
+        self.ticket
+    }
+}
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// A replica leads, follows another, or knows no leader.
@@ -35,6 +59,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         self.elected |= leader.is_some();
         self.announce(slot);
+        self.answer_handing(slot);
     }
 
     /// Tells the board of a leader once an entry of its term is applied here.
@@ -60,6 +85,133 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
+    /// Hands a leadership to another node; the ticket is answered once that node leads.
+    pub(crate) fn transfer_leadership(
+        &mut self,
+        slot: Slot,
+        to: NodeId,
+        ticket: Ticket,
+        deadline: Nanos,
+    ) {
+        let view = self.raft.view(slot);
+        if view.role != Role::Leader {
+            ticket.complete(Err(self.not_leader(slot)), &mut self.wakes);
+            return;
+        }
+        if to == self.node {
+            ticket.complete(Ok(Reply::Unit), &mut self.wakes);
+            return;
+        }
+        let members = view.conf.map_or(&[][..], |conf| &conf.members);
+        let member = members.iter().find(|member| member.node == to);
+        let begun = match member.map(|member| member.replica) {
+            Some(to) => self.raft.admin(slot, Admin::Transfer { to }),
+            None => Err(AdminError::UnknownMember { replica: ReplicaId(0) }),
+        };
+        match begun {
+            Ok(()) => self.handing.push(Handing { slot, to, ticket, deadline }),
+            Err(why) => {
+                let error = Error::Request(RequestError::Membership(refusal(why)));
+                ticket.complete(Err(error), &mut self.wakes);
+            },
+        }
+    }
+
+    /// Answers who waits for another node to lead, once one does or the deadline passed.
+    fn answer_handing(&mut self, slot: Slot) {
+        let Some((_, leader)) = self.replicas[place(slot)].leader else { return };
+        for handing in self.handing.extract_if(.., |handing| handing.slot == slot) {
+            let result = if leader == handing.to {
+                Ok(Reply::Unit)
+            } else {
+                Err(Error::Request(RequestError::Membership("another node was elected")))
+            };
+            handing.ticket.complete(result, &mut self.wakes);
+        }
+    }
+
+    /// Gives up waiting for leaders that do not come.
+    pub(crate) fn expire_handing(&mut self) {
+        let now = self.logs.now;
+        for handing in self.handing.extract_if(.., |handing| handing.deadline <= now) {
+            let shard = self.replicas[place(handing.slot)].shard;
+            let error = Error::Timeout { shard, maybe_applied: true };
+            handing.ticket.complete(Err(error), &mut self.wakes);
+        }
+    }
+
+    /// Hands every leadership to another voter that can take it. True: some are on their way.
+    pub(crate) fn hand_over_all(&mut self) -> bool {
+        let mut waits = false;
+        for at in 0..self.replicas.len() {
+            let slot = Slot(u32::try_from(at).expect("slots are u32"));
+            if self.replicas[at].leader.is_none_or(|(_, node)| node != self.node) {
+                continue;
+            }
+            waits |= self.hand_over(slot);
+        }
+        waits
+    }
+
+    /// Hands leaderships to members that are preferred to this one, have been reachable for a while
+    /// and have the log; some at a time.
+    pub(crate) fn prefer_leaders(&mut self) {
+        let now = self.logs.now;
+        if !self.options.prefers || now < self.prefer_at || self.drain.is_some() {
+            return;
+        }
+        self.prefer_at = now.after(PREFER_EVERY);
+        let mut left = PREFER_MAX;
+        for at in 0..self.replicas.len() {
+            let slot = Slot(u32::try_from(at).expect("slots are u32"));
+            let leads = self.replicas[at].leader.is_some_and(|(_, node)| node == self.node);
+            if leads && self.replicas[at].announced && self.prefer(slot) {
+                left -= 1;
+            }
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Begins to hand one leadership to the most preferred member, if that is another one.
+    fn prefer(&mut self, slot: Slot) -> bool {
+        let now = self.logs.now;
+        let view = self.raft.view(slot);
+        let members = view.conf.map_or(&[][..], |conf| &conf.members);
+        let own = members.iter().find(|it| it.replica == view.replica);
+        let Some(rank) = own.map(|own| own.priority) else { return false };
+        let settled = |node| {
+            let since = self.lanes.up_since(node);
+            since.is_some_and(|since| now.since(since) >= SETTLED)
+        };
+        let better = members.iter().filter(|it| it.priority < rank && settled(it.node));
+        let Some(to) = better.min_by_key(|it| it.priority).map(|it| it.replica) else {
+            return false;
+        };
+        let lag = |it: ProgressView| view.last.0.saturating_sub(it.matched.0);
+        let near = self.raft.progress(slot, to).is_some_and(|it| lag(it) <= LAG_MAX);
+        near && self.raft.admin(slot, Admin::Transfer { to }).is_ok()
+    }
+
+    fn hand_over(&mut self, slot: Slot) -> bool {
+        let view = self.raft.view(slot);
+        let own = view.replica;
+        let members = view.conf.map_or(&[][..], |conf| &conf.members);
+        // Most preferred first.
+        let mut order: Vec<_> = members.iter().map(|it| (it.priority, it.replica)).collect();
+        order.sort_unstable();
+        let others = order.into_iter().map(|(_, replica)| replica).filter(|it| *it != own);
+        for to in others {
+            match self.raft.admin(slot, Admin::Transfer { to }) {
+                // One that is under way already is as good.
+                Ok(()) | Err(AdminError::Busy) => return true,
+                Err(_) => {},
+            }
+        }
+        false
+    }
+
     /// Whether somebody is known to lead.
     pub(crate) fn has_leader(&self, slot: Slot) -> bool {
         self.raft.view(slot).leader.is_some()
@@ -80,5 +232,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Where a member of a shard lives.
     fn node_of(&self, slot: Slot, replica: Option<ReplicaId>) -> Option<NodeId> {
         self.raft.view(slot).conf?.member(replica?).map(|member| member.node)
+    }
+}
+
+/// Why a transfer is refused, for people.
+fn refusal(why: AdminError) -> &'static str {
+    match why {
+        AdminError::NotCaughtUp { .. } => "the node is behind or cannot be reached",
+        AdminError::Busy => "a change or transfer is under way",
+        AdminError::UnknownMember { .. } => "the node is no member of the shard",
+        AdminError::NoChange => "nothing would change",
+        AdminError::NotLeader => "another node leads",
+        AdminError::BeyondApplied { .. }
+        | AdminError::Duplicate { .. }
+        | AdminError::Configuration(_)
+        | AdminError::Closed
+        | _ => "the shard is closed",
     }
 }

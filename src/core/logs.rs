@@ -13,7 +13,9 @@ use bowline_raft::{
 };
 use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
 use bowline_wal::{BatchRef, LogStorage, StageError};
+use bytes::Bytes;
 
+use super::cut::cut;
 use super::queue::{Queue, Waiting};
 
 /// The log streams of one core, and the queues of the shards that write into them.
@@ -29,6 +31,10 @@ pub(crate) struct Logs<L> {
     pub(crate) bytes: usize,
     /// By stream: writes that are not durable, ascending, and when the first byte was staged.
     pub(crate) under_way: Vec<VecDeque<(Lsn, Nanos)>>,
+    /// Index and manifest of the state that raft is being given.
+    pub(crate) arrived: Option<(LogIndex, Bytes)>,
+    /// Stream and write of the latest install.
+    pub(crate) installed: (usize, Lsn),
     /// Reused: batches that raft asks about.
     looked_at: RefCell<Vec<BatchRef>>,
     /// Entries given to the streams in this life.
@@ -40,6 +46,8 @@ impl<L: LogStorage> Logs<L> {
         Self {
             under_way: streams.iter().map(|_| VecDeque::new()).collect(),
             entries: 0,
+            arrived: None,
+            installed: (0, Lsn(0)),
             looked_at: RefCell::default(),
             streams,
             queues: Vec::new(),
@@ -113,10 +121,11 @@ impl<L: LogStorage> Logs<L> {
             })
             .map_err(refused)?;
         let mut index = at.first;
-        for mut command in queue.pending.drain(..count) {
+        for _ in 0..count {
+            let mut command = queue.pending.pop_front().expect("raft counts what is pending");
             command.ticket.mark_appended();
             let bytes = command.body.len();
-            queue.waiting.push_back(Waiting {
+            queue.wait(Waiting {
                 index,
                 term: at.term,
                 ticket: Some(command.ticket),
@@ -163,8 +172,21 @@ impl<L: LogStorage> Log for Logs<L> {
     fn accept(&mut self, at: Place, batch: &Batch<'_>) -> Result<Lsn, Refused> {
         let place = stream(at);
         let stream = &mut self.streams[place];
-        let prev_term = stream.term_at(at.shard, batch.head.first.prev()).ok_or(Refused::NoRoom)?;
-        let staged = stream.append_copy(&batch.head, prev_term, batch.body).map_err(refused)?;
+        let term_before = |log: &L, index: LogIndex| log.term_at(at.shard, index.prev());
+        let staged = if let Some(prev_term) = term_before(stream, batch.head.first) {
+            stream.append_copy(&batch.head, prev_term, batch.body)
+        } else {
+            // It begins in what is compacted here: only the rest is taken.
+            if !batch.head.matches(batch.body) {
+                return Err(Refused::BadChecksum);
+            }
+            let floor = stream.bounds(at.shard).ok_or(Refused::NoRoom)?.first;
+            let rest = cut(&batch.head, batch.body, floor, batch.head.last());
+            let (head, body) = rest.ok_or(Refused::BadChecksum)?;
+            let prev_term = term_before(stream, floor).ok_or(Refused::NoRoom)?;
+            stream.append_copy(&head, prev_term, &body)
+        };
+        let staged = staged.map_err(refused)?;
         self.entries += u64::from(batch.head.count);
         Ok(self.staged(place, staged.lsn))
     }
@@ -180,18 +202,24 @@ impl<L: LogStorage> Log for Logs<L> {
             },
             Record::Truncate { from } => stream.stage(at.shard, &[Wal::Truncate { from }]),
             Record::Install { index, term, keep, hard_state } => {
+                let arrived = self.arrived.as_ref().filter(|(of, _)| *of == index);
+                let (_, body) = arrived.expect("raft installs what it was just given");
+                let manifest = Wal::Manifest { index, term, body };
                 let (first, prev_term) = (index.next(), term);
                 let compact = Wal::Compact { first, prev_term };
                 let hard_state = Wal::HardState(hard_state);
                 if keep {
-                    stream.stage(at.shard, &[compact, hard_state])
+                    stream.stage(at.shard, &[manifest, compact, hard_state])
                 } else {
                     let truncate = Wal::Truncate { from: first };
-                    stream.stage(at.shard, &[truncate, compact, hard_state])
+                    stream.stage(at.shard, &[truncate, manifest, compact, hard_state])
                 }
             },
         };
         let lsn = staged.map_err(refused)?;
+        if let Record::Install { .. } = record {
+            self.installed = (place, lsn);
+        }
         Ok(self.staged(place, lsn))
     }
 

@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use bowline_env::{Bell, Env};
+use bowline_env::{Bell, Env, SharedBuf};
 use bowline_net::{DialError, Opened, Received};
-use bowline_raft::{LogIndex, NodeId, ReplicaId, Slot};
+use bowline_raft::{LogIndex, NodeId, ReplicaId, ShardId, Slot};
 use bowline_statemachine::Damage;
 use bowline_statemachine::store::{JobDone, JobError, Pins};
 use bowline_wal::{BatchRef, ReadError};
@@ -16,13 +16,13 @@ use super::replica::Question;
 /// Something a background task finished.
 pub(crate) enum Event<E: Env> {
     /// A flush or merge ended.
-    Job { slot: Slot, flush: bool, result: Result<JobDone<E>, JobError> },
+    Job { slot: Slot, epoch: u32, flush: bool, result: Result<JobDone<E>, JobError> },
     /// Pages that entries need were read.
-    PagesForApply { slot: Slot, result: Result<Pins, Damage> },
+    PagesForApply { slot: Slot, epoch: u32, result: Result<Pins, Damage> },
     /// Pages that a read needs were read.
     PagesForRead { slot: Slot, question: Question, result: Result<Pins, Damage> },
     /// Entries that memory no longer held were read from the log.
-    Entries { slot: Slot, result: Result<Vec<BatchRef>, ReadError> },
+    Entries { slot: Slot, epoch: u32, to: LogIndex, result: Result<Vec<BatchRef>, ReadError> },
     /// The same, for a peer.
     EntriesForPeer {
         slot: Slot,
@@ -30,6 +30,20 @@ pub(crate) enum Event<E: Env> {
         from: LogIndex,
         result: Result<Vec<BatchRef>, ReadError>,
     },
+    /// A transfer wants a piece of a section: id, first byte, length.
+    AskForPiece { slot: Slot, node: NodeId, piece: (u128, u64, u32) },
+    /// A piece for a peer was read.
+    PieceRead {
+        shard: ShardId,
+        node: NodeId,
+        section: u128,
+        off: u64,
+        result: Result<SharedBuf, Damage>,
+    },
+    /// A state that was offered to a peer did not get there.
+    TransferFailed { slot: Slot, peer: ReplicaId },
+    /// A state was received, or not.
+    TransferEnded { slot: Slot },
     /// A dial ended.
     Dialed { node: NodeId, core: u16, result: Result<Box<Opened<E::Stream>>, DialError> },
     /// A peer dialed and was let in.

@@ -61,6 +61,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.tell_room();
         self.raft.flush_pass(now, &mut self.logs, &mut self.out);
         self.take_outbox();
+        self.pump_transfers();
         self.send_lanes();
         for stream in &mut self.logs.streams {
             stream.submit();
@@ -91,6 +92,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
         }
         self.publish_durable();
+        self.retire_gone();
         self.take_outbox();
     }
 
@@ -108,12 +110,24 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let now = self.logs.now;
         while let Some(event) = self.mail.pop() {
             match event {
-                Event::Job { slot, flush, result } => self.job_ended(slot, flush, result, now),
-                Event::PagesForApply { slot, result } => self.pages_for_apply(slot, result),
+                Event::Job { slot, epoch, flush, result } => {
+                    self.job_ended((slot, epoch), flush, result, now);
+                },
+                Event::PagesForApply { slot, epoch, result } => {
+                    self.pages_for_apply((slot, epoch), result);
+                },
                 Event::PagesForRead { slot, question, result } => {
                     self.pages_for_read(slot, question, result);
                 },
-                Event::Entries { slot, result } => self.entries_read(slot, result),
+                Event::Entries { slot, epoch, to, result } => {
+                    self.entries_read((slot, epoch), to, result);
+                },
+                Event::AskForPiece { slot, node, piece } => self.ask_for(slot, node, piece),
+                Event::PieceRead { shard, node, section, off, result } => {
+                    self.piece_read((shard, node), (section, off), result);
+                },
+                Event::TransferFailed { slot, peer } => self.transfer_failed(slot, peer),
+                Event::TransferEnded { slot } => self.transfer_ended(slot),
                 Event::EntriesForPeer { slot, peer, from, result } => {
                     self.entries_for_peer(slot, peer, from, result);
                 },
@@ -127,10 +141,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     fn pages_for_apply(
         &mut self,
-        slot: Slot,
+        (slot, epoch): (Slot, u32),
         result: Result<bowline_statemachine::store::Pins, bowline_statemachine::Damage>,
     ) {
         let replica = &mut self.replicas[place(slot)];
+        if replica.epoch != epoch {
+            return;
+        }
         replica.applying = Applying::Ready;
         match result {
             Ok(pins) => {
@@ -159,9 +176,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     fn on_tick(&mut self) {
         let now = self.logs.now;
         self.expire();
+        self.expire_handing();
+        self.prefer_leaders();
         self.retry_parked();
         self.jobs_tick(now);
         self.lanes_tick();
+        self.transfers_tick();
         self.inbox.scan();
         self.gauges();
         if self.board.has_failed() {
@@ -195,6 +215,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for send in out.send.drain(..) {
             self.post(&send);
         }
+        for want in out.snapshot.drain(..) {
+            self.offer_snapshot(want);
+        }
         for fetch in out.fetch.drain(..) {
             self.fetch_for_peer(fetch);
         }
@@ -207,7 +230,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for apply in out.apply.drain(..) {
             match apply {
                 Apply::Range { slot, to, .. } => self.committed(slot, to),
-                Apply::Install { .. } | _ => unreachable!("a sole voter installs nothing"),
+                Apply::Install { slot, index } => self.install(slot, index),
+                _ => unreachable!("raft hands out nothing else"),
             }
         }
         for ready in out.reads.drain(..) {
@@ -237,7 +261,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let shard = replica.shard;
         tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard is closed");
         replica.closed = Some(why.clone());
-        self.board.close(shard, why.code());
+        let for_good = !self.may_be_repaired(slot);
+        self.board.close(shard, why.code(), for_good);
+        let replica = &mut self.replicas[place(slot)];
         let error = crate::Error::Shard { shard, why };
         for wait in replica.reads.drain(..) {
             wait.question.ticket.complete(Err(error.clone()), &mut self.wakes);
@@ -255,6 +281,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         self.unannounce(slot);
         self.counters.shards_failed.add(1);
+        self.ask_for_repair(slot);
     }
 
     fn tell_board(&mut self) {

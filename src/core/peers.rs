@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bowline_env::Env;
+use bowline_env::{Dir as _, Env};
 use bowline_net::{Class, Hello, HelloKind, NodeRecord, Refusal, Versions};
 use bowline_raft::{NodeId, ShardId};
 
 use crate::LeaderHint;
+use crate::node_file::{NodeFile, PEERS_MAX, node_name};
 use crate::route::core_of;
 
 /// Largest lane window, in bytes.
@@ -43,6 +44,48 @@ pub(crate) struct Roster {
     /// By peer and its core: boot and epoch of the connection that was let in last.
     live: BTreeMap<(NodeId, u16), (u64, u64)>,
     epoch: u64,
+}
+
+/// The stores of peers as this node saw them first, durable in NODE. Shared by the cores.
+#[derive(Debug)]
+pub(crate) struct Ledger(tokio::sync::Mutex<NodeFile>);
+
+impl Ledger {
+    pub(crate) fn new(node: NodeFile) -> Self {
+        Self(tokio::sync::Mutex::new(node))
+    }
+
+    /// Holds the store of `node` against the first one seen; one that is new is durable when this
+    /// returns. An empty disk under an old id could vote twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::StoreReplaced`]; [`Refusal::Limit`] if it cannot be written down.
+    pub(super) async fn check<E: Env>(
+        &self,
+        env: &E,
+        node: NodeId,
+        store: u128,
+    ) -> Result<(), Refusal> {
+        let mut file = self.0.lock().await;
+        let at = match file.peers.binary_search_by_key(&node, |(id, _)| *id) {
+            Ok(at) if file.peers[at].1 == store => return Ok(()),
+            Ok(_) => return Err(Refusal::StoreReplaced),
+            Err(at) => at,
+        };
+        let mut next = file.clone();
+        next.peers.insert(at, (node, store));
+        if next.peers.len() > PEERS_MAX {
+            return Err(Refusal::Limit);
+        }
+        let written = env.dir().write_whole(&node_name(), next.encode().into()).await;
+        if let Err(error) = written {
+            tracing::error!(%error, "the store of a peer cannot be noted");
+            return Err(Refusal::Limit);
+        }
+        *file = next;
+        Ok(())
+    }
 }
 
 /// A roster shared by a core and its tasks.

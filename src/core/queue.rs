@@ -72,6 +72,18 @@ impl Queue {
         self.pending.push_back(pending);
     }
 
+    /// Keeps a command that is in the log now. A leader of old that leads again may have others at
+    /// the same index, whose fate is not known yet: they stand in the order of (index, term).
+    pub(crate) fn wait(&mut self, waiting: Waiting) {
+        let key = |it: &Waiting| (it.index, it.term);
+        if self.waiting.back().is_none_or(|last| key(last) < key(&waiting)) {
+            self.waiting.push_back(waiting);
+        } else {
+            let at = self.waiting.partition_point(|it| key(it) < key(&waiting));
+            self.waiting.insert(at, waiting);
+        }
+    }
+
     /// Takes the tickets that are due at `now`; their commands are in the log and may be applied.
     pub(crate) fn expire(&mut self, now: Nanos, mut due: impl FnMut(Ticket)) {
         let mut next = Nanos(u64::MAX);
@@ -93,5 +105,30 @@ impl Queue {
             next = next.min(pending.deadline);
         }
         self.deadline_min = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_leads_again_keeps_the_order_of_index_and_term() {
+        let mut queue = Queue::new(ShardId(1), 0);
+        let mut wait = |index, term| {
+            queue.wait(Waiting {
+                index: LogIndex(index),
+                term: Term(term),
+                ticket: None,
+                arrived: Nanos(0),
+                deadline: Nanos(0),
+                bytes: 0,
+            });
+        };
+        for (index, term) in [(1, 1), (2, 1), (5, 1), (2, 3), (3, 3), (6, 3)] {
+            wait(index, term);
+        }
+        let order: Vec<_> = queue.waiting.iter().map(|it| (it.index.0, it.term.0)).collect();
+        assert_eq!(order, [(1, 1), (2, 1), (2, 3), (3, 3), (5, 1), (6, 3)]);
     }
 }

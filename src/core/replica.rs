@@ -46,6 +46,8 @@ pub(crate) struct ReadWait {
 pub(crate) struct Replica<M> {
     pub(crate) shard: ShardId,
     pub(crate) machine: M,
+    /// Counts the states that were installed over it: what was begun before is void.
+    pub(crate) epoch: u32,
     /// Everything up to here is committed and may be applied.
     pub(crate) committed: LogIndex,
     pub(crate) applying: Applying,
@@ -81,6 +83,7 @@ impl<M> Replica<M> {
         Self {
             shard,
             machine,
+            epoch: 0,
             committed: applied.0,
             applying: Applying::Ready,
             pins: Pins::default(),

@@ -15,11 +15,13 @@ use bytes::Bytes;
 use super::drain::Drain;
 use super::jobs::Publishing;
 use super::lanes::Lanes;
+use super::leaders::Handing;
 use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
 use super::queue::Pending;
 use super::replica::{Question, Replica, SharedStore};
+use super::transfer::Transfers;
 use crate::ShardFailure;
 use crate::board::{Board, LeaderChange};
 use crate::metrics::CoreCounters;
@@ -46,6 +48,10 @@ pub(crate) struct Options {
     pub(crate) park: Nanos,
     /// How long the idle loop may spin before it sleeps.
     pub(crate) spin: Nanos,
+    /// How long handing leaderships over may take when stopping.
+    pub(crate) handing: Nanos,
+    /// Some members are preferred as leaders.
+    pub(crate) prefers: bool,
     /// How long stopping may take.
     pub(crate) drain: Nanos,
     /// Deadline of a call on the core, in milliseconds.
@@ -84,6 +90,7 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) store: SharedStore<E>,
     pub(crate) mail: Rc<Mail<E>>,
     pub(crate) lanes: Lanes<E>,
+    pub(crate) transfers: Transfers<E, M>,
     pub(crate) inbox: Inbox,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
@@ -122,6 +129,10 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) read_token: u64,
     pub(crate) drain: Option<Drain>,
     pub(crate) stop_tickets: Vec<Ticket>,
+    /// When preferred leaders are looked for again.
+    pub(crate) prefer_at: Nanos,
+    /// Callers who wait until another node leads.
+    pub(crate) handing: Vec<Handing>,
     /// Reused by apply.
     pub(crate) batches: Vec<BatchRef>,
     pub(crate) outputs: Vec<Output>,
@@ -160,6 +171,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         !self.ticketed.is_empty()
             || !self.starved.is_empty()
             || !self.parked.is_empty()
+            || !self.handing.is_empty()
             || !self.jobs_are_over()
             || self.drain.is_some()
             || self.lanes.is_wanting()

@@ -43,6 +43,8 @@ pub enum RequestError {
     NotANumber,
     /// Increment beyond the range of a number.
     Overflow,
+    /// A change of members or leaders is refused now, for this reason.
+    Membership(&'static str),
     /// A guard of a batch did not hold: this one, counted from 0. Nothing was written.
     GuardFailed(u32),
 }
@@ -62,6 +64,7 @@ impl RequestError {
             Self::WatchLimit => Code::WATCH_LIMIT,
             Self::NotANumber => Code::NOT_A_NUMBER,
             Self::Overflow => Code::OVERFLOW,
+            Self::Membership(_) => Code::MEMBERSHIP,
             Self::GuardFailed(_) => Code::GUARD_FAILED,
         }
     }
@@ -74,7 +77,7 @@ impl fmt::Display for RequestError {
                 write!(f, "too large: {len} {what}, at most {max}")
             },
             Self::UnknownShard(shard) => write!(f, "there is no shard {shard}"),
-            Self::Invalid(what) => f.write_str(what),
+            Self::Invalid(what) | Self::Membership(what) => f.write_str(what),
             Self::ReplyGone(index) => {
                 write!(f, "applied earlier at index {index}; the reply is gone")
             },

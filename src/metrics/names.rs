@@ -150,6 +150,8 @@ const NUMBERS: &[Number] = &[
         |c| float(c.lanes_up)),
     number!(Counter "lanes_down_total", "connections to peers that ended",
         |c| float(c.lanes_down)),
+    number!(Counter "state_installs_total", "states received from peers",
+        |c| float(c.installs)),
     number!(Counter "messages_sent_total", "messages given to lanes",
         |c| float(c.messages_sent)),
     number!(Counter "messages_dropped_total", "messages without a lane, room or entries",

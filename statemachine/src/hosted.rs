@@ -26,7 +26,9 @@ use crate::machine::{
     Staged, StateMachine,
 };
 use crate::shell::{Entered, Identity, Shell, name_hash};
+use crate::store::Section;
 use crate::store::{FlushBody, Job, JobDone, Pins, Store};
+use crate::transfer::Snapshot;
 use crate::{BadCommand, Damage, Limits, Measured, OpenFailure};
 
 /// Bytes of log that a snapshot saves at least, whatever it costs.
@@ -266,5 +268,13 @@ impl<E: Env, M: StateMachine> Machine<E> for Hosted<E, M> {
             self.shell.unfreeze();
             self.unflushed_bytes = SNAPSHOT_LOG_BYTES.max(self.shell.section_bytes());
         }
+    }
+
+    fn snapshot(&self) -> Option<Snapshot<E>> {
+        self.shell.snapshot()
+    }
+
+    fn superseded(self, next: &Self) -> Vec<Rc<Section<E>>> {
+        self.shell.superseded(&next.shell)
     }
 }

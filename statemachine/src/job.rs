@@ -261,16 +261,12 @@ impl<E: Env> NewRun<E> {
                 return Err(error.into());
             },
         };
-        let at = SectionRef {
-            run: self.run,
-            section: trailer.section,
-            off: self.off,
-            len: trailer.len,
-            min_index: trailer.min_index,
-            max_index: trailer.max_index,
-            kind: u8::try_from(trailer.kind).expect("kinds are small"),
-        };
-        let opened = self.store.open(self.shard, &at, Residency::MakeRoom).await;
+        let at = self.place(&trailer);
+        self.open(&at).await
+    }
+
+    async fn open(self, at: &SectionRef) -> Result<Rc<Section<E>>, JobError> {
+        let opened = self.store.open(self.shard, at, Residency::MakeRoom).await;
         match opened {
             Ok(section) => Ok(section),
             Err(failure) => {
@@ -283,6 +279,29 @@ impl<E: Env> NewRun<E> {
 
     pub(crate) async fn abandon(self) {
         self.file.abandon().await;
+    }
+
+    /// Writes bytes of a section that was made elsewhere.
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) -> Result<(), EnvError> {
+        self.file.write(bytes).await?;
+        self.store.throttle(bytes.len()).await;
+        Ok(())
+    }
+
+    /// Ends a file whose section was written by [`NewRun::raw`], and opens the section. On error
+    /// nothing is left.
+    pub(crate) async fn finish_raw(mut self, of: SectionRef) -> Result<Rc<Section<E>>, JobError> {
+        let at = SectionRef { run: self.run, off: self.off, ..of };
+        if let Err(error) = self.write_table(&at).await {
+            self.file.abandon().await;
+            return Err(error.into());
+        }
+        self.open(&at).await
+    }
+
+    /// What a bad section of this run is called.
+    pub(crate) const fn damage(&self) -> Damage {
+        Damage::Run { shard: self.shard, run: self.run, area: crate::Area::File }
     }
 
     async fn write_end(
@@ -303,20 +322,38 @@ impl<E: Env> NewRun<E> {
         };
         let trailer = writer.finish(&encoded, ranges);
         self.hand_over(writer).await?;
-        assert_eq!(self.file.at(), self.off + trailer.len, "a section is as long as it says");
-        let entry = TableEntry {
+        self.write_table(&self.place(&trailer)).await?;
+        Ok(trailer)
+    }
+
+    /// Where a section with this trailer lies.
+    fn place(&self, trailer: &Trailer) -> SectionRef {
+        SectionRef {
+            run: self.run,
             section: trailer.section,
             off: self.off,
             len: trailer.len,
-            shard: self.shard,
-            kind: trailer.kind,
             min_index: trailer.min_index,
             max_index: trailer.max_index,
+            kind: u8::try_from(trailer.kind).expect("kinds are small"),
+        }
+    }
+
+    /// Ends the file behind its one section.
+    async fn write_table(&mut self, at: &SectionRef) -> Result<(), EnvError> {
+        assert_eq!(self.file.at(), self.off + at.len, "a section is as long as it says");
+        let entry = TableEntry {
+            section: at.section,
+            off: self.off,
+            len: at.len,
+            shard: self.shard,
+            kind: u16::from(at.kind),
+            min_index: at.min_index,
+            max_index: at.max_index,
         };
         let table = Table { run: self.run, off: self.file.at(), entries: vec![entry] }.encode();
         assert_eq!(u64_of(table.len()), u64_of(Table::LEN_ONE), "one section, one block");
         self.file.write(&table).await?;
-        self.file.finish().await?;
-        Ok(trailer)
+        self.file.finish().await
     }
 }

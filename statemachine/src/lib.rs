@@ -20,6 +20,7 @@ pub mod run;
 mod shell;
 pub mod store;
 pub mod testing;
+pub mod transfer;
 mod version;
 
 pub use error::{

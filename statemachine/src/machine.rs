@@ -25,7 +25,9 @@ use rkyv::util::AlignedVec;
 use rkyv::{Archive, Archived, Serialize};
 
 use crate::kv::{Item, ScanPage, ScanQuery};
+use crate::store::Section;
 use crate::store::{Job, JobDone, PageRead, Pins, Store};
+use crate::transfer::Snapshot;
 use crate::{BadCommand, Damage, Limits, OpenFailure, SmError};
 
 /// What the entry being applied is.
@@ -372,4 +374,12 @@ pub trait Machine<E: Env>: Sized + 'static {
 
     /// Puts the job's input back after it failed; it is due again later.
     fn job_failed(&mut self, flush: bool);
+
+    /// The durable state as a whole, held as long as the value lives; none: never flushed.
+    fn snapshot(&self) -> Option<Snapshot<E>>;
+
+    /// Another state of the shard takes this one's place: the sections that only this one has. They
+    /// are to be retired once the manifest of `next` is durable. Jobs that were begun here are
+    /// discarded by the caller.
+    fn superseded(self, next: &Self) -> Vec<Rc<Section<E>>>;
 }

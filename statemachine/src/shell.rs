@@ -24,6 +24,7 @@ use crate::machine::EntryRef;
 use crate::manifest::{Flushed, Manifest, ManifestEdit, SECTIONS_MAX, SectionRef};
 use crate::merge;
 use crate::store::{Account, DeltaPressure, FlushBody, FlushInput, Job, JobDone, Section, Store};
+use crate::transfer::Snapshot;
 use crate::{Damage, OpenFailure};
 
 /// Which machine a shard's state belongs to.
@@ -269,6 +270,18 @@ impl<E: Env, F> Shell<E, F> {
     pub(crate) fn manifest(&self) -> Option<(u64, u64, Bytes)> {
         let newest = newest(&self.manifest, &self.staged.borrow());
         (newest.generation > 0).then(|| encoded(&newest))
+    }
+
+    /// The durable state as a whole; none: never flushed.
+    pub(crate) fn snapshot(&self) -> Option<Snapshot<E>> {
+        let (manifest, sections) = (self.manifest.clone(), self.sections.clone());
+        (manifest.generation > 0).then_some(Snapshot { manifest, sections })
+    }
+
+    /// The sections that `next`, which takes this state's place, has not.
+    pub(crate) fn superseded(self, next: &Self) -> Vec<Rc<Section<E>>> {
+        let stays = |held: &Rc<Section<E>>| next.sections.iter().any(|it| Rc::ptr_eq(it, held));
+        self.sections.into_iter().filter(|section| !stays(section)).collect()
     }
 
     /// Makes a job's result current; its manifest is durable. One of an older epoch is dropped.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bowline::config::Peer;
-use bowline::{Config, EmbeddedEngine, Error};
+use bowline::{Config, EmbeddedEngine, Error, ShardId};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, World};
 use bowline_wal::{Geometry, SyncChoice, WalLogs, WalOptions};
@@ -19,6 +19,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<u64>,
     pub(crate) shards: u32,
     pub(crate) cores: Vec<u32>,
+    settings: Vec<(&'static str, String)>,
     engines: Vec<Option<EmbeddedEngine>>,
 }
 
@@ -29,7 +30,7 @@ impl Cluster {
         let nodes: Vec<u64> = (1..=nodes).collect();
         let engines = nodes.iter().map(|_| None).collect();
         let cores = nodes.iter().map(|_| 1).collect();
-        Self { world, nodes, shards, cores, engines }
+        Self { world, nodes, shards, cores, settings: Vec::new(), engines }
     }
 
     /// The same, all up and led.
@@ -46,6 +47,11 @@ impl Cluster {
         for node in self.nodes.clone() {
             self.ready(node);
         }
+    }
+
+    /// Changes a setting of every node that is started from now on.
+    pub(crate) fn set(&mut self, key: &'static str, value: &str) {
+        self.settings.push((key, value.to_owned()));
     }
 
     fn config(&self, node: u64) -> Config {
@@ -65,6 +71,9 @@ impl Cluster {
             ("listen.peer", format!("\"{}:{PORT}\"", World::addr(node))),
         ] {
             config.set(key, &value).unwrap();
+        }
+        for (key, value) in &self.settings {
+            config.set(key, value).unwrap();
         }
         config.cluster.peers = self.nodes.iter().map(peer).collect();
         config.security.insecure = true;
@@ -95,7 +104,7 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn ready(&self, node: u64) {
         let engine = self.engine(node).clone();
-        let ready = async move { engine.wait_ready(Duration::from_secs(60)).await };
+        let ready = async move { engine.wait_ready(Duration::from_mins(1)).await };
         self.run(ready).unwrap_or_else(|error| panic!("node {node}: {error:#}"));
     }
 
@@ -107,6 +116,12 @@ impl Cluster {
     pub(crate) fn crash(&mut self, node: u64, how: Crash) {
         self.world.crash(node, how);
         self.engines[place(node)] = None;
+    }
+
+    #[track_caller]
+    pub(crate) fn stop(&mut self, node: u64) {
+        let engine = self.engines[place(node)].take().expect("the node is up");
+        self.run(async move { engine.stop().await }).unwrap();
     }
 
     /// Runs a task of a client to its end.
@@ -129,6 +144,19 @@ impl Cluster {
     pub(crate) fn put(&self, node: u64, key: &str, value: &str) -> Result<(), Error> {
         let (client, key, value) = (self.engine(node).client(), key.to_owned(), value.to_owned());
         self.run(async move { client.put(key, value).await })
+    }
+
+    /// Makes a node's state durable in runs.
+    #[track_caller]
+    pub(crate) fn flush(&self, node: u64) {
+        let engine = self.engine(node).clone();
+        let shards = u64::from(self.shards);
+        let flush = async move {
+            for shard in 0..shards {
+                engine.shard(ShardId(shard)).unwrap().flush().await.unwrap();
+            }
+        };
+        self.run(flush);
     }
 
     /// Reads through one node.

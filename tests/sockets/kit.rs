@@ -80,8 +80,12 @@ impl Trio {
 
     #[track_caller]
     pub(crate) fn start_all(&mut self) {
-        Self::NODES.into_iter().for_each(|node| self.start(node));
-        Self::NODES.into_iter().for_each(|node| self.ready(node));
+        for node in Self::NODES {
+            self.start(node);
+        }
+        for node in Self::NODES {
+            self.ready(node);
+        }
     }
 
     #[track_caller]
@@ -107,7 +111,9 @@ impl Trio {
     }
 
     pub(crate) fn stop_all(&mut self) {
-        Self::NODES.into_iter().for_each(|node| self.stop(node));
+        for node in Self::NODES {
+            self.stop(node);
+        }
     }
 
     pub(crate) const fn others(node: u64) -> [u64; 2] {

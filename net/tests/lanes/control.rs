@@ -184,7 +184,7 @@ fn other_kinds_are_no_control() {
     assert_eq!(read(&forge(Kind::Unknown(0x85), &[1, 2, 3], 32)), Ok(None));
 }
 
-/// Bug: a length prefix was believed and 699,678,720 bytes were read (TigerBeetle #200).
+/// Bug: a length prefix was believed and 699,678,720 bytes were read (`TigerBeetle` #200).
 #[test]
 fn counts_of_rows_at_their_extremes_allocate_nothing() {
     let rows_max = u64::try_from(ROWS_MAX).unwrap();

@@ -1,12 +1,15 @@
 //! What these tests share: messages, batches, a pipe, and an end of a lane.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 
 use bowline_env::sim::{Profile, SimEnv, World};
 use bowline_env::{Buf, EnvError, Moved, Nanos, SharedBuf, Stream};
-use bowline_net::{ControlFrame, Kind, Msgs, Received, Receiver, Sender};
+use bowline_net::{
+    Control, ControlFrame, FrameError, Kind, Msgs, PushError, Received, Receiver, Sender,
+};
 use bowline_raft::{
     BatchHeader, BatchRange, Beat, Hint, LogIndex, Message, ReplicaId, ShardId, Slot, Term, What,
 };
@@ -141,7 +144,7 @@ pub(crate) fn feed(
     env: &SimEnv,
     mut bytes: &[u8],
     each: usize,
-) -> Result<Vec<Received>, bowline_net::FrameError> {
+) -> Result<Vec<Received>, FrameError> {
     let mut out = Vec::new();
     while !bytes.is_empty() {
         let room = receiver.room(env).unwrap();
@@ -179,4 +182,86 @@ pub(crate) fn messages(frames: &[Received]) -> Vec<(Message, usize)> {
 pub(crate) fn controls(frames: &[Received]) -> Vec<ControlFrame> {
     let others = frames.iter().filter(|received| received.header().kind != Kind::Msgs);
     others.map(|received| ControlFrame::decode(&received.frame()).unwrap().unwrap()).collect()
+}
+
+/// One end of a lane and what a core keeps beside it.
+pub(crate) struct End {
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
+    /// Messages that the sender has no room for yet.
+    pub(crate) kept: VecDeque<(Message, Vec<(BatchHeader, SharedBuf)>)>,
+    /// Frames of messages that are not released yet.
+    pub(crate) inbox: VecDeque<Received>,
+    /// Shards and bytes of the messages that came.
+    pub(crate) got: Vec<(u64, usize)>,
+    pub(crate) controls: Vec<ControlFrame>,
+    window: u32,
+    told: u64,
+}
+
+impl End {
+    pub(crate) fn new(frame_max: u32, window: u32) -> Self {
+        Self {
+            sender: Sender::new(frame_max, window),
+            receiver: Receiver::new(frame_max, window),
+            kept: VecDeque::new(),
+            inbox: VecDeque::new(),
+            got: Vec::new(),
+            controls: Vec::new(),
+            window,
+            told: 0,
+        }
+    }
+
+    /// Pushes what there is room for, in order, and returns credit when a quarter is due.
+    pub(crate) fn turn(&mut self, now: u64) {
+        while let Some((message, batches)) = self.kept.front() {
+            match self.sender.push(message, batches) {
+                Ok(()) => drop(self.kept.pop_front()),
+                Err(why) => {
+                    assert_eq!((why, batches.is_empty()), (PushError::Full, false));
+                    break;
+                },
+            }
+        }
+        let consumed = self.receiver.consumed();
+        if u64::from(self.window / 4) <= consumed - self.told {
+            self.told = consumed;
+            self.sender.control(&Control::Credit, now, consumed);
+        }
+        self.sender.seal(now, consumed);
+    }
+
+    /// Takes the frames that are whole.
+    pub(crate) fn hear(&mut self) {
+        while let Some(frame) = self.receiver.next().unwrap() {
+            self.sender.set_peer_consumed(frame.header().consumed).unwrap();
+            let one = core::slice::from_ref(&frame);
+            self.got.extend(messages(one).iter().map(|(message, len)| (message.shard.0, *len)));
+            self.controls.extend(controls(one));
+            if frame.header().kind == Kind::Msgs {
+                self.inbox.push_back(frame);
+            }
+        }
+    }
+
+    /// Takes bytes of the peer.
+    pub(crate) fn read(&mut self, env: &SimEnv, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = self.receiver.room(env).unwrap();
+            let count = room.len().min(bytes.len());
+            room[..count].copy_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            self.receiver.filled(count);
+            self.hear();
+        }
+    }
+}
+
+/// At most `room` bytes go from one end to the other. Whether all that was sealed went.
+pub(crate) fn carry(from: &mut End, to: &mut End, env: &SimEnv, room: usize) -> bool {
+    let mut pipe = Pipe { room, ..Pipe::new() };
+    let done = write(&mut from.sender, &mut pipe).is_ready();
+    to.read(env, &pipe.bytes);
+    done
 }

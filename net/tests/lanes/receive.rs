@@ -278,6 +278,26 @@ fn buffers_are_held_while_a_frame_of_them_is() {
 }
 
 #[test]
+fn there_is_room_even_if_no_frame_is_taken() {
+    on_core(|env| {
+        let bytes: Vec<_> = (1..=2_000).flat_map(|seq| frame(seq, 64)).collect();
+        assert!(2 * BUFFER < bytes.len());
+        let (mut receiver, mut rest) = (Receiver::new(FRAME_MAX, WINDOW), &bytes[..]);
+        while !rest.is_empty() {
+            let room = receiver.room(&env).unwrap();
+            let count = room.len().min(rest.len());
+            assert!(0 < count);
+            room[..count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+            receiver.filled(count);
+        }
+        for seq in 1..=2_000 {
+            assert_eq!(receiver.next().unwrap().unwrap().header().seq, seq);
+        }
+    });
+}
+
+#[test]
 fn frames_outlive_their_receiver() {
     on_core(|env| {
         let mut receiver = Receiver::new(FRAME_MAX, WINDOW);

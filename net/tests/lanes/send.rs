@@ -3,7 +3,9 @@
 use std::task::Poll;
 
 use bowline_env::{EnvError, Kind as EnvKind, Op};
-use bowline_net::{Control, ControlFrame, FrameError, Kind, PushError, Received, Receiver, Sender};
+use bowline_net::{
+    Control, ControlFrame, FrameError, Kind, PushError, ROWS_MAX, Received, Receiver, Sender,
+};
 use bowline_raft::{Digest, LogIndex, Message, ReplicaId, Row, ShardId, What};
 
 use crate::kit::{
@@ -151,16 +153,25 @@ fn a_frame_ends_at_256_kib_unless_one_append_is_larger() {
     assert_eq!(seqs, [1, 2, 3, 4]);
 }
 
-/// Messages of distinct shards, all seqs in the order in which they arrive.
-fn seqs(frames: &[Received]) -> Vec<u64> {
+#[test]
+fn what_is_larger_than_the_window_is_no_message_of_the_lane() {
+    let mut sender = Sender::new(FRAME_MAX, 4_096);
+    let most = 4_096 - OVERHEAD;
+    assert_eq!(sender.room(), most);
+    assert_eq!(sender.push(&append(1, 1), &[batch(most + 16, 1)]), Err(PushError::TooLarge));
+    assert_eq!(sender.push(&append(1, 1), &[batch(most, 1)]), Ok(()));
+}
+
+/// The shards of the messages, in order.
+fn shards(frames: &[Received]) -> Vec<u64> {
     messages(frames).iter().map(|(message, _)| message.shard.0).collect()
 }
 
 #[test]
 fn messages_beyond_a_full_frame_wait_in_order() {
     let (mut sender, mut pipe) = pair();
-    let shards = 10_000;
-    for shard in 0..shards {
+    let count = 10_000;
+    for shard in 0..count {
         sender.push(&answer(shard, 1), &[]).unwrap();
     }
     assert_eq!(sender.room(), 0, "nothing passes those that wait");
@@ -173,8 +184,8 @@ fn messages_beyond_a_full_frame_wait_in_order() {
     }
     assert_eq!(frames, 4, "2,730 messages a frame");
     assert!(0 < sender.room() && !sender.is_overrun());
-    let got = received(pipe.bytes, seqs);
-    assert_eq!(got, (0..shards).collect::<Vec<_>>());
+    let got = received(pipe.bytes, shards);
+    assert_eq!(got, (0..count).collect::<Vec<_>>());
 }
 
 #[test]
@@ -196,7 +207,7 @@ fn while_bytes_are_unsent_messages_go_into_the_next_frame() {
     }
     received(pipe.bytes, |frames| {
         assert_eq!(frames.len(), 3, "one, a full one, the rest");
-        assert_eq!(seqs(frames), (0..4_000).collect::<Vec<_>>());
+        assert_eq!(shards(frames), (0..4_000).collect::<Vec<_>>());
     });
 }
 
@@ -254,7 +265,7 @@ fn too_many_waiting_messages_overrun_the_lane() {
 #[test]
 fn too_many_waiting_rows_overrun_the_lane() {
     let (mut sender, _pipe) = pair();
-    let rows = [Row::default(); 1_000];
+    let rows = vec![Row::default(); 1_000];
     let fit = (1 << 20) / (64 + 48 * 1_000);
     for _ in 0..fit {
         sender.control(&Control::Rows { rows: &rows, last: false }, 0, 0);
@@ -282,8 +293,8 @@ fn frames_of_the_lane_leave_first_and_the_newest_beat_alone() {
     assert!(write(&mut sender, &mut pipe).is_ready());
     received(pipe.bytes, move |frames| {
         let kinds: Vec<_> = frames.iter().map(|frame| frame.header().kind).collect();
-        use Kind::{Digest, Goodbye, Liveness, LivenessReply, Msgs};
-        assert_eq!(kinds, [Liveness, LivenessReply, Digest, Digest, Msgs, Goodbye]);
+        let lane = [Kind::Liveness, Kind::LivenessReply, Kind::Digest, Kind::Digest];
+        assert_eq!(kinds, [&lane[..], &[Kind::Msgs, Kind::Goodbye]].concat());
         let stamp = |frame: &Received| (frame.header().sent_at, frame.header().consumed);
         assert!(frames.iter().all(|frame| stamp(frame) == (9, 5)), "the latest, on each of them");
         let beats = [ControlFrame::Liveness(beat(4)), ControlFrame::LivenessReply(beat(14))];
@@ -320,16 +331,35 @@ fn a_frame_of_the_lane_waits_for_the_frame_that_is_being_written() {
     sender.seal(3, 0);
     pipe.room = usize::MAX;
     assert!(write(&mut sender, &mut pipe).is_ready());
+    assert_eq!(kinds(pipe.bytes.clone()), [Kind::Msgs, Kind::Liveness], "one frame is unsent");
     sender.seal(3, 0);
     assert!(write(&mut sender, &mut pipe).is_ready());
     assert_eq!(kinds(pipe.bytes), [Kind::Msgs, Kind::Liveness, Kind::Msgs]);
 }
 
 #[test]
+fn the_frame_being_built_keeps_the_credit_that_it_was_given() {
+    let (mut sender, mut pipe) = (Sender::new(4_096, 8_192), Pipe::new());
+    for body in [3_088, 3_088, 1_376] {
+        sender.push(&append(1, 1), &[batch(body, 1)]).unwrap();
+        sender.seal(0, 0);
+        assert!(body == 1_376 || write(&mut sender, &mut pipe).is_ready());
+    }
+    assert!(sender.credit() < 1_376 + u64::from(OVERHEAD) + 64);
+    sender.control(&Control::Digest(Digest { count: 1, hash: 2 }), 0, 0);
+    assert!(write(&mut sender, &mut pipe).is_ready());
+    assert!(!sender.is_clear(), "the digest waits for credit");
+    sender.set_peer_consumed(64).unwrap();
+    assert!(write(&mut sender, &mut pipe).is_ready());
+    assert!(sender.is_clear());
+    assert_eq!(kinds(pipe.bytes), [Kind::Msgs, Kind::Msgs, Kind::Msgs, Kind::Digest]);
+}
+
+#[test]
 fn rows_are_cut_into_frames_that_the_peer_takes() {
-    let rows: Vec<_> =
-        (0..12_000).map(|shard| Row { shard: ShardId(shard), ..Row::default() }).collect();
-    for (frame_max, want) in [(FRAME_MAX, 3), (100_000, 6)] {
+    let row = |shard| Row { shard: ShardId(shard), ..Row::default() };
+    let rows: Vec<_> = (0..).take(2 * ROWS_MAX).map(row).collect();
+    for (frame_max, want) in [(FRAME_MAX, 2), (100_000, 6)] {
         let (mut sender, mut pipe) = (Sender::new(frame_max, WINDOW), Pipe::new());
         sender.control(&Control::Rows { rows: &rows, last: true }, 0, 0);
         sender.control(&Control::Rows { rows: &[], last: true }, 0, 0);

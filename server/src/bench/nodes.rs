@@ -47,6 +47,7 @@ impl Nodes {
 
     /// Stops them.
     pub(crate) fn stop(self) -> Result<(), bowline::Error> {
+        #[expect(clippy::needless_collect, reason = "all begin before one is waited for")]
         let stops: Vec<_> = self.0.iter().map(EmbeddedEngine::stop).collect();
         stops.into_iter().try_for_each(bowline::Op::wait)
     }

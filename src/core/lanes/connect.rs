@@ -2,18 +2,20 @@
 //! mail and end by themselves, by a limit or by the core's gate.
 
 use core::net::SocketAddr;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Env, EnvError, Kind, Moved, Op};
 use bowline_net::{
-    DialError, HelloKind, Opened, Preamble, Refusal, answer, dial, judge, read_hello,
+    DialError, Hello, HelloKind, Opened, Preamble, Refusal, answer, dial, judge, read_hello,
 };
 use bowline_raft::NodeId;
 
+use crate::core::boot::Plan;
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
-use crate::core::peers::SharedRoster;
+use crate::core::peers::{Ledger, Roster, SharedRoster};
 
 /// A connection that another node dialed, from the core that listens.
 #[derive(Debug)]
@@ -28,9 +30,21 @@ pub(crate) struct Doorman<E: Env> {
     pub(crate) mail: Rc<Mail<E>>,
     pub(crate) roster: SharedRoster,
     pub(crate) gate: Rc<Gate>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl<E: Env> Doorman<E> {
+    pub(crate) fn new(env: &E, mail: &Rc<Mail<E>>, plan: &Plan, ledger: Arc<Ledger>) -> Rc<Self> {
+        let roster = Roster::new(&plan.members, plan.cluster, plan.core, plan.boot, plan.frame_max);
+        Rc::new(Self {
+            env: env.clone(),
+            mail: Rc::clone(mail),
+            roster: Rc::new(RefCell::new(roster)),
+            gate: Rc::new(Gate::default()),
+            ledger,
+        })
+    }
+
     /// Dials core `core` of `node` and reports.
     pub(super) async fn dial(self: Rc<Self>, node: NodeId, core: u16) {
         let attempt = self.gate.or(self.attempt(node, core)).await;
@@ -49,6 +63,8 @@ impl<E: Env> Doorman<E> {
         };
         let to = resolve(&self.env, address).await.map_err(DialError::Env)?;
         let opened = dial(self.env.clone(), to, hello, known).await?;
+        let Hello { from, store, .. } = opened.theirs;
+        self.ledger.check(&self.env, from, store).await.map_err(DialError::Refused)?;
         self.roster.borrow_mut().learn(&opened.theirs);
         Ok(opened)
     }
@@ -61,7 +77,7 @@ impl<E: Env> Doorman<E> {
             tracing::debug!("a connection ended before its hello");
             return;
         };
-        let (mut own, verdict) = {
+        let (mut own, mut verdict) = {
             let roster = self.roster.borrow();
             let own = roster.answer(&theirs, HelloKind::Welcome);
             let repeated = preamble.class == theirs.class && preamble.want_core == theirs.want_core;
@@ -73,6 +89,11 @@ impl<E: Env> Doorman<E> {
             };
             (own, verdict)
         };
+        if verdict.is_ok()
+            && let Err(refusal) = self.ledger.check(&self.env, theirs.from, theirs.store).await
+        {
+            verdict = Err(refusal);
+        }
         if let Err(refusal) = verdict {
             own.kind = HelloKind::Refuse(refusal);
         }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
-use bowline_env::{Bell, Env, EnvError, Nanos, Stream};
+use bowline_env::{Bell, Env, EnvError, Nanos, SharedBuf, Stream};
 use bowline_net::{Down, FrameError, LaneLife, Opened, Received, Receiver, Sender};
+use bowline_raft::{BatchHeader, Message};
 
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
@@ -74,13 +75,21 @@ pub(crate) enum Ended {
     Replaced,
 }
 
+/// Appends in their order, with their batches.
+pub(super) type Pending = VecDeque<(Message, Vec<(BatchHeader, SharedBuf)>)>;
+
 /// A connection that is up.
 pub(crate) struct Link<E: Env> {
     pub(super) stream: Rc<RefCell<E::Stream>>,
     pub(super) receiver: Rc<RefCell<Receiver>>,
-    pub(super) sender: Sender,
+    pub(in crate::core) sender: Sender,
     pub(super) life: u32,
+    pub(super) frame_max: u32,
+    pub(super) since: Nanos,
     pub(super) liveness: LaneLife,
+    /// Appends that the frame being built had no room for, in their order. Their bodies are those
+    /// of the log's memory; raft builds no more of them while one waits.
+    pub(super) pending: Pending,
     /// Frames of messages, next first.
     pub(super) inbox: VecDeque<Received>,
     /// Messages of the first of them that were taken.
@@ -129,7 +138,10 @@ impl<E: Env> Link<E> {
             receiver,
             sender: Sender::new(agreed.frame_max, agreed.window),
             life,
+            frame_max: agreed.frame_max,
+            since: now,
             liveness: LaneLife::new(now),
+            pending: VecDeque::new(),
             inbox: VecDeque::new(),
             taken: 0,
             stalled: false,
@@ -139,7 +151,7 @@ impl<E: Env> Link<E> {
     }
 
     /// Bytes of the peer's frames that were released.
-    pub(super) fn consumed(&self) -> u64 {
+    pub(in crate::core) fn consumed(&self) -> u64 {
         self.receiver.borrow().consumed()
     }
 }

@@ -3,9 +3,8 @@
 
 use std::task::{Context, Poll};
 
-use bowline_env::{Buf, Class, Env, SharedBuf};
-use bowline_net::{Control, PushError};
-use bowline_raft::batch::{Body, BodyWriter, body_len};
+use bowline_env::{Class, Env, SharedBuf};
+use bowline_net::{Control, PushError, Sender};
 use bowline_raft::{
     BatchHeader, CoreConfig, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex,
     Message, ReplicaId, Send, Slot, What,
@@ -13,7 +12,9 @@ use bowline_raft::{
 use bowline_statemachine::Machine;
 use bowline_wal::{BatchRef, LogStorage, ReadError};
 
+use super::link::Pending;
 use super::{Ended, lane_no};
+use crate::core::cut::cut;
 use crate::core::logs::place;
 use crate::core::mail::Event;
 use crate::core::run::Core;
@@ -30,7 +31,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for at in 0..self.lanes.all.len() {
             let lane = &mut self.lanes.all[at];
             let Some(link) = &lane.link else { continue };
-            let room = link.sender.room();
+            let room = if link.pending.is_empty() { link.sender.room() } else { 0 };
             if (room == 0) != (lane.room == 0) {
                 lane.room = room;
                 let event = LaneEvent::Room(room);
@@ -51,8 +52,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let whole = send.entries.is_none_or(|entries| self.collect(send, entries, &mut batches));
         if whole && let Some(link) = self.lanes.all[at].link.as_mut() {
             let parts: Vec<_> = batches.drain(..).map(part).collect();
-            match link.sender.push(&send.message, &parts) {
+            // Appends keep their order: a gap costs the receiver a round trip.
+            let append = matches!(send.message.what, What::Append { .. });
+            let behind = append && !link.pending.is_empty();
+            let pushed =
+                if behind { Err(PushError::Full) } else { link.sender.push(&send.message, &parts) };
+            match pushed {
                 Ok(()) => self.counters.messages_sent.add(1),
+                Err(PushError::Full) if append => link.pending.push_back((send.message, parts)),
                 Err(PushError::Full | PushError::TooLarge | _) => {
                     self.counters.messages_dropped.add(1);
                 },
@@ -69,7 +76,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let Entries { from, to, bulk } = entries;
         if bulk {
             let read = self.lanes.fetched.remove(&(send.slot, send.message.to));
-            out.extend(read.into_iter().flatten());
+            let (stream, shard) = (self.logs.stream(send.slot), send.message.shard);
+            // What was read may have been cut off and replaced since.
+            let stands = |batch: &BatchRef| {
+                let term = Some(batch.head.term);
+                stream.term_at(shard, batch.last()) == term
+                    && stream.term_at(shard, batch.head.first.max(from)) == term
+            };
+            out.extend(read.into_iter().flatten().take_while(stands));
         } else {
             let stream = self.logs.stream(send.slot);
             let _: LogIndex = stream.cached(send.message.shard, from, APPEND_MAX, out);
@@ -122,7 +136,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             if idle && consumed - link.told >= window / CREDIT_PART {
                 link.sender.control(&Control::Credit, now.0, consumed);
             }
-            if link.sender.is_clear() {
+            if link.sender.is_clear() && link.pending.is_empty() {
                 link.liveness.note_unsent(now, false);
                 continue;
             }
@@ -130,10 +144,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let mut stream = link.stream.borrow_mut();
             let written = loop {
                 let credit = link.sender.credit();
+                let pushed = push_pending(&mut link.pending, &mut link.sender);
+                self.counters.messages_sent.add(pushed);
                 link.sender.seal(now.0, consumed);
                 let written = link.sender.poll_write(&mut cx, &mut *stream);
                 // What came up while the frame before was under way makes the next one.
-                let went = link.sender.credit() != credit && !link.sender.is_clear();
+                let more = !link.sender.is_clear() || !link.pending.is_empty();
+                let went = link.sender.credit() != credit && more;
                 if !went || !matches!(written, Poll::Ready(Ok(()))) {
                     break written;
                 }
@@ -154,7 +171,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Reads entries from the log's files for a peer.
-    pub(in crate::core) fn fetch_for_peer(&mut self, fetch: Fetch) {
+    pub(in crate::core) fn fetch_for_peer(&self, fetch: Fetch) {
         let Fetch { slot, peer, from, to, bytes_max, .. } = fetch;
         let shard = self.logs.shard(slot);
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
@@ -197,6 +214,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 }
 
+/// Moves Appends that waited into the frame being built: how many.
+fn push_pending(pending: &mut Pending, sender: &mut Sender) -> u64 {
+    let mut count = 0;
+    while let Some((message, parts)) = pending.front()
+        && sender.push(message, parts) != Err(PushError::Full)
+    {
+        pending.pop_front();
+        count += 1;
+    }
+    count
+}
+
 fn is_for(send: &Send, slot: Slot, peer: ReplicaId) -> bool {
     let Message { to, what, .. } = &send.message;
     send.slot == slot && *to == peer && matches!(what, What::Append { .. })
@@ -204,23 +233,10 @@ fn is_for(send: &Send, slot: Slot, peer: ReplicaId) -> bool {
 
 /// A batch as it is sent: as it stands in the log, or made anew of what a truncation left of it.
 fn part(batch: BatchRef) -> (BatchHeader, SharedBuf) {
-    let BatchRef { mut head, keep, body } = batch;
+    let BatchRef { head, keep, body } = batch;
     if keep == head.count {
         return (head, body);
     }
-    let parsed = Body::parse(&head, &body).expect("a batch was checked when it was taken");
-    let kept = usize::try_from(keep).expect("a batch is small");
-    let len = body_len((0..kept).map(|nth| parsed.payload(nth).len()));
-    let mut cut = Buf::heap(len);
-    let out = &mut cut.rest_mut()[..len];
-    let mut writer = BodyWriter::new(out, kept);
-    for nth in 0..kept {
-        let payload = parsed.payload(nth);
-        writer.entry(payload.len(), |entry| entry.copy_from_slice(payload));
-    }
-    writer.finish();
-    head.count = keep;
-    head.len = u32::try_from(len).expect("it is shorter than the whole");
-    head.crc = head.checksum(out);
-    (head, cut.freeze(len))
+    let to = LogIndex(head.first.0 + u64::from(keep) - 1);
+    cut(&head, &body, head.first, to).expect("a batch was checked when it was taken")
 }

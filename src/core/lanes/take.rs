@@ -42,6 +42,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.lanes.waiting = true;
             return;
         }
+        if let Kind::Bulk(_) = frame.header().kind {
+            let node = lane.node;
+            if !self.bulk_came(node, frame) {
+                self.end_lane(at, &Ended::Meaning);
+            }
+            return;
+        }
         let event = ControlFrame::decode(&frame.frame());
         let Ok(event) = event else {
             self.end_lane(at, &Ended::Meaning);

@@ -17,7 +17,9 @@ use crate::envelope::Envelope;
 use crate::error::MULTI_GET_KEYS_MAX;
 use crate::machine::{Answer, EntryRef, Machine, Output, Pressure, Query, Read, Staged};
 use crate::shell::{Entered, Identity, Shell, name_hash};
+use crate::store::Section;
 use crate::store::{Job, JobDone, PageRead, Pins, Store};
+use crate::transfer::Snapshot;
 use crate::version::{Found, Levels};
 use crate::{BadCommand, Damage, Limits, Measured, OpenFailure};
 
@@ -237,5 +239,13 @@ impl<E: Env> Machine<E> for Kv<E> {
 
     fn job_failed(&mut self, flush: bool) {
         self.shell.job_failed(flush);
+    }
+
+    fn snapshot(&self) -> Option<Snapshot<E>> {
+        self.shell.snapshot()
+    }
+
+    fn superseded(self, next: &Self) -> Vec<Rc<Section<E>>> {
+        self.shell.superseded(&next.shell)
     }
 }

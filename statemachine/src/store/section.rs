@@ -212,6 +212,10 @@ impl<E: Env> Section<E> {
         self.damaged.get()
     }
 
+    pub(crate) const fn store(&self) -> &Rc<Store<E>> {
+        &self.store
+    }
+
     pub(crate) const fn trailer(&self) -> &Trailer {
         &self.trailer
     }

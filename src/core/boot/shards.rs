@@ -1,0 +1,151 @@
+//! Opening the shards of a core: state, configurations, then raft.
+
+use bowline_env::Env;
+use bowline_raft::batch::Body;
+use bowline_raft::{Configuration, Damage, LogIndex, Recovered, ShardId, StreamNo};
+use bowline_statemachine::Machine;
+use bowline_statemachine::manifest::Manifest;
+use bowline_wal::{DamageState, LogStorage, RecoveredShard};
+use bytes::Bytes;
+
+use super::Plan;
+use crate::ShardFailure;
+use crate::core::queue::Queue;
+use crate::core::replica::Replica;
+use crate::core::run::Core;
+
+impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
+    /// Opens one shard. One that cannot be opened is closed with its reason; the others go on.
+    pub(super) async fn open_shard(&mut self, stream: usize, found: &RecoveredShard, plan: &Plan) {
+        let shard = found.shard;
+        let body = found.manifest.as_ref().map(|(_, _, body)| body);
+        let manifest = body.map(|body| Manifest::decode(body));
+        let conf = match &manifest {
+            Some(Ok(manifest)) => manifest.conf.clone(),
+            Some(Err(_)) | None => plan.founding_conf(shard),
+        };
+        let owned = self.configurations(stream, found).await;
+        let confs: Vec<_> = owned.iter().map(|(index, conf)| (*index, &**conf)).collect();
+        let Some((machine, closed)) = self.open_state(shard, body.map(|body| &**body)).await else {
+            return;
+        };
+        let peers = Configuration::decode(&conf).is_ok_and(|conf| conf.members.len() > 1);
+        let damage = damage_of(found.bounds.damage, closed.is_some(), peers);
+        let log_is_whole = found.bounds.damage == DamageState::Normal;
+        let closed = if log_is_whole { closed } else { Some(ShardFailure::LogDamaged) };
+        let applied = LogIndex(machine.applied());
+        let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);
+        let recovered = Recovered {
+            shard,
+            replica: found.replica,
+            stream: StreamNo(u16::try_from(stream).expect("a core has few streams")),
+            hard_state: found.hard_state,
+            first: found.bounds.first,
+            prev_term: found.bounds.prev_term,
+            last: found.bounds.last,
+            last_term: found.bounds.last_term,
+            applied,
+            applied_term,
+            conf: &conf,
+            confs: &confs,
+            damage,
+        };
+        self.logs.queues.push(Queue::new(shard, stream));
+        match self.raft.open(recovered, &mut self.logs) {
+            Ok(slot) => {
+                assert!(
+                    crate::core::logs::place(slot) == self.replicas.len(),
+                    "slots are given in order"
+                );
+                let mut replica = Replica::new(shard, machine, (applied, applied_term));
+                if let Some(why) = &closed {
+                    let repaired = damage == Damage::State && peers;
+                    self.board.close(shard, why.code(), !repaired);
+                }
+                replica.closed = closed;
+                self.replicas.push(replica);
+                // As a rule all shards of a node have the same members.
+                let same = self.confs.last().filter(|last| **last == conf).cloned();
+                self.confs.push(same.unwrap_or_else(|| Bytes::from(conf)));
+                self.slots.insert(shard, slot);
+            },
+            Err(error) => {
+                tracing::error!(shard = shard.0, %error, "raft does not take a shard");
+                self.logs.queues.pop();
+                self.lose(shard, ShardFailure::LogDamaged);
+            },
+        }
+    }
+
+    /// The state of a shard; an empty one, and why, if it cannot be opened.
+    async fn open_state(
+        &self,
+        shard: ShardId,
+        manifest: Option<&[u8]>,
+    ) -> Option<(M, Option<ShardFailure>)> {
+        match M::open(&self.store, shard.0, manifest).await {
+            Ok(machine) => Some((machine, None)),
+            Err(error) => {
+                tracing::error!(shard = shard.0, %error, "the state of a shard cannot be opened");
+                let empty = M::open(&self.store, shard.0, None).await.ok()?;
+                Some((empty, Some(ShardFailure::RunDamaged)))
+            },
+        }
+    }
+
+    /// The configurations in a shard's log above its manifest. One that cannot be read is damage
+    /// that the log found, too.
+    async fn configurations(
+        &self,
+        stream: usize,
+        found: &RecoveredShard,
+    ) -> Vec<(LogIndex, Vec<u8>)> {
+        let applied = found.manifest.as_ref().map_or(LogIndex(0), |manifest| manifest.0);
+        let mut confs = Vec::new();
+        for index in found.confs.iter().filter(|index| **index > applied) {
+            let range = *index..index.next();
+            let read = self.logs.streams[stream].read(found.shard, range, 1).await;
+            let payload = read.ok().and_then(|batches| {
+                let batch = batches.first()?;
+                let body = Body::parse(&batch.head, &batch.body).ok()?;
+                let nth = usize::try_from(index.0 - batch.head.first.0).ok()?;
+                (nth < body.len()).then(|| body.payload(nth).to_vec())
+            });
+            if let Some(payload) = payload {
+                confs.push((*index, payload));
+            } else {
+                tracing::error!(shard = found.shard.0, index = index.0, "no configuration");
+            }
+        }
+        confs
+    }
+
+    /// Shards that belong here and that the log does not know are damaged, not new.
+    pub(super) fn missing_shards(&mut self, plan: &Plan) {
+        for stream in plan.own_streams() {
+            for shard in plan.shards_of(stream) {
+                if !self.slots.contains_key(&shard) {
+                    tracing::error!(shard = shard.0, "the log does not know a shard of this node");
+                    self.lose(shard, ShardFailure::LogDamaged);
+                }
+            }
+        }
+    }
+
+    /// A shard has no replica here at all.
+    fn lose(&mut self, shard: ShardId, why: ShardFailure) {
+        self.board.close(shard, why.code(), true);
+        self.lost.insert(shard, why);
+    }
+}
+
+/// What raft is told of damage. Lost entries are repaired as lost state is: by a peer's state.
+fn damage_of(log: DamageState, state_is_lost: bool, peers: bool) -> Damage {
+    match log {
+        DamageState::Retired => Damage::Retired,
+        DamageState::Repairing if !peers => Damage::Repairing,
+        DamageState::Repairing => Damage::State,
+        DamageState::Normal if state_is_lost => Damage::State,
+        DamageState::Normal => Damage::Normal,
+    }
+}

@@ -1,0 +1,204 @@
+//! The task that receives a state: it asks for the sections that are not here, piece by piece, and
+//! opens what they make up.
+
+use core::fmt;
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bowline_env::{Dir as _, Env, Nanos};
+use bowline_net::{Bulk, Received};
+use bowline_raft::{NodeId, Slot};
+use bowline_statemachine::manifest::{Manifest, SectionRef};
+use bowline_statemachine::store::{JobError, Section, Store};
+use bowline_statemachine::transfer::{ReceivedSection, Snapshot, localized};
+use bowline_statemachine::{Machine, OpenFailure};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::WANTS_MAX;
+use crate::core::gate::Gate;
+use crate::core::mail::{Event, Mail};
+
+/// A piece that does not come is asked for again after this long.
+const RETRY: Nanos = Nanos(1_000_000_000);
+/// So often in a row, then the transfer is given up: 10 minutes.
+const RETRIES_MAX: u32 = 600;
+/// Part of what is missing that has to be free beside it.
+const SPARE_PART: u64 = 20;
+
+/// What a transfer came to; none while it runs.
+pub(super) type Outcome<M> = Rc<Slate<Result<(M, Bytes), Failed>>>;
+
+/// A place that is written once and taken once.
+pub(super) struct Slate<T>(Cell<Option<T>>);
+
+impl<T> Default for Slate<T> {
+    fn default() -> Self {
+        Self(Cell::new(None))
+    }
+}
+
+impl<T> Slate<T> {
+    pub(super) fn take(&self) -> Option<T> {
+        self.0.take()
+    }
+}
+
+/// Why a state was not received.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The disk has no room for it.
+    NoSpace,
+    /// Nothing came for a long time.
+    Silence,
+    /// A run could not be written or is not what was offered.
+    Run(JobError),
+    /// The state cannot be opened.
+    Open(OpenFailure),
+    /// It was ended from outside.
+    Ended,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSpace => f.write_str("the disk has no room for it"),
+            Self::Silence => f.write_str("the sender is silent"),
+            Self::Run(error) => error.fmt(f),
+            Self::Open(error) => error.fmt(f),
+            Self::Ended => f.write_str("it was ended"),
+        }
+    }
+}
+
+/// What the task needs.
+pub(super) struct Receiving<E: Env> {
+    pub(super) env: E,
+    pub(super) store: Rc<Store<E>>,
+    pub(super) mail: Rc<Mail<E>>,
+    /// What is here already.
+    pub(super) held: Option<Snapshot<E>>,
+    pub(super) offered: Manifest,
+    pub(super) pieces: mpsc::Receiver<Received>,
+    pub(super) node: NodeId,
+    pub(super) slot: Slot,
+    pub(super) len_max: u32,
+}
+
+impl<E: Env> Receiving<E> {
+    pub(super) async fn run<M: Machine<E>>(mut self, gate: Rc<Gate>, outcome: Outcome<M>) {
+        let mut sections = Vec::new();
+        let result = gate.or(self.receive::<M>(&gate, &mut sections)).await;
+        let result = result.unwrap_or(Err(Failed::Ended));
+        if result.is_err() {
+            for section in sections {
+                if !self.is_held(section.id()) {
+                    self.store.retire(section);
+                }
+            }
+        }
+        outcome.0.set(Some(result));
+        self.mail.push(Event::TransferEnded { slot: self.slot });
+    }
+
+    fn is_held(&self, section: u128) -> bool {
+        let held = self.held.iter().flat_map(|held| &held.sections);
+        held.into_iter().any(|it| it.id() == section)
+    }
+
+    async fn receive<M: Machine<E>>(
+        &mut self,
+        gate: &Gate,
+        sections: &mut Vec<Rc<Section<E>>>,
+    ) -> Result<(M, Bytes), Failed> {
+        let missing = self.offered.sections.iter().filter(|at| !self.is_held(at.section));
+        let bytes: u64 = missing.map(|at| at.len).sum();
+        let free = self.env.dir().free_space().await.unwrap_or(u64::MAX);
+        if free < bytes + bytes / SPARE_PART {
+            return Err(Failed::NoSpace);
+        }
+        for at in self.offered.sections.clone() {
+            let held = self.held.iter().flat_map(|held| &held.sections);
+            let here = held.into_iter().find(|it| it.id() == at.section).cloned();
+            let section = match here {
+                Some(section) => section,
+                None => self.section(gate, at).await?,
+            };
+            sections.push(section);
+        }
+        let body = localized(&self.offered, sections);
+        let shard = self.offered.shard;
+        let machine = M::open(&self.store, shard, Some(&body)).await.map_err(Failed::Open)?;
+        Ok((machine, body))
+    }
+
+    /// Receives one section.
+    async fn section(&mut self, gate: &Gate, at: SectionRef) -> Result<Rc<Section<E>>, Failed> {
+        let shard = self.offered.shard;
+        let received = ReceivedSection::create(&self.store, shard, at).await;
+        let mut received = received.map_err(Failed::Run)?;
+        match gate.or(self.pieces_of(at.section, &mut received)).await {
+            Some(Ok(())) => received.finish().await.map_err(Failed::Run),
+            Some(Err(failed)) => {
+                received.abandon().await;
+                Err(failed)
+            },
+            None => {
+                received.abandon().await;
+                Err(Failed::Ended)
+            },
+        }
+    }
+
+    /// Asks for what is missing of a section until it is whole.
+    async fn pieces_of(
+        &mut self,
+        section: u128,
+        received: &mut ReceivedSection<E>,
+    ) -> Result<(), Failed> {
+        let (mut asked, mut silent) = (0, 0);
+        while let Some(next) = received.next() {
+            let ahead = u64::from(self.len_max) * u64::try_from(WANTS_MAX).unwrap_or(1);
+            asked = asked.max(next);
+            while asked < next + ahead
+                && let Some(len) = received.piece_at(asked, self.len_max)
+            {
+                self.ask((section, asked, len));
+                asked += u64::from(len);
+            }
+            let Some(frame) = self.piece().await else {
+                // What was asked for is lost with its lane.
+                (silent, asked) = (silent + 1, next);
+                if silent >= RETRIES_MAX {
+                    return Err(Failed::Silence);
+                }
+                continue;
+            };
+            if let Ok(Bulk::Chunk { section: of, off, bytes, .. }) = Bulk::decode(&frame.frame())
+                && (of, off) == (section, next)
+            {
+                silent = 0;
+                received.push(bytes).await.map_err(Failed::Run)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, piece: (u128, u64, u32)) {
+        let (slot, node) = (self.slot, self.node);
+        self.mail.push(Event::AskForPiece { slot, node, piece });
+    }
+
+    /// The next piece that comes; none: nothing did for a while.
+    async fn piece(&mut self) -> Option<Received> {
+        let mut late = core::pin::pin!(self.env.sleep_until(self.env.now().after(RETRY)));
+        let pieces = &mut self.pieces;
+        core::future::poll_fn(move |cx| {
+            if let core::task::Poll::Ready(Some(piece)) = pieces.poll_recv(cx) {
+                return core::task::Poll::Ready(Some(piece));
+            }
+            late.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+}
