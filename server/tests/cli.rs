@@ -2,46 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 
+#[path = "kit/call.rs"]
+mod call;
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use bowline::{EmbeddedEngine, ErrorTable};
 use serde_json::Value;
-use tempfile::TempDir;
 
-fn bowline(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bowline"))
-        .args(args)
-        .env_remove("BOWLINE_CONFIG")
-        .env_remove("CONFIG_PATH")
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn ends_with(output: &Output, status: i32) -> String {
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{said}\n{complained}");
-    said
-}
-
-#[track_caller]
-fn complains(output: &Output, status: i32) -> String {
-    ends_with(output, status);
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// On the disk that the build is on: the system's temporary directory may be memory.
-fn on_disk() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use call::{bowline, complains, ends_with, on_disk, text};
 
 #[test]
 fn every_code_is_explained_with_cause_and_fix() {
@@ -153,11 +125,13 @@ const SMALL: [&str; 6] = [
 ];
 
 #[track_caller]
-fn bench_kv(args: &[&str]) -> Value {
+fn bench_kv(nodes: u64, args: &[&str]) -> Value {
     let dir = on_disk();
     let mut all = vec!["bench", "kv", "--dir", text(dir.path()), "--seconds", "1"];
     all.extend(["--warmup", "0.2", "--keys", "1000", "--json", "-"]);
     all.extend(SMALL);
+    let count = nodes.to_string();
+    all.extend(["--nodes", &count]);
     all.extend(args);
     let said = ends_with(&bowline(&all), 0);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
@@ -179,14 +153,14 @@ fn bench_kv(args: &[&str]) -> Value {
     ] {
         assert!(line[key].as_f64().unwrap() > 0.0, "{key}: {line}");
     }
-    assert_eq!(line["nodes"], 1);
+    assert_eq!(line["nodes"], nodes);
     assert_eq!(line["errors"], 0, "{line}");
     line
 }
 
 #[test]
 fn puts_from_a_thread_are_measured_beside_the_disk() {
-    let line = bench_kv(&["--clients", "8", "--shards", "4"]);
+    let line = bench_kv(1, &["--clients", "8", "--shards", "4"]);
     assert_eq!(line["workload"], "put");
     assert_eq!(line["on_core"], false);
     let least = line["ops"].as_u64().unwrap() * 256;
@@ -194,9 +168,16 @@ fn puts_from_a_thread_are_measured_beside_the_disk() {
 }
 
 #[test]
+fn puts_on_three_nodes_reach_every_disk() {
+    let line = bench_kv(3, &["--clients", "8", "--shards", "4"]);
+    let least = 3 * line["ops"].as_u64().unwrap() * 256;
+    assert!(line["bytes_written"].as_u64().unwrap() >= least / 3 * 2, "a majority synced: {line}");
+}
+
+#[test]
 fn reads_on_a_core_are_measured() {
     let args = ["--workload", "get", "--consistency", "eventual", "--on-core", "--clients", "3"];
-    let line = bench_kv(&args);
+    let line = bench_kv(1, &args);
     assert_eq!(line["workload"], "get_eventual");
     assert_eq!(line["on_core"], true);
 }
@@ -204,7 +185,7 @@ fn reads_on_a_core_are_measured() {
 #[test]
 fn a_mixture_at_a_rate_is_measured_from_when_it_was_due() {
     let args = ["--reads", "50", "--rate", "500", "--clients", "16", "--shards", "2"];
-    let line = bench_kv(&args);
+    let line = bench_kv(1, &args);
     assert_eq!(line["workload"], "mixed_50_linearizable");
     let (made, unsent) = (line["ops"].as_u64().unwrap(), line["unsent"].as_u64().unwrap());
     assert!((499..=501).contains(&(made + unsent)), "{line}");
