@@ -2,7 +2,8 @@
 //! Each test is a scenario with a name; random schedules are in `simulation.rs`.
 //! `BOWLINE_TRACE=info` tells what the nodes say.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is this test failing")]
-#![expect(clippy::print_stdout, reason = "what nodes say is for people")]
+#![expect(clippy::print_stdout, clippy::disallowed_macros, reason = "what nodes say is for people")]
+#![expect(clippy::needless_collect, reason = "all are begun before one is waited for")]
 
 #[path = "cluster/disks.rs"]
 mod disks;

@@ -74,9 +74,8 @@ fn rs_17_a_write_in_flight_on_a_lost_leader_is_unknown_or_certainly_not_done() {
     for delay in [0, 20, 50, 100, 150, 200, 300, 500] {
         let mut cluster = Cluster::up(74, 3, 1);
         let leader = cluster.leader();
-        let open: Vec<_> = (0..20)
-            .map(|nth| cluster.begin_put(leader, &format!("key-{nth}"), "value"))
-            .collect();
+        let open: Vec<_> =
+            (0..20).map(|nth| cluster.begin_put(leader, &format!("key-{nth}"), "value")).collect();
         cluster.world.run_for(Nanos(delay * 10_000));
         cluster.crash(leader, Crash::Power);
         cluster.world.run_for(ms(100));

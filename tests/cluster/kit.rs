@@ -188,7 +188,12 @@ impl Cluster {
     }
 
     /// Begins a put through one node.
-    pub(crate) fn begin_put(&self, node: u64, key: &str, value: &str) -> SimTask<Result<(), Error>> {
+    pub(crate) fn begin_put(
+        &self,
+        node: u64,
+        key: &str,
+        value: &str,
+    ) -> SimTask<Result<(), Error>> {
         let (client, key, value) = (self.engine(node).client(), key.to_owned(), value.to_owned());
         self.world.spawn_client(async move { client.put(key, value).await })
     }

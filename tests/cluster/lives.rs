@@ -178,9 +178,7 @@ fn write_and_read_all(cluster: &Cluster, value: &str) {
     for nth in 0..12 {
         let key = format!("key-{nth}");
         let put = match cluster.put(1, &key, value) {
-            Err(Error::NotLeader { leader: Some(hint), .. }) => {
-                cluster.put(hint.id.0, &key, value)
-            },
+            Err(Error::NotLeader { leader: Some(hint), .. }) => cluster.put(hint.id.0, &key, value),
             other => other,
         };
         put.unwrap_or_else(|error| panic!("{key}: {error:#}"));
@@ -207,8 +205,9 @@ fn sd_01_a_node_that_missed_much_gets_all_of_it() {
     }
     cluster.start(away);
     // Others go on writing while it catches up.
-    let open: Vec<_> =
-        (400..500).map(|nth| cluster.begin_put(leader, &format!("key-{nth}"), &value(nth))).collect();
+    let open: Vec<_> = (400..500)
+        .map(|nth| cluster.begin_put(leader, &format!("key-{nth}"), &value(nth)))
+        .collect();
     cluster.ready(away);
     cluster.world.run_for(Nanos(5_000_000_000));
     assert!(open.into_iter().all(|put| matches!(put.take(), Some(Ok(())))));

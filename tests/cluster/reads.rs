@@ -14,7 +14,7 @@ fn every_answer_is(cluster: &Cluster, span: Nanos, how: Consistency, want: &str)
     let until = cluster.world.now().after(span);
     let mut answers = 0;
     while cluster.world.now() < until {
-        for node in cluster.alive().collect::<Vec<_>>() {
+        for node in cluster.alive() {
             let client = cluster.engine(node).client().with_timeout(Duration::from_millis(50));
             let read = cluster.run(async move { client.get_with_consistency("key", how).await });
             if let Ok(value) = read {
@@ -75,9 +75,9 @@ fn rd_04_a_leader_that_was_paused_shows_nothing_stale() {
         cluster.put(new, "key", "new").unwrap();
         // Asked while it is paused: the answer comes when it goes on.
         let client = cluster.engine(old).client();
-        let read = cluster.world.spawn_client(async move {
-            client.get_with_consistency("key", how).await
-        });
+        let read = cluster
+            .world
+            .spawn_client(async move { client.get_with_consistency("key", how).await });
         cluster.world.run_for(Nanos(6_000_000_000));
         if let Some(Ok(value)) = read.take() {
             assert_eq!(value.as_deref(), Some(&b"new"[..]), "{how:?}");

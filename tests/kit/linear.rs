@@ -271,9 +271,9 @@ impl Search<'_> {
             }
         }
         loop {
-            let leads = |what: &What| match what {
-                What::Swap { expected, new } if wanted.has(*new) => Some(*expected),
-                _ => None,
+            let leads = |what: &What| {
+                let What::Swap { expected, new } = what else { return None };
+                wanted.has(*new).then_some(*expected)
             };
             let found = self.kinds.iter().filter_map(leads).find(|it| !wanted.values.contains(it));
             let Some(found) = found else { return wanted };
@@ -342,14 +342,12 @@ pub(crate) fn around(calls: &[Call], at: usize) -> String {
     let mut near: Vec<_> = calls.iter().filter(|call| call.start <= last.end).collect();
     near.sort_by_key(|call| (call.answer.is_none(), call.end));
     let known = near.iter().rposition(|call| call.answer.is_some()).map_or(0, |at| at + 1);
-    let shown = near[known.saturating_sub(24)..].iter();
-    shown
-        .map(|call| {
-            let Call { client, start, end, what, answer } = call;
-            let mark = if *start == last.start { " <--" } else { "" };
-            format!("  [{start}, {end}] client {client}: {what:?} -> {answer:?}{mark}\n")
-        })
-        .collect()
+    let lines = near[known.saturating_sub(24)..].iter().map(|call| {
+        let Call { client, start, end, what, answer } = call;
+        let mark = if *start == last.start { " <--" } else { "" };
+        format!("  [{start}, {end}] client {client}: {what:?} -> {answer:?}{mark}")
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -394,7 +394,8 @@ impl Inner {
             let Some(attempt) = net.attempts.at(key) else { return };
             let (to, life, deadline) = (attempt.to, Rc::clone(&attempt.life), attempt.deadline);
             let target = node_of(to.ip(), life.node).map(|id| self.node(id));
-            let up = target.is_some_and(|node| !node.off.get() && net.links.meet(life.node, node.id));
+            let up =
+                target.is_some_and(|node| !node.off.get() && net.links.meet(life.node, node.id));
             let answer = if self.now() >= deadline {
                 Err(Kind::TimedOut)
             } else if up {

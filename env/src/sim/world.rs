@@ -293,9 +293,10 @@ impl World {
     /// The time, and which core of which node runs just now, for people.
     pub fn whereabouts(&self) -> String {
         let now = self.inner.now();
-        let place = self.inner.running_at().map_or_else(String::new, |(node, core)| {
-            format!(" node {node} core {core}")
-        });
+        let place = self
+            .inner
+            .running_at()
+            .map_or_else(String::new, |(node, core)| format!(" node {node} core {core}"));
         format!("{:>6}.{:06} s{place}", now / 1_000_000_000, now / 1_000 % 1_000_000)
     }
 

@@ -140,9 +140,8 @@ impl History {
 
     /// The number in what was read; the two of a pair must be one.
     pub(crate) fn value(&self, key: Key, values: &[Option<Bytes>]) -> Value {
-        let decode = |value: &Option<Bytes>| {
-            value.as_ref().map(|value| key.decode(value, self.value_max))
-        };
+        let decode =
+            |value: &Option<Bytes>| value.as_ref().map(|value| key.decode(value, self.value_max));
         let first = decode(&values[0]);
         for other in &values[1..] {
             assert_eq!(first, decode(other), "half a batch of {key:?} is seen");
@@ -190,9 +189,8 @@ impl History {
                 Key::Register(_) | Key::Pair(_) => value,
             };
             let origin = self.origins.get(&number);
-            let written = origin.is_some_and(|it| {
-                it.key == read.key && it.start < read.end && !it.refused
-            });
+            let written =
+                origin.is_some_and(|it| it.key == read.key && it.start < read.end && !it.refused);
             assert!(written, "an eventual read gives what nobody wrote: {read:?}, {origin:?}");
         }
     }

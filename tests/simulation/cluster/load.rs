@@ -149,10 +149,11 @@ impl Client {
         match (self.rng.below(10), key) {
             (0..=1, _) => What::Put(None),
             (2..=3, _) => swap(new),
-            (4, Key::Register(_) | Key::Counter(_)) => match swap(None) {
+            (4, Key::Register(_) | Key::Counter(_)) => {
+                let swap = swap(None);
                 // Of an absent key there is nothing to remove.
-                What::Swap { expected: None, .. } => What::Put(None),
-                swap => swap,
+                let absent = matches!(swap, What::Swap { expected: None, .. });
+                if absent { What::Put(None) } else { swap }
             },
             (5..=8, Key::Counter(_)) => What::Increment(1 + i64::from(self.rng.ratio(1, 2))),
             _ => What::Put(new),
@@ -169,25 +170,31 @@ impl Client {
             let open = self.shared.history.borrow_mut().begin(key, self.number, what);
             let result = self.call(&at, key, what).await;
             let took = self.shared.note(open, &result);
-            let mut tally = self.shared.tally.borrow_mut();
-            if let Key::Pair(_) = key {
-                tally.batches += u64::from(took == Some(true));
-            }
-            if attempt > 0 {
-                tally.redirected += 1;
-                tally.redirected_acked += u64::from(took == Some(true));
-            }
-            drop(tally);
+            self.count(key, attempt > 0, took == Some(true));
             match result {
                 Ok(Answer::Done) => drop(self.seen.insert(key, after(what))),
                 Ok(Answer::Value(sum)) => drop(self.seen.insert(key, sum)),
                 Ok(Answer::Swapped(_)) => {},
                 Err(Error::NotLeader { leader: Some(hint), .. }) => {
-                    assert_ne!(hint.id.0, at.node, "a node that says it does not lead names itself");
+                    assert_ne!(
+                        hint.id.0, at.node,
+                        "a node that says it does not lead names itself"
+                    );
                     door = self.shared.door(hint.id.0);
                 },
                 Err(error) => self.pause(&error).await,
             }
+        }
+    }
+
+    fn count(&self, key: Key, redirected: bool, acked: bool) {
+        let mut tally = self.shared.tally.borrow_mut();
+        if let Key::Pair(_) = key {
+            tally.batches += u64::from(acked);
+        }
+        if redirected {
+            tally.redirected += 1;
+            tally.redirected_acked += u64::from(acked);
         }
     }
 
@@ -261,7 +268,8 @@ impl Client {
             pairs.push((key.names().remove(0), value));
         }
         let results = door.client.put_many(pairs).await;
-        let results = results.unwrap_or_else(|error| open.iter().map(|_| Err(error.clone())).collect());
+        let results =
+            results.unwrap_or_else(|error| open.iter().map(|_| Err(error.clone())).collect());
         assert_eq!(results.len(), open.len(), "every put has its result");
         for (open, result) in open.into_iter().zip(results) {
             let _: Option<bool> = self.shared.note(open, &result.map(|()| Answer::Done));

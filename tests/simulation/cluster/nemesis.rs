@@ -55,7 +55,8 @@ impl Nemesis {
     /// Does what is due.
     pub(crate) fn act(&mut self, nodes: &mut Nodes) {
         let now = self.now();
-        let (due, left) = std::mem::take(&mut self.ends).into_iter().partition(|(at, _)| *at <= now);
+        let (due, left) =
+            std::mem::take(&mut self.ends).into_iter().partition(|(at, _)| *at <= now);
         self.ends = left;
         let due: Vec<(Nanos, End)> = due;
         for (_, end) in due {
@@ -167,8 +168,7 @@ impl Nemesis {
         let hears = self.rng.ratio(1, 2);
         let others = self.shared.plan.nodes.iter().copied().filter(|it| *it != node);
         let others = others.filter(|it| all || *it == other);
-        let ways: Vec<_> =
-            others.map(|it| if hears { (node, it) } else { (it, node) }).collect();
+        let ways: Vec<_> = others.map(|it| if hears { (node, it) } else { (it, node) }).collect();
         for (from, to) in &ways {
             self.shared.world.link(*from, *to).cut();
         }
@@ -199,6 +199,7 @@ impl Nemesis {
         self.shared.tally.borrow_mut().power_losses_of_all += 1;
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told apart before")]
     fn clock(&self, trouble: Trouble, node: u64) {
         let clock = self.shared.world.clock(node);
         let span = Nanos(self.rng.magnitude(1_000_000, 4_000_000_000));

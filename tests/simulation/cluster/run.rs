@@ -199,7 +199,11 @@ impl Run {
             match &first {
                 None => first = Some((node, state)),
                 Some((other, its)) => {
-                    assert!(*its == state, "nodes {other} and {node} differ: {}", diff(its, &state));
+                    assert!(
+                        *its == state,
+                        "nodes {other} and {node} differ: {}",
+                        diff(its, &state)
+                    );
                 },
             }
         }
