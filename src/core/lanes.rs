@@ -63,15 +63,18 @@ pub(crate) struct Lanes<E: Env> {
     pub(super) waiting: bool,
     /// Entries read from disk for a peer, until raft sends them.
     fetched: BTreeMap<(Slot, ReplicaId), Vec<BatchRef>>,
+    /// Bytes of entries that raft puts into one Append.
+    append_max: usize,
     /// Reused: batches to send.
     batches: Vec<BatchRef>,
 }
 
 impl<E: Env> Lanes<E> {
-    pub(crate) fn new(doorman: Rc<Doorman<E>>, bell: Bell) -> Self {
+    pub(crate) fn new(doorman: Rc<Doorman<E>>, bell: Bell, append_max: usize) -> Self {
         let nudge = Nudge::new(bell);
         Self {
             doorman,
+            append_max,
             all: Vec::new(),
             index: BTreeMap::new(),
             waker: Waker::from(Arc::clone(&nudge)),
