@@ -13,7 +13,8 @@
 //! outcome is unknown stays open for ever and is placed or not. Of two configurations that differ
 //! only in the unknown calls placed, the one that placed fewer can do all that the other can: the
 //! other is forgotten; and one is placed only if it leads to a value that some open call asks for.
-//! That keeps histories with many lost answers short. A call that was certainly refused is not in the history at all; if its value is seen, no order explains it.
+//! That keeps histories with many lost answers short. A call that was certainly refused is not
+//! in the history at all; if its value is seen, no order explains it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
