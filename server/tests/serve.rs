@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use call::{bowline, complains, ends_with, on_disk, text};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A node alone, with a small log; its admin address.
 fn configured(dir: &Path) -> (PathBuf, SocketAddr) {
@@ -24,7 +24,7 @@ fn configured(dir: &Path) -> (PathBuf, SocketAddr) {
     let file = dir.join("bowline.toml");
     let lines = [
         "[node]".to_owned(),
-        format!("data_dir = {data:?}"),
+        format!("data_dir = \"{}\"", data.display()),
         "[cluster]\nshards = 2\n[cores]\ncount = 1".to_owned(),
         "[wal]\nslot_bytes = \"1MiB\"\nframe_cap = \"64KiB\"\nlog_bytes = \"16MiB\"".to_owned(),
         format!("[server]\nadmin = \"{admin}\"\n"),

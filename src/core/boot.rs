@@ -302,6 +302,8 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
     let mail = Rc::new(Mail::new(links.bell.clone()));
     let doorman = Doorman::new(&env, &mail, plan, links.ledger);
     let raft = new_raft(&env, plan);
+    let append_max = usize::try_from(CoreConfig::DEFAULT.append_bytes_max).expect("a small number");
+    let append_max = append_max.min(plan.entry_bytes_max);
     let core = Core {
         node: plan.node,
         options: plan.options,
@@ -314,7 +316,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
         slots: BTreeMap::new(),
         store,
         mail,
-        lanes: Lanes::new(doorman, links.bell.clone()),
+        lanes: Lanes::new(doorman, links.bell.clone(), append_max),
         transfers: Transfers::default(),
         bell: links.bell,
         inbox: links.inbox,
@@ -357,14 +359,21 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
 fn new_raft<E: Env>(env: &E, plan: &Plan) -> RaftCore {
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
+    let batch_bytes_max = u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX);
+    // What goes along with one message has to fit a lane's frame, as the largest batch does.
+    let fits = |bytes: u32| bytes.min(batch_bytes_max);
+    let usual = CoreConfig::DEFAULT;
     let config = CoreConfig {
         uncommitted_bytes_max: plan.shard_uncommitted,
-        batch_bytes_max: u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX),
+        batch_bytes_max,
+        append_bytes_max: fits(usual.append_bytes_max),
+        probe_bytes_max: fits(usual.probe_bytes_max),
+        catchup_bytes_max: fits(usual.catchup_bytes_max),
         core: plan.core,
         lease_reads: plan.lease_reads,
         quiet_until: plan.quiet_until(env.now()),
         times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
-        ..CoreConfig::default()
+        ..usual
     };
     RaftCore::new(config, u64::from_le_bytes(seed))
 }

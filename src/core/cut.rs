@@ -31,7 +31,8 @@ pub(crate) fn cut(
     let mut head = BatchHeader { first, count, len, ..*head };
     head.crc = head.checksum(out);
     let len = usize::try_from(len).ok()?;
-    Some((head, made.freeze(len)))
+    made.fill(len);
+    Some((head, made.share(0..len)))
 }
 
 #[cfg(test)]

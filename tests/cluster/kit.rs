@@ -3,34 +3,40 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bowline::config::Peer;
-use bowline::{Config, EmbeddedEngine, Error, ShardId};
+use bowline::{EmbeddedEngine, Error, ShardId, Term};
 use bowline_env::Nanos;
-use bowline_env::sim::{Crash, Profile, World};
-use bowline_wal::{Geometry, SyncChoice, WalLogs, WalOptions};
+use bowline_env::sim::{Crash, Profile, SimTask, World};
+
+use crate::node::Setup;
 
 /// Virtual time that one step of a scenario may take.
 pub(crate) const LIMIT: Nanos = Nanos(120_000_000_000);
-const PORT: u16 = 7_500;
+
+/// So many milliseconds.
+pub(crate) const fn ms(millis: u64) -> Nanos {
+    Nanos::from_millis(millis)
+}
 
 /// A cluster of nodes numbered from 1.
 pub(crate) struct Cluster {
     pub(crate) world: World,
     pub(crate) nodes: Vec<u64>,
-    pub(crate) shards: u32,
-    pub(crate) cores: Vec<u32>,
-    settings: Vec<(&'static str, String)>,
+    /// How each node is started next.
+    pub(crate) setups: Vec<Setup>,
     engines: Vec<Option<EmbeddedEngine>>,
+    /// Handles of lives that are over: to drop one is to stop its node, which lives again.
+    graveyard: Vec<EmbeddedEngine>,
 }
 
 impl Cluster {
     /// So many nodes, all down.
     pub(crate) fn new(seed: u64, nodes: u64, shards: u32) -> Self {
         let world = World::new(seed, Profile::calm());
+        crate::trace::follow(&world);
         let nodes: Vec<u64> = (1..=nodes).collect();
         let engines = nodes.iter().map(|_| None).collect();
-        let cores = nodes.iter().map(|_| 1).collect();
-        Self { world, nodes, shards, cores, settings: Vec::new(), engines }
+        let setups = nodes.iter().map(|node| Setup::new(*node, &nodes, shards)).collect();
+        Self { world, nodes, setups, engines, graveyard: Vec::new() }
     }
 
     /// The same, all up and led.
@@ -51,61 +57,39 @@ impl Cluster {
 
     /// Changes a setting of every node that is started from now on.
     pub(crate) fn set(&mut self, key: &'static str, value: &str) {
-        self.settings.push((key, value.to_owned()));
+        for setup in &mut self.setups {
+            setup.more.push((key, value.to_owned()));
+        }
     }
 
-    fn config(&self, node: u64) -> Config {
-        let mut config = Config::default();
-        let peer = |id: &u64| Peer { id: *id, address: format!("{}:{PORT}", World::addr(*id)) };
-        let streams = self.cores[place(node)];
-        for (key, value) in [
-            ("node.id", node.to_string()),
-            ("node.app_address", format!("\"app-{node}:80\"")),
-            ("cluster.shards", self.shards.to_string()),
-            ("cores.count", streams.to_string()),
-            ("wal.streams", streams.to_string()),
-            ("wal.slot_bytes", "\"128KiB\"".to_owned()),
-            ("wal.frame_cap", "\"16KiB\"".to_owned()),
-            ("wal.log_bytes", "\"2MiB\"".to_owned()),
-            ("state.delta", "\"256KiB\"".to_owned()),
-            ("listen.peer", format!("\"{}:{PORT}\"", World::addr(node))),
-        ] {
-            config.set(key, &value).unwrap();
-        }
-        for (key, value) in &self.settings {
-            config.set(key, value).unwrap();
-        }
-        config.cluster.peers = self.nodes.iter().map(peer).collect();
-        config.security.insecure = true;
-        config
+    pub(crate) fn setup(&mut self, node: u64) -> &mut Setup {
+        &mut self.setups[place(node)]
     }
 
     /// Starts a node; it need not be ready.
     #[track_caller]
     pub(crate) fn start(&mut self, node: u64) {
-        let (config, factory) = (self.config(node), self.world.node(node));
-        let start = async move {
-            let options = WalOptions { sync: SyncChoice::Dsync, ..WalOptions::small() };
-            let geometry = Geometry {
-                slot_bytes: config.wal.slot_bytes.0,
-                frame_cap: 16 << 10,
-                log_bytes: config.wal.log_bytes.0,
-                ..Geometry::small()
-            };
-            EmbeddedEngine::builder()
-                .configure(|all| *all = config)
-                .start_in_with(factory, WalLogs { geometry, options })
-                .await
-        };
-        self.engines[place(node)] = Some(self.run(start).unwrap());
+        self.try_start(node).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn try_start(&mut self, node: u64) -> Result<(), Error> {
+        let engine = self.run(self.setups[place(node)].start(&self.world))?;
+        self.engines[place(node)] = Some(engine);
+        Ok(())
     }
 
     /// Waits until every shard has a leader as `node` sees it.
     #[track_caller]
     pub(crate) fn ready(&self, node: u64) {
+        self.ready_within(node, Duration::from_mins(1))
+            .unwrap_or_else(|error| panic!("node {node}: {error:#}"));
+    }
+
+    #[track_caller]
+    pub(crate) fn ready_within(&self, node: u64, limit: Duration) -> Result<(), Error> {
         let engine = self.engine(node).clone();
-        let ready = async move { engine.wait_ready(Duration::from_mins(1)).await };
-        self.run(ready).unwrap_or_else(|error| panic!("node {node}: {error:#}"));
+        self.run(async move { engine.wait_ready(limit).await }).map(drop)
     }
 
     #[track_caller]
@@ -113,15 +97,22 @@ impl Cluster {
         self.engines[place(node)].as_ref().expect("the node is up")
     }
 
-    pub(crate) fn crash(&mut self, node: u64, how: Crash) {
-        self.world.crash(node, how);
-        self.engines[place(node)] = None;
+    /// Nodes that are up.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = u64> + '_ {
+        self.nodes.iter().copied().filter(|node| self.engines[place(*node)].is_some())
     }
 
+    pub(crate) fn crash(&mut self, node: u64, how: Crash) {
+        self.world.crash(node, how);
+        self.graveyard.extend(self.engines[place(node)].take());
+    }
+
+    /// Stops a node in good order.
     #[track_caller]
     pub(crate) fn stop(&mut self, node: u64) {
-        let engine = self.engines[place(node)].take().expect("the node is up");
+        let engine = self.engine(node).clone();
         self.run(async move { engine.stop().await }).unwrap();
+        self.graveyard.extend(self.engines[place(node)].take());
     }
 
     /// Runs a task of a client to its end.
@@ -130,13 +121,81 @@ impl Cluster {
         self.world.block_on(LIMIT, task).unwrap()
     }
 
-    /// The node that leads every shard.
+    /// The node that leads every shard, once there is one.
     #[track_caller]
     pub(crate) fn leader(&self) -> u64 {
-        let up = || self.nodes.iter().filter(|node| self.engines[place(**node)].is_some());
-        let leads = || up().find(|node| self.engine(**node).is_leader()).copied();
+        self.leader_of(&self.nodes)
+    }
+
+    /// The same, one of `nodes`.
+    #[track_caller]
+    pub(crate) fn leader_of(&self, nodes: &[u64]) -> u64 {
+        let leads = || self.alive().find(|it| nodes.contains(it) && self.engine(*it).is_leader());
         self.world.run_until(|| leads().is_some(), LIMIT).unwrap();
         leads().unwrap()
+    }
+
+    /// A node that does not lead everything.
+    pub(crate) fn follower(&self) -> u64 {
+        let leader = self.leader();
+        self.alive().find(|node| *node != leader).expect("there are others")
+    }
+
+    /// The term in which a node knows a shard to be led.
+    pub(crate) fn term(&self, node: u64, shard: u64) -> Option<Term> {
+        let shard = self.engine(node).shard(ShardId(shard)).expect("there is such a shard");
+        shard.leader_info().map(|info| info.term)
+    }
+
+    /// Cuts every way between two groups.
+    pub(crate) fn part(&self, some: &[u64], others: &[u64]) {
+        for (a, b) in some.iter().flat_map(|a| others.iter().map(move |b| (*a, *b))) {
+            self.world.link(a, b).cut();
+            self.world.link(b, a).cut();
+        }
+    }
+
+    /// Cuts the ways from one group to another; those back stay whole.
+    pub(crate) fn silence(&self, from: &[u64], to: &[u64]) {
+        for (a, b) in from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b))) {
+            self.world.link(a, b).cut();
+        }
+    }
+
+    /// Mends every way.
+    pub(crate) fn mend(&self) {
+        for (a, b) in self.nodes.iter().flat_map(|a| self.nodes.iter().map(move |b| (*a, *b))) {
+            self.world.link(a, b).mend();
+        }
+    }
+
+    /// Every node but `node`.
+    pub(crate) fn others(&self, node: u64) -> Vec<u64> {
+        self.nodes.iter().copied().filter(|other| *other != node).collect()
+    }
+
+    /// Makes a node's state durable in runs.
+    #[track_caller]
+    pub(crate) fn flush(&self, node: u64) {
+        let engine = self.engine(node).clone();
+        let shards = u64::from(self.setups[place(node)].shards);
+        let flush = async move {
+            for shard in 0..shards {
+                engine.shard(ShardId(shard)).unwrap().flush().await.unwrap();
+            }
+        };
+        self.run(flush);
+    }
+
+    /// Begins a put through one node.
+    pub(crate) fn begin_put(
+        &self,
+        node: u64,
+        key: &str,
+        value: &str,
+    ) -> SimTask<Result<(), Error>> {
+        let (client, key, value) = (self.engine(node).client(), key.to_owned(), value.to_owned());
+        self.world.spawn_client(async move { client.put(key, value).await })
     }
 
     /// Puts through one node.
@@ -146,24 +205,24 @@ impl Cluster {
         self.run(async move { client.put(key, value).await })
     }
 
-    /// Makes a node's state durable in runs.
-    #[track_caller]
-    pub(crate) fn flush(&self, node: u64) {
-        let engine = self.engine(node).clone();
-        let shards = u64::from(self.shards);
-        let flush = async move {
-            for shard in 0..shards {
-                engine.shard(ShardId(shard)).unwrap().flush().await.unwrap();
-            }
-        };
-        self.run(flush);
-    }
-
     /// Reads through one node.
     #[track_caller]
     pub(crate) fn get(&self, node: u64, key: &str) -> Option<String> {
+        self.try_get(node, key).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn try_get(&self, node: u64, key: &str) -> Result<Option<String>, Error> {
         let (client, key) = (self.engine(node).client(), key.to_owned());
-        let value = self.run(async move { client.get(key).await }).unwrap();
+        let value = self.run(async move { client.get(key).await })?;
+        Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
+    }
+
+    /// What one node has applied of a key.
+    #[track_caller]
+    pub(crate) fn applied(&self, node: u64, key: &str) -> Option<String> {
+        let (client, key) = (self.engine(node).client(), key.to_owned());
+        let value = self.run(async move { client.get_eventual(key).await }).unwrap();
         value.map(|value| String::from_utf8_lossy(&value).into_owned())
     }
 }

@@ -427,6 +427,14 @@ impl Inner {
         lines
     }
 
+    /// The node and core of the running task; none: it is a client's.
+    pub(super) fn running_at(&self) -> Option<(u64, u16)> {
+        let running = self.running.get()?;
+        let sched = self.sched.borrow();
+        let core = sched.cores.at(running.core)?;
+        Some((core.life.as_ref()?.node, core.no.0))
+    }
+
     pub(super) fn is_running(&self) -> bool {
         self.running.get().is_some()
     }

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::inner::Inner;
+use super::link::Links;
 use super::profile::Fault;
 use super::sched::{Event, Life};
 use super::slab::{Key, Slab};
@@ -23,7 +24,7 @@ const WINDOW: usize = 256 << 10;
 /// Connections that wait to be accepted, per listener.
 const BACKLOG_MAX: usize = 128;
 /// After this long without an answer the peer is given up.
-const PEER_TIMEOUT: u64 = 15_000_000_000;
+pub(super) const PEER_TIMEOUT: u64 = 15_000_000_000;
 
 /// What travels to one side of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +36,17 @@ enum Part {
 
 /// One side of a connection.
 pub(super) struct End {
-    life: Rc<Life>,
+    pub(super) life: Rc<Life>,
     pub(super) addr: SocketAddr,
     data: VecDeque<u8>,
     visible: usize,
     transit: VecDeque<Part>,
     /// When the last part arrives.
-    last: u64,
+    pub(super) last: u64,
+    /// Parts, the first in transit, that a cut link keeps.
+    pub(super) held: usize,
+    /// Bytes that were read and whose room the writer does not know of: the way back is cut.
+    pub(super) unacked: usize,
     ended: bool,
     broken: Option<Kind>,
     /// Its writing side is shut.
@@ -61,6 +66,8 @@ impl End {
             visible: 0,
             transit: VecDeque::new(),
             last: 0,
+            held: 0,
+            unacked: 0,
             ended: false,
             broken: None,
             shut: false,
@@ -68,6 +75,11 @@ impl End {
             read_waker: None,
             write_waker: None,
         }
+    }
+
+    /// Parts on their way.
+    pub(super) fn transit_len(&self) -> usize {
+        self.transit.len()
     }
 
     /// Keeps the first `parts` of what is in transit.
@@ -85,6 +97,13 @@ impl End {
 /// A connection.
 pub(super) struct Conn {
     pub(super) ends: [End; 2],
+}
+
+impl Conn {
+    /// From which node to which node the writes of a side go.
+    pub(super) fn way(&self, side: usize) -> (u64, u64) {
+        (self.ends[side].life.node, self.ends[1 - side].life.node)
+    }
 }
 
 /// A listening socket.
@@ -110,6 +129,7 @@ pub(super) struct Net {
     pub(super) conns: Slab<Conn>,
     pub(super) listening: Slab<Listening>,
     pub(super) attempts: Slab<Attempt>,
+    pub(super) links: Links,
     ports: u16,
 }
 
@@ -178,9 +198,13 @@ impl Net {
         into: &mut [u8],
     ) -> Option<Result<usize, Kind>> {
         let Some(conn) = self.conns.at_mut(conn) else { return Some(Err(Kind::Reset)) };
+        let back = conn.way(side);
         let end = &mut conn.ends[side];
         let len = end.visible.min(into.len());
         if len > 0 {
+            if self.links.is_cut(back) {
+                end.unacked += len;
+            }
             let (front, back) = end.data.as_slices();
             let first = front.len().min(len);
             into[..first].copy_from_slice(&front[..first]);
@@ -202,7 +226,10 @@ impl Net {
         match end.broken {
             Some(kind) => Err(kind),
             None if end.shut => Err(Kind::Closed),
-            None => Ok(WINDOW.saturating_sub(conn.ends[1 - side].data.len())),
+            None => {
+                let other = &conn.ends[1 - side];
+                Ok(WINDOW.saturating_sub(other.data.len() + other.unacked))
+            },
         }
     }
 }
@@ -216,9 +243,10 @@ impl Inner {
     /// Sends a part to one side.
     fn net_send(&self, net: &mut Net, (conn, side): (Key, usize), part: Part, after: u64) {
         let Some(its) = net.conns.at_mut(conn) else { return };
-        let loopback = its.ends[0].life.node == its.ends[1].life.node;
+        let way = its.way(1 - side);
+        let delay = self.net_delay(way.0 == way.1) * net.links.slowness(way);
         let end = &mut its.ends[side];
-        end.last = end.last.max(self.now() + after + self.net_delay(loopback));
+        end.last = end.last.max(self.now() + after + delay);
         end.transit.push_back(part);
         let no = u8::from(side != 0);
         self.sched.borrow_mut().schedule(end.last, Event::Deliver(conn, no));
@@ -258,7 +286,7 @@ impl Inner {
     }
 
     /// Both sides lose the connection after some of what is in transit.
-    fn net_reset(&self, net: &mut Net, conn: Key) {
+    pub(super) fn net_reset(&self, net: &mut Net, conn: Key) {
         for side in [0, 1] {
             self.net_break(net, (conn, side), Kind::Reset, 0);
         }
@@ -317,16 +345,21 @@ impl Inner {
     pub(super) fn net_deliver(&self, conn: Key, no: u8) {
         let mut wakers = Vec::new();
         {
-            let mut net = self.net.borrow_mut();
+            let net = &mut *self.net.borrow_mut();
             let Some(its) = net.conns.at_mut(conn) else { return };
             let side = usize::from(no);
+            let way = its.way(1 - side);
             let end = &mut its.ends[side];
+            if net.links.is_cut(way) {
+                end.held += 1;
+                return;
+            }
             let Some(part) = end.transit.pop_front() else { return };
             self.trace.mix(self.now(), 5 << 60, conn.bits(), u64::from(no));
             match part {
                 Part::Bytes(len) if end.gone => {
                     end.data.drain(..len);
-                    self.net_break(&mut net, (conn, 1 - side), Kind::Reset, 0);
+                    self.net_break(net, (conn, 1 - side), Kind::Reset, 0);
                     return;
                 },
                 Part::Bytes(len) => end.visible += len,
@@ -361,7 +394,8 @@ impl Inner {
             let Some(attempt) = net.attempts.at(key) else { return };
             let (to, life, deadline) = (attempt.to, Rc::clone(&attempt.life), attempt.deadline);
             let target = node_of(to.ip(), life.node).map(|id| self.node(id));
-            let up = target.is_some_and(|node| !node.off.get());
+            let up =
+                target.is_some_and(|node| !node.off.get() && net.links.meet(life.node, node.id));
             let answer = if self.now() >= deadline {
                 Err(Kind::TimedOut)
             } else if up {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::device::SimDisk;
 use super::env::SimEnv;
 use super::inner::Inner;
+use super::link::SimLink;
 use super::node::{Node, SimFactory, number_world, publish_world, start_core};
 use super::profile::Profile;
 use super::rng::Rng;
@@ -262,6 +263,12 @@ impl World {
         SimClock { inner: Rc::clone(&self.inner), node: self.inner.node(id) }
     }
 
+    /// The way from one node to another; the way back is another link.
+    #[must_use]
+    pub fn link(&self, from: u64, to: u64) -> SimLink {
+        SimLink::new(&self.inner, (from, to))
+    }
+
     /// Lets a panic of a node's task end its core, as in production, instead of the step. The
     /// core's failure is told by `CoreThread::join`.
     pub fn tolerate_panics(&self, on: bool) {
@@ -281,6 +288,16 @@ impl World {
     /// The seed.
     pub fn seed(&self) -> u64 {
         self.inner.seed()
+    }
+
+    /// The time, and which core of which node runs just now, for people.
+    pub fn whereabouts(&self) -> String {
+        let now = self.inner.now();
+        let place = self
+            .inner
+            .running_at()
+            .map_or_else(String::new, |(node, core)| format!(" node {node} core {core}"));
+        format!("{:>6}.{:06} s{place}", now / 1_000_000_000, now / 1_000 % 1_000_000)
     }
 
     /// A hash over everything that happened: time, core, task, operation, result.

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use bowline_env::{Class, Env, SharedBuf};
 use bowline_net::{Control, PushError, Sender};
 use bowline_raft::{
-    BatchHeader, CoreConfig, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex,
-    Message, ReplicaId, Send, Slot, What,
+    BatchHeader, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex, Message,
+    ReplicaId, Send, Slot, What,
 };
 use bowline_statemachine::Machine;
 use bowline_wal::{BatchRef, LogStorage, ReadError};
@@ -21,9 +21,6 @@ use crate::core::run::Core;
 
 /// A credit frame goes out when this part of the window was released and nothing else is sent.
 const CREDIT_PART: u64 = 4;
-/// Bytes of entries that raft puts into one Append.
-const APPEND_MAX: usize = 256 << 10;
-const _: () = assert!(APPEND_MAX == CoreConfig::DEFAULT.append_bytes_max as usize, "the same");
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Tells raft how much each lane takes now.
@@ -43,8 +40,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Puts a message into its lane's next frame. Without a lane, or with entries that are gone
     /// from memory, it is dropped as a network may: raft asks again.
     pub(in crate::core) fn post(&mut self, send: &Send) {
-        let named = send.lane.map(|lane| usize::from(lane.0));
-        let Some(at) = named.or_else(|| self.lanes.any_to(send.node)) else {
+        let shard = send.message.shard;
+        // Raft names the lane that it knows best, and learns from the answer which was right.
+        let leads = |at: &usize| {
+            let link = self.lanes.all.get(*at).and_then(|lane| lane.link.as_ref());
+            link.is_some_and(|link| link.leads_to(shard))
+        };
+        let named = send.lane.map(|lane| usize::from(lane.0)).filter(leads);
+        let Some(at) = named.or_else(|| self.lanes.road(send.node, shard)) else {
             self.counters.messages_dropped.add(1);
             return;
         };
@@ -86,7 +89,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             out.extend(read.into_iter().flatten().take_while(stands));
         } else {
             let stream = self.logs.stream(send.slot);
-            let _: LogIndex = stream.cached(send.message.shard, from, APPEND_MAX, out);
+            let _: LogIndex = stream.cached(send.message.shard, from, self.lanes.append_max, out);
             let beyond = out.iter().position(|batch| batch.head.first > to);
             out.truncate(beyond.unwrap_or(out.len()));
         }

@@ -1,0 +1,94 @@
+//! Disks that hang, crawl or fail: leadership moves, and nothing that was acknowledged is lost.
+
+use bowline::{Error, ShardFailure};
+use bowline_env::Nanos;
+use bowline_env::sim::{Crash, WriteFault};
+
+use crate::kit::{Cluster, ms};
+
+#[test]
+fn rs_18_a_leader_whose_disk_hangs_is_replaced() {
+    let cluster = Cluster::up(71, 3, 4);
+    let old = cluster.leader();
+    cluster.put(old, "key", "before").unwrap();
+    cluster.world.disk(old).stuck(Nanos(30_000_000_000));
+    // Only what is written tells a leader that its disk hangs.
+    let open = cluster.begin_put(old, "key", "either way");
+    let before = cluster.world.now();
+    let new = cluster.leader_of(&cluster.others(old));
+    let took = cluster.world.now().since(before);
+    assert!(took < Nanos(5_000_000_000), "{} ns", took.0);
+    cluster.put(new, "key", "after").unwrap();
+    cluster.world.run_for(Nanos(40_000_000_000));
+    assert!(open.is_done());
+    for node in cluster.nodes.clone() {
+        assert_eq!(cluster.get(node, "key").as_deref(), Some("after"), "node {node}");
+    }
+}
+
+#[test]
+fn dk_09_a_follower_with_a_slow_disk_slows_nobody() {
+    let cluster = Cluster::up(72, 3, 4);
+    let leader = cluster.leader();
+    let time_of = |count: u32| {
+        let before = cluster.world.now();
+        for nth in 0..count {
+            cluster.put(leader, &format!("key-{nth}"), &"x".repeat(500)).unwrap();
+        }
+        cluster.world.now().since(before).0 / u64::from(count)
+    };
+    let quick = time_of(100);
+    let slow = cluster.others(leader)[0];
+    cluster.world.disk(slow).slow(100, Nanos(600_000_000_000));
+    let with_slow = time_of(100);
+    assert!(with_slow < 2 * quick, "{with_slow} ns a write after {quick}");
+    cluster.world.disk(slow).heal();
+    cluster.world.run_for(Nanos(10_000_000_000));
+    for nth in 0..100 {
+        let key = format!("key-{nth}");
+        assert_eq!(cluster.applied(slow, &key), cluster.applied(leader, &key));
+    }
+}
+
+#[test]
+fn dk_01_a_leader_whose_write_fails_gives_its_shards_up_and_the_others_lead_them() {
+    for how in [WriteFault::Error, WriteFault::Short, WriteFault::NoSpace] {
+        let mut cluster = Cluster::up(73, 3, 4);
+        let old = cluster.leader();
+        cluster.put(old, "key", "before").unwrap();
+        cluster.world.disk(old).fail_write(1, how);
+        let error = cluster.put(old, "key", "either way").unwrap_err();
+        let failed = matches!(error, Error::Shard { why: ShardFailure::LogWrite, .. });
+        assert!(failed && error.maybe_applied(), "{how:?}: {error}");
+        let new = cluster.leader_of(&cluster.others(old));
+        cluster.put(new, "key", "after").unwrap();
+        cluster.crash(old, Crash::Kill);
+        cluster.start(old);
+        cluster.ready(old);
+        assert_eq!(cluster.get(old, "key").as_deref(), Some("after"), "{how:?}");
+    }
+}
+
+#[test]
+fn rs_17_a_write_in_flight_on_a_lost_leader_is_unknown_or_certainly_not_done() {
+    for delay in [0, 20, 50, 100, 150, 200, 300, 500] {
+        let mut cluster = Cluster::up(74, 3, 1);
+        let leader = cluster.leader();
+        let open: Vec<_> =
+            (0..20).map(|nth| cluster.begin_put(leader, &format!("key-{nth}"), "value")).collect();
+        cluster.world.run_for(Nanos(delay * 10_000));
+        cluster.crash(leader, Crash::Power);
+        cluster.world.run_for(ms(100));
+        let new = cluster.leader();
+        cluster.start(leader);
+        cluster.ready(leader);
+        for (nth, put) in open.into_iter().enumerate() {
+            let found = cluster.get(new, &format!("key-{nth}"));
+            match put.take().expect("every call is answered") {
+                Ok(()) => assert_eq!(found.as_deref(), Some("value"), "{delay}, {nth}"),
+                Err(error) if error.maybe_applied() => {},
+                Err(error) => assert_eq!(found, None, "{delay}, {nth}: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The nodes of a run, from start to crash to start.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bowline::{EmbeddedEngine, Error};
+use bowline_env::Nanos;
+use bowline_env::sim::{Crash, Profile, Rng, SimTask};
+
+use super::load::Shared;
+
+/// A start or an orderly stop may take this long, whatever the disk does.
+const PATIENCE: Nanos = Nanos(60_000_000_000);
+
+/// What a node does now.
+enum Phase {
+    Down,
+    Starting {
+        task: SimTask<Result<EmbeddedEngine, Error>>,
+        since: Nanos,
+        /// A core of it ran.
+        lived: bool,
+    },
+    Up,
+    Stopping {
+        task: SimTask<Result<(), Error>>,
+        since: Nanos,
+    },
+}
+
+struct Node {
+    phase: Phase,
+    life: u64,
+}
+
+/// All nodes.
+pub(crate) struct Nodes {
+    shared: Rc<Shared>,
+    rng: Rng,
+    all: BTreeMap<u64, Node>,
+    /// Handles of lives that are over. To drop one is to stop its node, and there is another life.
+    graveyard: Vec<EmbeddedEngine>,
+    /// A start that fails is a violation: the disks are good.
+    whole: bool,
+}
+
+impl Nodes {
+    pub(crate) fn new(shared: &Rc<Shared>) -> Self {
+        let rng = Rng::new(shared.plan.seed ^ 0x6e6f_6465);
+        let down = |node: &u64| (*node, Node { phase: Phase::Down, life: 0 });
+        let all = shared.plan.nodes.iter().map(down).collect();
+        let shared = Rc::clone(shared);
+        let whole = shared.plan.profile == Profile::calm();
+        Self { shared, rng, all, graveyard: Vec::new(), whole }
+    }
+
+    /// From now on every start succeeds.
+    pub(crate) fn heal(&mut self) {
+        self.whole = true;
+    }
+
+    fn node(&mut self, node: u64) -> &mut Node {
+        self.all.get_mut(&node).expect("the node is one of the cluster")
+    }
+
+    pub(crate) fn start(&mut self, node: u64) {
+        if !matches!(self.all[&node].phase, Phase::Down) {
+            return;
+        }
+        let setup = self.shared.plan.setup(node, &self.rng);
+        let world = &self.shared.world;
+        let task = world.spawn_client(setup.start(world));
+        let (since, lived) = (world.now(), false);
+        let node = self.node(node);
+        node.life += 1;
+        node.phase = Phase::Starting { task, since, lived };
+    }
+
+    pub(crate) fn crash(&mut self, node: u64, how: Crash) {
+        self.bury(node);
+        self.shared.world.crash(node, how);
+        self.node(node).phase = Phase::Down;
+    }
+
+    /// Begins an orderly stop of a node that is up.
+    pub(crate) fn stop(&mut self, node: u64) -> bool {
+        let Some((_, engine)) = self.shared.up.borrow().get(&node).cloned() else { return false };
+        let stop = async move { engine.stop().await };
+        let task = self.shared.world.spawn_client(stop);
+        let since = self.shared.world.now();
+        self.node(node).phase = Phase::Stopping { task, since };
+        true
+    }
+
+    /// Takes a node from the clients, with what it counted.
+    fn bury(&mut self, node: u64) {
+        let Some((_, engine)) = self.shared.up.borrow_mut().remove(&node) else { return };
+        self.shared.tally.borrow_mut().harvest(&engine.metrics());
+        self.graveyard.push(engine);
+    }
+
+    /// Notes what happened by itself: starts and stops that ended, crashes that were ordered. The
+    /// nodes that went down are given.
+    pub(crate) fn look(&mut self) -> Vec<u64> {
+        let mut down = Vec::new();
+        for node in self.shared.plan.nodes.clone() {
+            if self.look_at(node) {
+                down.push(node);
+            }
+        }
+        down
+    }
+
+    /// True: the node went down.
+    fn look_at(&mut self, node: u64) -> bool {
+        let world = self.shared.world.clone();
+        let alive = world.alive(node);
+        let late = |since: Nanos| world.now().since(since) > PATIENCE;
+        match &mut self.node(node).phase {
+            Phase::Down => false,
+            Phase::Up => {
+                let closed = self.has_closed_shards(node);
+                if alive && closed {
+                    // As whoever runs it would do.
+                    self.crash(node, Crash::Kill);
+                } else if !alive {
+                    self.bury(node);
+                    self.node(node).phase = Phase::Down;
+                }
+                closed || !alive
+            },
+            Phase::Stopping { task, since } => {
+                assert!(!late(*since), "node {node} does not stop: {}", waiting(&world));
+                let done = task.is_done();
+                if done && let Some(Err(error)) = task.take() {
+                    println!("  the stop of node {node} is not clean: {error}");
+                }
+                if done || !alive {
+                    self.crash(node, Crash::Kill);
+                }
+                done || !alive
+            },
+            Phase::Starting { task, since, lived } => {
+                assert!(!late(*since), "node {node} does not start: {}", waiting(&world));
+                *lived |= alive;
+                let crashed = *lived && !alive && !task.is_done();
+                if crashed {
+                    self.node(node).phase = Phase::Down;
+                    return true;
+                }
+                task.is_done() && self.started(node)
+            },
+        }
+    }
+
+    /// A start ended. True: the node is down.
+    fn started(&mut self, node: u64) -> bool {
+        let whole = self.whole;
+        let alive = self.shared.world.alive(node);
+        let known = self.node(node);
+        let Phase::Starting { task, .. } = &known.phase else { return false };
+        match task.take() {
+            Some(Ok(engine)) => {
+                known.phase = Phase::Up;
+                let life = known.life;
+                self.shared.up.borrow_mut().insert(node, (life, engine));
+                false
+            },
+            other => {
+                if let Some(Err(error)) = other {
+                    let wrong = matches!(error, Error::Config(_));
+                    assert!(!wrong && (!whole || !alive), "node {node} does not start: {error:#}");
+                    println!("  a start of node {node} fails: {error}");
+                }
+                self.shared.tally.borrow_mut().failed_starts += 1;
+                self.crash(node, Crash::Kill);
+                true
+            },
+        }
+    }
+
+    /// Whether a fault of its disk closed shards of a node that is up.
+    pub(crate) fn has_closed_shards(&self, node: u64) -> bool {
+        let up = self.shared.up.borrow();
+        let Some((_, engine)) = up.get(&node) else { return false };
+        engine.metrics().cores.iter().any(|core| core.shards_failed > 0)
+    }
+
+    pub(crate) fn is_up(&self, node: u64) -> bool {
+        matches!(self.all[&node].phase, Phase::Up)
+    }
+
+    pub(crate) fn is_down(&self, node: u64) -> bool {
+        matches!(self.all[&node].phase, Phase::Down)
+    }
+}
+
+/// What everything waits with.
+fn waiting(world: &bowline_env::sim::World) -> String {
+    let stalled = world.run_until(|| false, Nanos(0));
+    stalled.map_or_else(|stalled| stalled.to_string(), |()| String::new())
+}

@@ -1,0 +1,154 @@
+//! What a run does, drawn from its seed.
+
+use bowline_env::Nanos;
+use bowline_env::sim::{Fault, Profile, Rng};
+use bowline_wal::SyncChoice;
+
+use crate::node::Setup;
+
+/// What the run does to its nodes, each kind on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Trouble {
+    /// Some nodes do not reach the others, for a while.
+    Partition,
+    /// A node is heard and hears nobody, or the reverse.
+    OneWay,
+    /// The way between two nodes is slow.
+    SlowLink,
+    /// The connections between two nodes are reset.
+    Reset,
+    /// A process dies.
+    Kill,
+    /// A machine loses power.
+    Power,
+    /// All machines lose power at once.
+    PowerOfAll,
+    /// A node is stopped in good order.
+    Stop,
+    /// A machine loses power in the middle of a disk operation to come.
+    PowerAtDisk,
+    /// No core of a node runs for a while.
+    Pause,
+    /// A pause that the node's clock does not see; never with lease reads.
+    HiddenPause,
+    /// A machine sleeps: its boot clock jumps.
+    Suspend,
+    /// A wall clock jumps.
+    WallJump,
+    /// A disk answers nothing, or slowly, for a while.
+    SlowDisk,
+    /// A write or sync of a disk fails.
+    BadDisk,
+}
+
+impl Trouble {
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Partition,
+        Self::OneWay,
+        Self::SlowLink,
+        Self::Reset,
+        Self::Kill,
+        Self::Power,
+        Self::PowerOfAll,
+        Self::Stop,
+        Self::PowerAtDisk,
+        Self::Pause,
+        Self::HiddenPause,
+        Self::Suspend,
+        Self::WallJump,
+        Self::SlowDisk,
+        Self::BadDisk,
+    ];
+}
+
+/// What a run does.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) profile: Profile,
+    pub(crate) nodes: Vec<u64>,
+    pub(crate) shards: u32,
+    /// By node; fixed at its founding.
+    pub(crate) streams: Vec<u32>,
+    pub(crate) clients: usize,
+    /// Of each kind of key.
+    pub(crate) keys: u64,
+    pub(crate) value_max: u64,
+    pub(crate) lease_reads: bool,
+    pub(crate) support_ms: u64,
+    pub(crate) sync: SyncChoice,
+    /// A client waits up to this long between two calls.
+    pub(crate) think: Nanos,
+    pub(crate) troubles: Vec<Trouble>,
+    /// Mean time between two of them.
+    pub(crate) between: Nanos,
+    /// How long there are faults.
+    pub(crate) safety: Nanos,
+    /// Healed without a minority, which comes back last.
+    pub(crate) some_stay_dead: bool,
+    /// Logs are compacted while nodes are away.
+    pub(crate) flushes: bool,
+}
+
+impl Plan {
+    pub(crate) fn drawn(seed: u64) -> Self {
+        let rng = Rng::new(seed ^ 0x636c_7573);
+        let calm = rng.ratio(1, 4);
+        let lease_reads = rng.ratio(1, 3);
+        let nodes = [1, 3, 3, 3, 3, 3, 3, 5, 5, 5][rng.index(10)];
+        let on = |trouble: &Trouble| {
+            let fits = !lease_reads || *trouble != Trouble::HiddenPause;
+            rng.ratio(1, 2) && fits
+        };
+        let troubles = Trouble::ALL.iter().copied().filter(on).collect();
+        let profile = if calm { Profile::calm() } else { Profile::one_copy() };
+        let clients = 1 + rng.index(9);
+        Self {
+            seed,
+            // The test says itself when a node is slow for long, so that every run gets somewhere.
+            profile: profile.without(Fault::Slow),
+            nodes: (1..=nodes).collect(),
+            shards: [1, 2, 4, 8, 16][rng.index(5)],
+            streams: (0..nodes).map(|_| few(&rng, 3)).collect(),
+            clients,
+            keys: if clients > 5 { [2, 8][rng.index(2)] } else { [1, 2, 8][rng.index(3)] },
+            value_max: if rng.ratio(1, 8) { 3_000 } else { 200 },
+            lease_reads,
+            support_ms: [250, 600, 1_000][rng.index(3)],
+            sync: if rng.ratio(1, 2) { SyncChoice::Dsync } else { SyncChoice::Fdatasync },
+            think: Nanos(rng.magnitude(1_000_000, 100_000_000)),
+            troubles,
+            between: Nanos(rng.magnitude(50_000_000, 5_000_000_000)),
+            safety: Nanos(rng.between(3_000_000_000, 15_000_000_000)),
+            some_stay_dead: rng.ratio(1, 4),
+            flushes: nodes == 1 && rng.ratio(1, 2),
+        }
+    }
+
+    /// A node as it is started next; the cores change from life to life.
+    pub(crate) fn setup(&self, node: u64, rng: &Rng) -> Setup {
+        let place = usize::try_from(node - 1).expect("nodes are few");
+        let (slot_bytes, log_bytes, delta_bytes) = if self.flushes {
+            (128 << 10, 2 << 20, 64 << 10)
+        } else {
+            (512 << 10, 64 << 20, 256 << 20)
+        };
+        Setup {
+            cores: few(rng, 3),
+            streams: self.streams[place],
+            support_ms: self.support_ms,
+            op_timeout_ms: 2_000,
+            lease_reads: self.lease_reads,
+            slot_bytes,
+            log_bytes,
+            delta_bytes,
+            sync: self.sync,
+            ..Setup::new(node, &self.nodes, self.shards)
+        }
+    }
+}
+
+/// A number from 1 to `most`.
+pub(crate) fn few(rng: &Rng, most: u64) -> u32 {
+    u32::try_from(1 + rng.below(most)).expect("few")
+}

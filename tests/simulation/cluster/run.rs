@@ -1,0 +1,235 @@
+//! One run of a cluster: trouble under load, then healing, then the judgement.
+//!
+//! ```text
+//! safety    clients call, the nemesis acts; what is acknowledged is remembered
+//! healing   faults are over: every shard is led, every node answers linearizable reads
+//! rest      no calls: every node holds the same state
+//! judge     the history of each key is linearizable
+//! ```
+
+mod history;
+mod load;
+mod nemesis;
+mod nodes;
+mod plan;
+mod tally;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bowline::{Consistency, Error, ScanOptions};
+use bowline_env::Nanos;
+use bowline_env::sim::{Crash, Rng, SimTask, World};
+use bytes::Bytes;
+
+use history::Key;
+use load::{Client, Shared, put_noted, read_noted};
+use nemesis::Nemesis;
+use nodes::Nodes;
+pub(crate) use plan::Plan;
+pub(crate) use tally::Tally;
+
+/// What a client or a step of the healing may take at most, in the world's time.
+const LIMIT: Nanos = Nanos(60_000_000_000);
+/// Every shard has a leader this long after the faults are over and the nodes are up.
+const LED_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks at the nodes.
+const SLICE: Nanos = Nanos::from_millis(20);
+
+/// A run under way.
+struct Run {
+    world: World,
+    shared: Rc<Shared>,
+    nodes: Nodes,
+    nemesis: Nemesis,
+    clients: Vec<SimTask<()>>,
+}
+
+/// Runs a plan. Panics where a promise is broken.
+pub(crate) fn run(plan: &Plan) -> Tally {
+    let world = World::new(plan.seed, plan.profile);
+    crate::trace::follow(&world);
+    world.tolerate_dropped_writes(true);
+    let shared = Shared::new(&world, plan);
+    let (nodes, nemesis) = (Nodes::new(&shared), Nemesis::new(&shared));
+    let mut run = Run { world, shared, nodes, nemesis, clients: Vec::new() };
+    run.trouble();
+    run.heal();
+    run.rest();
+    run.shared.history.borrow().judge();
+    run.end()
+}
+
+impl Run {
+    /// The safety phase.
+    fn trouble(&mut self) {
+        for node in self.shared.plan.nodes.clone() {
+            self.nodes.start(node);
+        }
+        for number in 0..self.shared.plan.clients {
+            let seed = u64::try_from(number).expect("few") << 32 | 0x636c_6965;
+            let rng = Rng::new(self.shared.plan.seed ^ seed);
+            let client = Client::new(&self.shared, number, rng);
+            self.clients.push(self.world.spawn_client(client.work()));
+        }
+        let end = self.world.now().after(self.shared.plan.safety);
+        while self.world.now() < end {
+            self.world.run_for(SLICE);
+            for node in self.nodes.look() {
+                self.nemesis.went_down(node);
+            }
+            self.nemesis.act(&mut self.nodes);
+        }
+    }
+
+    /// No more faults: everybody comes back, and everything is answered.
+    fn heal(&mut self) {
+        self.nemesis.heal();
+        self.nodes.heal();
+        self.shared.stop.set(true);
+        let clients = std::mem::take(&mut self.clients);
+        let done = || clients.iter().all(SimTask::is_done);
+        self.world.run_until(done, LIMIT).expect("every call is answered");
+        let dead = self.stay_dead();
+        for node in &dead {
+            self.nodes.crash(*node, Crash::Power);
+        }
+        let alive: Vec<u64> =
+            self.shared.plan.nodes.iter().copied().filter(|node| !dead.contains(node)).collect();
+        self.bring_up(&alive);
+        self.answer_everything(&alive);
+        if !dead.is_empty() {
+            self.bring_up(&self.shared.plan.nodes.clone());
+            self.answer_everything(&dead);
+        }
+    }
+
+    /// A minority that misses the healing, if the plan has one.
+    fn stay_dead(&self) -> Vec<u64> {
+        let nodes = &self.shared.plan.nodes;
+        let rng = Rng::new(self.shared.plan.seed ^ 0x6465_6164);
+        let minority = (nodes.len() - 1) / 2;
+        if !self.shared.plan.some_stay_dead || minority == 0 {
+            return Vec::new();
+        }
+        let first = rng.index(nodes.len());
+        let count = 1 + rng.index(minority);
+        nodes.iter().cycle().skip(first).take(count).copied().collect()
+    }
+
+    /// Starts what is down and waits until each of the nodes knows a leader of every shard.
+    fn bring_up(&mut self, nodes: &[u64]) {
+        let limit = self.world.now().after(LIMIT);
+        loop {
+            let down: Vec<u64> = self.nodes.look();
+            let up = |node: &u64| self.nodes.is_up(*node) && !self.nodes.has_closed_shards(*node);
+            if down.is_empty() && nodes.iter().all(up) {
+                break;
+            }
+            for node in nodes {
+                self.nodes.start(*node);
+            }
+            assert!(self.world.now() < limit, "the nodes do not come up");
+            self.world.run_for(SLICE);
+        }
+        for node in nodes {
+            let (_, engine) = self.shared.up.borrow()[node].clone();
+            let ready = self.wait(async move { engine.wait_ready(LED_WITHIN).await });
+            ready.unwrap_or_else(|error| panic!("node {node}, all being well: {error:#}"));
+        }
+        self.world.run_for(Nanos(3_000_000_000));
+    }
+
+    /// Runs a client's task to its end.
+    fn wait<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
+        self.world.block_on(LIMIT, task).unwrap_or_else(|stalled| panic!("{stalled}"))
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let each = |no| [Key::Register(no), Key::Counter(no), Key::Pair(no)];
+        (0..self.shared.plan.keys).flat_map(each).collect()
+    }
+
+    /// Every one of the nodes reads every key, and every key takes a write.
+    fn answer_everything(&self, nodes: &[u64]) {
+        for node in nodes {
+            let door = self.shared.door(*node).expect("it is up");
+            for key in self.keys() {
+                let (shared, through) = (Rc::clone(&self.shared), door.clone());
+                let read = self.wait(async move { read_noted(&shared, &through, key).await });
+                read.unwrap_or_else(|error| {
+                    panic!("node {node} does not read {key:?}, all being well: {error:#}")
+                });
+                if let Key::Register(_) | Key::Counter(_) = key {
+                    self.write(*node, key);
+                }
+            }
+        }
+    }
+
+    /// Writes through a node or, as it says, through the leader.
+    fn write(&self, node: u64, key: Key) {
+        let put = |node| {
+            let door = self.shared.door(node).expect("it is up");
+            let shared = Rc::clone(&self.shared);
+            self.wait(async move { put_noted(&shared, &door, key).await })
+        };
+        let result = match put(node) {
+            Err(Error::NotLeader { leader: Some(hint), .. }) => put(hint.id.0),
+            other => other,
+        };
+        result.unwrap_or_else(|error| {
+            panic!("nobody writes {key:?} for node {node}, all being well: {error:#}")
+        });
+    }
+
+    /// After a quiet time every node has applied the same.
+    fn rest(&self) {
+        self.world.run_for(Nanos(2_000_000_000));
+        let mut first: Option<(u64, BTreeMap<Bytes, Bytes>)> = None;
+        for node in self.shared.plan.nodes.clone() {
+            let (_, engine) = self.shared.up.borrow()[&node].clone();
+            let client = engine.client();
+            let options = ScanOptions::new().consistency(Consistency::Eventual);
+            let page = self.wait(async move { client.scan_prefix(b"", options).await });
+            let page = page.unwrap_or_else(|error| panic!("node {node} does not scan: {error:#}"));
+            assert!(page.next.is_none(), "the keys are few");
+            let state: BTreeMap<_, _> = page.items.into_iter().collect();
+            match &first {
+                None => first = Some((node, state)),
+                Some((other, its)) => {
+                    assert!(
+                        *its == state,
+                        "nodes {other} and {node} differ: {}",
+                        diff(its, &state)
+                    );
+                },
+            }
+        }
+    }
+
+    /// Stops every node in good order.
+    fn end(mut self) -> Tally {
+        for node in self.shared.plan.nodes.clone() {
+            let (_, engine) = self.shared.up.borrow()[&node].clone();
+            let stopped = self.wait(async move { engine.stop().await });
+            stopped.unwrap_or_else(|error| panic!("node {node} does not stop cleanly: {error:#}"));
+            self.nodes.crash(node, Crash::Kill);
+        }
+        let mut tally = *self.shared.tally.borrow();
+        tally.millis = self.world.now().0 / 1_000_000;
+        tally.hash = self.world.trace_hash();
+        tally
+    }
+}
+
+/// The first key that differs.
+fn diff(a: &BTreeMap<Bytes, Bytes>, b: &BTreeMap<Bytes, Bytes>) -> String {
+    let keys = a.keys().chain(b.keys());
+    let mut differ = keys.filter(|key| a.get(*key) != b.get(*key));
+    let show = |value: Option<&Bytes>| value.map(|it| String::from_utf8_lossy(it).into_owned());
+    differ.next().map_or_else(String::new, |key| {
+        format!("{key:?}: {:?}, {:?}", show(a.get(key)), show(b.get(key)))
+    })
+}
