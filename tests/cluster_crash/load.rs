@@ -189,7 +189,13 @@ impl Client {
             if door.is_none() {
                 door = Door::open(&self.places[self.node]).ok();
             }
-            let stays = door.as_mut().is_some_and(|door| self.call(door));
+            let stays = match &mut door {
+                Some(door) => self.call(door),
+                None => {
+                    self.node = self.anybody();
+                    false
+                },
+            };
             if !stays {
                 door = None;
                 thread::sleep(Duration::from_millis(10));
@@ -219,9 +225,12 @@ impl Client {
             Ok(Answer::Unknown) | Err(_) => None,
         };
         let named = leader.and_then(|at| self.places.iter().position(|place| place.admin == at));
-        // Who says nothing, or names itself, is left for anybody.
-        let other = usize::try_from(self.draw.below(COUNT as u64)).unwrap();
-        self.node = named.unwrap_or(other);
+        // Who names nobody is left for anybody.
+        self.node = named.unwrap_or_else(|| self.anybody());
         false
+    }
+
+    fn anybody(&mut self) -> usize {
+        usize::try_from(self.draw.below(COUNT as u64)).unwrap()
     }
 }
