@@ -3,8 +3,7 @@
 //! and judged: reads and writes of a key happened one at a time, and no acknowledged write is
 //! gone, on any node.
 //!
-//! `BOWLINE_ROUNDS=n` sets the rounds, `BOWLINE_SEED=s` the moments; with `BOWLINE_HOLD=1` the nodes of a
-//! run that failed go on until the test is ended, so that they can be asked and looked at.
+//! `BOWLINE_ROUNDS=n` sets the rounds, `BOWLINE_SEED=s` the moments.
 //!
 //! ```text
 //! cargo test --test cluster_crash                                    a few rounds

@@ -189,13 +189,7 @@ impl Client {
             if door.is_none() {
                 door = Door::open(&self.places[self.node]).ok();
             }
-            let stays = match &mut door {
-                Some(door) => self.call(door),
-                None => {
-                    self.node = self.anybody();
-                    false
-                },
-            };
+            let stays = door.as_mut().is_some_and(|door| self.call(door));
             if !stays {
                 door = None;
                 thread::sleep(Duration::from_millis(10));
@@ -225,12 +219,9 @@ impl Client {
             Ok(Answer::Unknown) | Err(_) => None,
         };
         let named = leader.and_then(|at| self.places.iter().position(|place| place.admin == at));
-        // Who names nobody is left for anybody.
-        self.node = named.unwrap_or_else(|| self.anybody());
+        // Who says nothing, or names itself, is left for anybody.
+        let other = usize::try_from(self.draw.below(COUNT as u64)).unwrap();
+        self.node = named.unwrap_or(other);
         false
-    }
-
-    fn anybody(&mut self) -> usize {
-        usize::try_from(self.draw.below(COUNT as u64)).unwrap()
     }
 }
