@@ -78,6 +78,19 @@ pub enum Bulk<B> {
     },
 }
 
+impl<B> Bulk<B> {
+    /// The shard whose state it is about.
+    pub const fn shard(&self) -> ShardId {
+        match self {
+            Self::Offer { shard, .. }
+            | Self::Want { shard, .. }
+            | Self::Chunk { shard, .. }
+            | Self::End { shard, .. }
+            | Self::Refuse { shard, .. } => *shard,
+        }
+    }
+}
+
 impl<B: AsRef<[u8]>> Bulk<B> {
     pub(crate) fn kind(&self) -> Kind {
         Kind::Bulk(match self {

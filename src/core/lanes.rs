@@ -108,9 +108,17 @@ impl<E: Env> Lanes<E> {
         self.all.iter().any(|lane| lane.wanted && lane.link.is_none() && lane.node > own)
     }
 
-    /// A connection to `node`.
-    pub(super) fn link_to(&mut self, node: NodeId) -> Option<&mut Link<E>> {
-        let at = self.any_to(node)?;
+    /// The lane to the core of `node` that has `shard`, if it is up. Another core of a node that
+    /// is laid out in another way knows nothing of the shard.
+    pub(super) fn road(&self, node: NodeId, shard: ShardId) -> Option<usize> {
+        let core = self.doorman.roster.borrow().core_of(node, shard);
+        let at = *self.index.get(&(node, core))?;
+        self.all[at].link.is_some().then_some(at)
+    }
+
+    /// The connection to the core of `node` that has `shard`.
+    pub(super) fn link_to(&mut self, node: NodeId, shard: ShardId) -> Option<&mut Link<E>> {
+        let at = self.road(node, shard)?;
         self.all[at].link.as_mut()
     }
 
@@ -119,9 +127,9 @@ impl<E: Env> Lanes<E> {
         self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.since)
     }
 
-    /// Largest frame of a lane to `node`.
-    pub(super) fn frame_max_to(&self, node: NodeId) -> Option<u32> {
-        self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.frame_max)
+    /// Largest frame of the lane to the core of `node` that has `shard`.
+    pub(super) fn frame_max_to(&self, node: NodeId, shard: ShardId) -> Option<u32> {
+        self.road(node, shard).and_then(|at| self.all[at].link.as_ref()).map(|link| link.frame_max)
     }
 
     /// A lane to `node` that is up.

@@ -145,8 +145,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Gives a frame to a lane to `node`; false: there is none, or it takes none now.
     fn send_bulk(&mut self, node: NodeId, what: Bulk<&[u8]>) -> bool {
-        let (now, nodes) = (self.logs.now.0, &mut self.lanes);
-        let Some(link) = nodes.link_to(node) else { return false };
+        let now = self.logs.now.0;
+        let Some(link) = self.lanes.link_to(node, what.shard()) else { return false };
         let consumed = link.consumed();
         link.sender.control(&Control::Bulk(what), now, consumed);
         true
@@ -228,7 +228,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let (chunks, pieces) = mpsc::channel(WANTS_MAX + 1);
         let outcome = Outcome::default();
         let gate = Rc::new(Gate::default());
-        let frame_max = self.lanes.frame_max_to(node).unwrap_or(0);
+        let frame_max = self.lanes.frame_max_to(node, shard).unwrap_or(0);
         let chunk = u32::try_from(CHUNK_MAX).unwrap_or(u32::MAX);
         let len_max = frame_max.saturating_sub(FRAME_OVERHEAD).min(chunk);
         if len_max == 0 {
@@ -282,7 +282,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         let now = self.logs.now;
         for (&(shard, node), outgoing) in &mut self.transfers.out {
-            if let Some(link) = self.lanes.link_to(node).filter(|it| it.sender.takes_bulk())
+            if let Some(link) = self.lanes.link_to(node, shard).filter(|it| it.sender.takes_bulk())
                 && let Some((section, off, bytes)) = outgoing.ready.take()
             {
                 let consumed = link.consumed();

@@ -14,10 +14,11 @@ use std::task::Wake;
 
 use bowline_env::{Bell, Env, EnvError, Nanos, SharedBuf, Stream};
 use bowline_net::{Down, FrameError, LaneLife, Opened, Received, Receiver, Sender};
-use bowline_raft::{BatchHeader, Message};
+use bowline_raft::{BatchHeader, Message, ShardId};
 
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
+use crate::route::core_of;
 
 /// Rings the core's bell when a socket takes bytes again.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ pub(crate) struct Link<E: Env> {
     pub(super) life: u32,
     pub(super) frame_max: u32,
     pub(super) since: Nanos,
+    /// The core at the other end, and the cores and streams of its node.
+    end: (u16, u16, u16),
     pub(super) liveness: LaneLife,
     /// Appends that the frame being built had no room for, in their order. Their bodies are those
     /// of the log's memory; raft builds no more of them while one waits.
@@ -118,6 +121,8 @@ impl<E: Env> Link<E> {
         now: Nanos,
     ) -> Self {
         let agreed = opened.agreed;
+        let record = &opened.theirs.record;
+        let end = (opened.theirs.from_core, record.cores.max(1), record.streams.max(1));
         let stream = Rc::new(RefCell::new(opened.stream));
         let receiver = Rc::new(RefCell::new(Receiver::new(agreed.frame_max, window)));
         let ended = Rc::new(Gate::default());
@@ -140,6 +145,7 @@ impl<E: Env> Link<E> {
             life,
             frame_max: agreed.frame_max,
             since: now,
+            end,
             liveness: LaneLife::new(now),
             pending: VecDeque::new(),
             inbox: VecDeque::new(),
@@ -148,6 +154,12 @@ impl<E: Env> Link<E> {
             told: 0,
             ended,
         }
+    }
+
+    /// Whether the core at the other end has `shard`.
+    pub(super) fn leads_to(&self, shard: ShardId) -> bool {
+        let (core, cores, streams) = self.end;
+        core_of(shard, streams, usize::from(cores)) == usize::from(core)
     }
 
     /// Bytes of the peer's frames that were released.

@@ -43,8 +43,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Puts a message into its lane's next frame. Without a lane, or with entries that are gone
     /// from memory, it is dropped as a network may: raft asks again.
     pub(in crate::core) fn post(&mut self, send: &Send) {
-        let named = send.lane.map(|lane| usize::from(lane.0));
-        let Some(at) = named.or_else(|| self.lanes.any_to(send.node)) else {
+        let shard = send.message.shard;
+        // Raft names the lane that it knows best, and learns from the answer which was right.
+        let leads = |at: &usize| {
+            let link = self.lanes.all.get(*at).and_then(|lane| lane.link.as_ref());
+            link.is_some_and(|link| link.leads_to(shard))
+        };
+        let named = send.lane.map(|lane| usize::from(lane.0)).filter(leads);
+        let Some(at) = named.or_else(|| self.lanes.road(send.node, shard)) else {
             self.counters.messages_dropped.add(1);
             return;
         };
