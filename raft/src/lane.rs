@@ -255,15 +255,25 @@ impl RaftCore {
         self.lanes[usize::from(lane.0)].cursor = (to < end).then_some(to);
     }
 
-    /// A lane went down: what is under way over it is lost.
+    /// A lane went down: what is under way over it is lost, and what goes on goes over another
+    /// lane to the same node, if there is one.
     fn part_with(&mut self, slot: Slot, lane: LaneNo) {
         if self.replicas[slot].role != Role::Leader {
             return;
         }
+        let other = self.lane_to(self.lanes[usize::from(lane.0)].node);
         for place in 0..self.conf(slot).members {
-            if self.peer(slot, place).is_some_and(|peer| peer.lane == lane.0 && peer.waiting() > 0)
-            {
+            let Some(peer) = self.peer(slot, place) else { continue };
+            if peer.lane != lane.0 {
+                continue;
+            }
+            if peer.waiting() > 0 {
                 self.reset_peer(slot, place);
+            }
+            if let Some(other) = other {
+                self.reset_peer(slot, place);
+                self.move_peer(slot, place, other.0);
+                self.touch(slot);
             }
         }
     }
@@ -276,9 +286,12 @@ impl RaftCore {
         match self.replicas[slot].role {
             Role::Leader => {
                 let Some(peer) = self.peer(slot, place) else { return };
+                // Bound over another lane of the same process it stays there. The other lanes may
+                // lead to cores that do not have it, or to a process that is dead.
+                let boot = self.lanes[usize::from(lane.0)].boot;
                 let used = self.lanes.get(usize::from(peer.lane));
-                let other = peer.lane != lane.0 && used.is_some_and(|used| used.up);
-                if !other {
+                let stays = used.is_some_and(|used| used.up && used.boot >= boot);
+                if peer.lane == lane.0 || !(stays && self.lane_supports(peer)) {
                     self.reset_peer(slot, place);
                     self.move_peer(slot, place, lane.0);
                     self.touch(slot);

@@ -7,9 +7,10 @@
 mod cluster;
 
 use bowline_raft::{
-    Admin, BootTime, CoreConfig, Proposal, ProposeError, ReadMode, ReplicaId, Role, Slot,
+    Admin, BootTime, CoreConfig, LaneEvent, LaneNo, NodeId, Proposal, ProposeError, ReadMode,
+    ReplicaId, Role, Send, Slot, What,
 };
-use cluster::{Cluster, MILLI};
+use cluster::{Cluster, MILLI, Node};
 
 fn config() -> CoreConfig {
     CoreConfig { starts_per_second: 100_000, lease_reads: true, ..CoreConfig::DEFAULT }
@@ -277,4 +278,46 @@ fn shards_that_somebody_waits_for_are_elected_first() {
     let left = led.iter().filter(|nth| waits(&cluster, **nth)).count();
     assert!(left > led.len() / 3, "{left} of {} others still wait for their turn", led.len());
     cluster.elect(20_000);
+}
+
+/// The lanes over which a core's next pass sends Appends of shard 0 to a node.
+fn appends_to(cluster: &mut Cluster, (from, to): (usize, usize)) -> Vec<Option<LaneNo>> {
+    let now = BootTime(cluster.now);
+    let Node { core, log, out, .. } = &mut cluster.nodes[from];
+    core.flush_pass(now, log, out);
+    let to = NodeId(to as u64 + 1);
+    let sent = std::mem::take(&mut out.send);
+    let append = |send: &Send| matches!(send.message.what, What::Append { .. });
+    sent.into_iter().filter(|send| send.node == to && append(send)).map(|send| send.lane).collect()
+}
+
+/// Bug: simulator seed 58 of the clusters: a node came back with fewer cores while its old lanes
+/// were not known to be dead, and nobody told it who leads.
+#[test]
+fn a_peer_is_fed_over_the_lane_of_its_new_process() {
+    let mut cluster = settled(1, config());
+    let (leader, [peer, _]) = roles(&cluster);
+    let new = LaneNo(7);
+    let Node { core, log, out, .. } = &mut cluster.nodes[leader];
+    let node = NodeId(peer as u64 + 1);
+    let up = |boot| LaneEvent::Up { node, core: 1, boot, life: 9 };
+    core.handle_lane(new, up(1), log, out);
+    assert_eq!(appends_to(&mut cluster, (leader, peer)), [], "bound over its lane it stays there");
+    let Node { core, log, out, .. } = &mut cluster.nodes[leader];
+    core.handle_lane(new, LaneEvent::Down, log, out);
+    core.handle_lane(new, up(2), log, out);
+    assert_eq!(appends_to(&mut cluster, (leader, peer)), [Some(new)]);
+}
+
+/// Bug: the other half of the same: the lane went down, others to the node were up before.
+#[test]
+fn a_peer_is_fed_over_another_lane_when_its_own_goes_down() {
+    let mut cluster = settled(1, config());
+    let (leader, [peer, _]) = roles(&cluster);
+    let (old, other) = (LaneNo(u16::try_from(peer).unwrap()), LaneNo(7));
+    let Node { core, log, out, .. } = &mut cluster.nodes[leader];
+    let node = NodeId(peer as u64 + 1);
+    core.handle_lane(other, LaneEvent::Up { node, core: 1, boot: 1, life: 9 }, log, out);
+    core.handle_lane(old, LaneEvent::Down, log, out);
+    assert_eq!(appends_to(&mut cluster, (leader, peer)), [Some(other)]);
 }

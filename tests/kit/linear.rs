@@ -122,14 +122,21 @@ impl Frontier {
 
 /// Values that open calls ask for, or that lead there by unknown calls: a bound from above.
 struct Wanted {
-    /// Some call asks for any other value.
+    /// Some unknown call subtracts: every value leads anywhere.
     any: bool,
     values: Vec<Value>,
+    /// Values that some call asks not to be there.
+    unwanted: Vec<Value>,
     /// What unknown increments add up to at most.
     span: i64,
 }
 
 impl Wanted {
+    /// Whether an unknown call that makes `to` of `from` may be of use.
+    fn has_step(&self, from: Value, to: Value) -> bool {
+        from != to && (self.unwanted.contains(&from) || self.has(to))
+    }
+
     fn has(&self, value: Value) -> bool {
         let number = value.unwrap_or(0);
         let leads = |to: &Value| {
@@ -249,14 +256,14 @@ impl Search<'_> {
     }
 
     fn wanted(&self) -> Wanted {
-        let mut wanted = Wanted { any: false, values: Vec::new(), span: 0 };
+        let mut wanted = Wanted { any: false, values: Vec::new(), unwanted: Vec::new(), span: 0 };
         for (_, call) in self.unplaced(0) {
             match (call.what, call.answer) {
                 (What::Get, Some(Answer::Value(value))) => wanted.values.push(value),
                 (What::Swap { expected, .. }, Some(Answer::Swapped(true))) => {
                     wanted.values.push(expected);
                 },
-                (What::Swap { .. }, _) => wanted.any = true,
+                (What::Swap { expected, .. }, _) => wanted.unwanted.push(expected),
                 (What::Increment(by), Some(Answer::Value(Some(sum)))) => {
                     wanted.values.push(Some(sum - by));
                     // An absent key counts as 0.
@@ -292,9 +299,9 @@ impl Search<'_> {
         }
         for (kind, what) in self.kinds.iter().enumerate() {
             let more = left.used[kind] < self.started[kind];
-            if let Some(value) = step(*what, left.value, None).filter(|value| *value != left.value)
+            if let Some(value) = step(*what, left.value, None)
                 && more
-                && wanted.has(value)
+                && wanted.has_step(left.value, value)
             {
                 let mut used = left.used.clone();
                 used[kind] += 1;

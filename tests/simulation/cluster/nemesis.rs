@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use bowline_env::Nanos;
+use bowline::{NodeId, ShardId};
 use bowline_env::sim::{Crash, Rng, WriteFault};
+use bowline_env::{Name, Nanos};
 
 use super::load::Shared;
 use super::nodes::Nodes;
@@ -62,7 +63,12 @@ impl Nemesis {
         for (_, end) in due {
             match end {
                 End::Mend(ways) => self.mend(&ways),
-                End::Start(node) => nodes.start(node),
+                End::Start(node) => {
+                    if nodes.is_down(node) {
+                        self.damage(node);
+                    }
+                    nodes.start(node);
+                },
             }
         }
         let troubles = &self.shared.plan.troubles;
@@ -132,6 +138,9 @@ impl Nemesis {
                 self.clock(trouble, node);
             },
             Trouble::SlowDisk | Trouble::BadDisk => self.disk(trouble, node),
+            Trouble::Transfer | Trouble::Flush => self.ask(trouble, node),
+            // It comes before a start.
+            Trouble::LostRun => {},
         }
     }
 
@@ -246,6 +255,42 @@ impl Nemesis {
             _ => disk.fail_sync(nth),
         }
         tally.bad_disks += 1;
+    }
+
+    /// Damages what a node that is down has on its disk, if the plan has that.
+    fn damage(&self, node: u64) {
+        let plan = &self.shared.plan;
+        let rots = plan.troubles.contains(&Trouble::LostRun) && plan.victims.contains(&node);
+        if !rots || self.rng.ratio(1, 2) {
+            return;
+        }
+        let disk = self.shared.world.disk(node);
+        let is_run = |name: &Name| name.file().starts_with("run-");
+        let runs: Vec<Name> = disk.files().into_iter().filter(is_run).collect();
+        if runs.is_empty() {
+            return;
+        }
+        let run = &runs[self.rng.index(runs.len())];
+        disk.take_away(run);
+        self.shared.tally.borrow_mut().lost_runs += 1;
+    }
+
+    /// Asks a node for something that it does as its callers wish.
+    fn ask(&self, trouble: Trouble, node: u64) {
+        let Some((_, engine)) = self.shared.up.borrow().get(&node).cloned() else { return };
+        let shards = u64::from(self.shared.plan.shards);
+        let shard = engine.shard(ShardId(self.rng.below(shards))).expect("there is such a shard");
+        let to = NodeId(self.one());
+        let shared = Rc::clone(&self.shared);
+        drop(self.shared.world.spawn_client(async move {
+            if trouble == Trouble::Transfer {
+                let done = shard.transfer(to).await.is_ok();
+                shared.tally.borrow_mut().transfers += u64::from(done);
+            } else {
+                let done = shard.flush().await.is_ok();
+                shared.tally.borrow_mut().forced_flushes += u64::from(done);
+            }
+        }));
     }
 
     /// Everything is as it should be again: the network, the disks, the profile.

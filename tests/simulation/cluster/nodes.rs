@@ -11,6 +11,8 @@ use super::load::Shared;
 
 /// A start or an orderly stop may take this long, whatever the disk does.
 const PATIENCE: Nanos = Nanos(60_000_000_000);
+/// A node whose disk failed is started again after this.
+const SICK_FOR: Nanos = Nanos(2_000_000_000);
 
 /// What a node does now.
 enum Phase {
@@ -31,6 +33,7 @@ enum Phase {
 struct Node {
     phase: Phase,
     life: u64,
+    sick_since: Option<Nanos>,
 }
 
 /// All nodes.
@@ -47,7 +50,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn new(shared: &Rc<Shared>) -> Self {
         let rng = Rng::new(shared.plan.seed ^ 0x6e6f_6465);
-        let down = |node: &u64| (*node, Node { phase: Phase::Down, life: 0 });
+        let down = |node: &u64| (*node, Node { phase: Phase::Down, life: 0, sick_since: None });
         let all = shared.plan.nodes.iter().map(down).collect();
         let shared = Rc::clone(shared);
         let whole = shared.plan.profile == Profile::calm();
@@ -73,6 +76,7 @@ impl Nodes {
         let (since, lived) = (world.now(), false);
         let node = self.node(node);
         node.life += 1;
+        node.sick_since = None;
         node.phase = Phase::Starting { task, since, lived };
     }
 
@@ -119,15 +123,15 @@ impl Nodes {
         match &mut self.node(node).phase {
             Phase::Down => false,
             Phase::Up => {
-                let closed = self.has_closed_shards(node);
-                if alive && closed {
+                let given_up = self.is_given_up(node);
+                if alive && given_up {
                     // As whoever runs it would do.
                     self.crash(node, Crash::Kill);
                 } else if !alive {
                     self.bury(node);
                     self.node(node).phase = Phase::Down;
                 }
-                closed || !alive
+                given_up || !alive
             },
             Phase::Stopping { task, since } => {
                 assert!(!late(*since), "node {node} does not stop: {}", waiting(&world));
@@ -179,11 +183,20 @@ impl Nodes {
         }
     }
 
-    /// Whether a fault of its disk closed shards of a node that is up.
-    pub(crate) fn has_closed_shards(&self, node: u64) -> bool {
+    /// Whether a fault of its disk closed shards of a node that is up, and they are not back.
+    pub(crate) fn is_sick(&self, node: u64) -> bool {
         let up = self.shared.up.borrow();
         let Some((_, engine)) = up.get(&node) else { return false };
-        engine.metrics().cores.iter().any(|core| core.shards_failed > 0)
+        let failed = engine.metrics().cores.iter().any(|core| core.shards_failed > 0);
+        failed && !engine.status().leaderless.is_empty()
+    }
+
+    /// Whether it has been sick for long.
+    fn is_given_up(&mut self, node: u64) -> bool {
+        let (sick, now) = (self.is_sick(node), self.shared.world.now());
+        let known = self.node(node);
+        known.sick_since = known.sick_since.or(Some(now)).filter(|_| sick);
+        known.sick_since.is_some_and(|since| now.since(since) > SICK_FOR)
     }
 
     pub(crate) fn is_up(&self, node: u64) -> bool {

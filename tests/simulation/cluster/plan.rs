@@ -39,10 +39,17 @@ pub(crate) enum Trouble {
     SlowDisk,
     /// A write or sync of a disk fails.
     BadDisk,
+    /// A leadership is handed over on request.
+    Transfer,
+    /// A shard's state is flushed, and its log compacted, on request.
+    Flush,
+    /// A run of the state is lost while its node is down: on a minority of the nodes only,
+    /// the same ones in all of the run, so that a majority has a good copy of everything.
+    LostRun,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Partition,
         Self::OneWay,
         Self::SlowLink,
@@ -58,6 +65,9 @@ impl Trouble {
         Self::WallJump,
         Self::SlowDisk,
         Self::BadDisk,
+        Self::Transfer,
+        Self::Flush,
+        Self::LostRun,
     ];
 }
 
@@ -86,8 +96,11 @@ pub(crate) struct Plan {
     pub(crate) safety: Nanos,
     /// Healed without a minority, which comes back last.
     pub(crate) some_stay_dead: bool,
-    /// Logs are compacted while nodes are away.
+    /// Logs and deltas are so small that nodes flush, and compact what others still need.
     pub(crate) flushes: bool,
+    pub(crate) leaders: &'static str,
+    /// The nodes whose data may be damaged.
+    pub(crate) victims: Vec<u64>,
 }
 
 impl Plan {
@@ -121,7 +134,12 @@ impl Plan {
             between: Nanos(rng.magnitude(50_000_000, 5_000_000_000)),
             safety: Nanos(rng.between(3_000_000_000, 15_000_000_000)),
             some_stay_dead: rng.ratio(1, 4),
-            flushes: nodes == 1 && rng.ratio(1, 2),
+            flushes: rng.ratio(1, 2),
+            leaders: ["together", "spread", "any"][rng.index(3)],
+            victims: {
+                let first = rng.below(nodes);
+                (first..first + (nodes - 1) / 2).map(|nth| 1 + nth % nodes).collect()
+            },
         }
     }
 
@@ -143,6 +161,7 @@ impl Plan {
             log_bytes,
             delta_bytes,
             sync: self.sync,
+            more: vec![("cluster.leaders", format!("{:?}", self.leaders))],
             ..Setup::new(node, &self.nodes, self.shards)
         }
     }

@@ -33,7 +33,7 @@ pub(crate) use tally::Tally;
 /// What a client or a step of the healing may take at most, in the world's time.
 const LIMIT: Nanos = Nanos(60_000_000_000);
 /// Every shard has a leader this long after the faults are over and the nodes are up.
-const LED_WITHIN: Duration = Duration::from_secs(20);
+const LED_WITHIN: Nanos = Nanos(20_000_000_000);
 /// Between two looks at the nodes.
 const SLICE: Nanos = Nanos::from_millis(20);
 
@@ -120,11 +120,15 @@ impl Run {
 
     /// Starts what is down and waits until each of the nodes knows a leader of every shard.
     fn bring_up(&mut self, nodes: &[u64]) {
+        for node in nodes {
+            if self.nodes.is_sick(*node) {
+                self.nodes.crash(*node, Crash::Kill);
+            }
+        }
         let limit = self.world.now().after(LIMIT);
         loop {
             let down: Vec<u64> = self.nodes.look();
-            let up = |node: &u64| self.nodes.is_up(*node) && !self.nodes.has_closed_shards(*node);
-            if down.is_empty() && nodes.iter().all(up) {
+            if down.is_empty() && nodes.iter().all(|node| self.nodes.is_up(*node)) {
                 break;
             }
             for node in nodes {
@@ -133,12 +137,21 @@ impl Run {
             assert!(self.world.now() < limit, "the nodes do not come up");
             self.world.run_for(SLICE);
         }
+        let limit = self.world.now().after(LED_WITHIN);
         for node in nodes {
-            let (_, engine) = self.shared.up.borrow()[node].clone();
-            let ready = self.wait(async move { engine.wait_ready(LED_WITHIN).await });
-            ready.unwrap_or_else(|error| panic!("node {node}, all being well: {error:#}"));
+            self.await_leaders(*node, limit);
         }
         self.world.run_for(Nanos(3_000_000_000));
+    }
+
+    /// Waits until a node knows a leader of every shard.
+    fn await_leaders(&self, node: u64, limit: Nanos) {
+        let (_, engine) = self.shared.up.borrow()[&node].clone();
+        while !engine.status().leaderless.is_empty() && self.world.now() < limit {
+            self.world.run_for(SLICE);
+        }
+        let ready = self.wait(async move { engine.wait_ready(Duration::ZERO).await });
+        ready.unwrap_or_else(|error| panic!("node {node}, all being well: {error:#}"));
     }
 
     /// Runs a client's task to its end.

@@ -38,12 +38,16 @@ tally! {
     /// Shards that a disk's fault closed.
     closed_shards,
     partitions, one_way_cuts, slow_links, resets, pauses, suspends, slow_disks, bad_disks,
+    /// Leaderships handed over and states flushed as asked.
+    transfers, forced_flushes,
+    /// Runs that were lost.
+    lost_runs,
     /// Leaderships won.
     elections,
     lanes_up, lanes_down,
     messages, messages_dropped, messages_refused,
-    /// Entries applied, and flushes of state.
-    applied, flushes,
+    /// Entries applied, flushes of state, and states received from a peer.
+    applied, flushes, installs,
     /// Milliseconds of the world's time.
     millis,
 }
@@ -61,6 +65,7 @@ impl Tally {
             self.closed_shards += core.shards_failed;
             self.applied += core.applied;
             self.flushes += core.flushes;
+            self.installs += core.installs;
         }
     }
 }
