@@ -89,7 +89,7 @@ struct Gone<E: Env> {
 pub(crate) struct Transfers<E: Env, M> {
     out: BTreeMap<(ShardId, NodeId), Outgoing<E>>,
     incoming: BTreeMap<Slot, Incoming<M>>,
-    /// Received whole, and refused by a log without room.
+    /// Received whole, and refused by a log without room: one a shard at most.
     arrived: Vec<Arrived<M>>,
     /// Given to raft, which has not handed out the install yet.
     installing: BTreeMap<Slot, (M, Bytes)>,
@@ -222,7 +222,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             // The same offer again: what is under way goes on.
             return incoming.index == index && incoming.node == node;
         }
-        if self.transfers.incoming.len() >= INCOMING_MAX {
+        let waits = self.transfers.arrived.iter().any(|it| it.slot == slot);
+        if waits || self.transfers.incoming.len() >= INCOMING_MAX {
             return false;
         }
         let (chunks, pieces) = mpsc::channel(WANTS_MAX + 1);

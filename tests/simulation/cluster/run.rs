@@ -181,17 +181,24 @@ impl Run {
         }
     }
 
-    /// Writes through a node or, as it says, through the leader.
+    /// Writes through a node or, as it says, through the leader; again where a log is full for
+    /// now.
     fn write(&self, node: u64, key: Key) {
         let put = |node| {
             let door = self.shared.door(node).expect("it is up");
             let shared = Rc::clone(&self.shared);
             self.wait(async move { put_noted(&shared, &door, key).await })
         };
-        let result = match put(node) {
-            Err(Error::NotLeader { leader: Some(hint), .. }) => put(hint.id.0),
-            other => other,
-        };
+        let limit = self.world.now().after(LED_WITHIN);
+        let (mut to, mut result) = (node, put(node));
+        while self.world.now() < limit {
+            match &result {
+                Err(Error::NotLeader { leader: Some(hint), .. }) if to == node => to = hint.id.0,
+                Err(Error::Busy { .. }) => self.world.run_for(SLICE),
+                _ => break,
+            }
+            result = put(to);
+        }
         result.unwrap_or_else(|error| {
             panic!("nobody writes {key:?} for node {node}, all being well: {error:#}")
         });
