@@ -401,6 +401,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         replica.pins.clear();
         replica.fetched.clear();
         (replica.flushing, replica.merging) = (false, false);
+        replica.unopened = None;
         if replica.closed.take().is_some() {
             self.board.reopen(replica.shard);
         }

@@ -1,8 +1,15 @@
 //! What a replica lost comes back from its peers.
 
-use bowline_env::sim::Crash;
+use bowline::Code;
+use bowline_env::Name;
+use bowline_env::sim::{Crash, SimDisk};
 
 use crate::kit::Cluster;
+
+/// The runs on a node's disk.
+fn runs(disk: &SimDisk) -> Vec<Name> {
+    disk.files().into_iter().filter(|name| name.file().starts_with("run-")).collect()
+}
 
 /// Puts and makes the state durable in runs.
 fn fill_and_flush(cluster: &Cluster, leader: u64) {
@@ -23,8 +30,7 @@ fn a_lost_run_comes_back_from_a_peer() {
     let hurt = if leader == 3 { 2 } else { 3 };
     cluster.crash(hurt, Crash::Power);
     let disk = cluster.world.disk(hurt);
-    let runs: Vec<_> =
-        disk.files().into_iter().filter(|name| name.file().starts_with("run-")).collect();
+    let runs = runs(&disk);
     assert!(!runs.is_empty(), "the state is in runs");
     for run in &runs {
         disk.take_away(run);
@@ -33,5 +39,47 @@ fn a_lost_run_comes_back_from_a_peer() {
     cluster.ready(hurt);
     for nth in 0..50 {
         assert_eq!(cluster.get(hurt, &format!("key-{nth}")), Some(format!("value-{nth}")));
+    }
+}
+
+/// Bug: seed 89 of the clusters: the log's slots were cleaned up while a run was lost, and the
+/// manifest went on as that of the empty state which stood in for the lost one.
+#[test]
+fn dk_07_a_lost_run_that_is_put_back_is_all_it_takes_however_busy_the_log_was() {
+    let mut cluster = Cluster::new(22, 1, 2);
+    // So much that the log is what runs full.
+    cluster.setup(1).delta_bytes = 4 << 20;
+    cluster.start_all();
+    let shard_of = |cluster: &Cluster, key: &str| cluster.engine(1).shard_of(key.as_bytes());
+    let hurt = shard_of(&cluster, "key-0");
+    let (there, others): (Vec<_>, Vec<_>) =
+        (0..100).map(|nth| format!("key-{nth}")).partition(|key| shard_of(&cluster, key) == hurt);
+    for key in &there {
+        cluster.put(1, key, "there").unwrap();
+    }
+    cluster.flush(1);
+    cluster.crash(1, Crash::Power);
+    let disk = cluster.world.disk(1);
+    let lost = runs(&disk);
+    let kept: Vec<_> = lost.iter().map(|name| disk.durable(name).unwrap()).collect();
+    for name in &lost {
+        disk.take_away(name);
+    }
+    cluster.start(1);
+    let long = "x".repeat(1_000);
+    for nth in 0..2_000 {
+        while let Err(error) = cluster.put(1, &others[nth % others.len()], &long) {
+            assert!(error.is_retryable(), "{error}");
+        }
+    }
+    assert_eq!(cluster.try_get(1, "key-0").unwrap_err().code(), Code::RUN_DAMAGED);
+    cluster.crash(1, Crash::Power);
+    for (name, content) in lost.iter().zip(&kept) {
+        disk.place(name, content);
+    }
+    cluster.start(1);
+    cluster.ready(1);
+    for key in &there {
+        assert_eq!(cluster.get(1, key).as_deref(), Some("there"), "{key}");
     }
 }

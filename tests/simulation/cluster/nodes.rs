@@ -1,11 +1,15 @@
 //! The nodes of a run, from start to crash to start.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use bowline::{EmbeddedEngine, Error};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, Rng, SimTask};
+use tokio::sync::oneshot;
 
 use super::load::Shared;
 
@@ -22,6 +26,8 @@ enum Phase {
         since: Nanos,
         /// A core of it ran.
         lived: bool,
+        /// Dropped with the phase: the start ends.
+        _alive: oneshot::Sender<()>,
     },
     Up,
     Stopping {
@@ -72,12 +78,24 @@ impl Nodes {
         }
         let setup = self.shared.plan.setup(node, &self.rng);
         let world = &self.shared.world;
-        let task = world.spawn_client(setup.start(world));
+        let (alive, mut killed) = oneshot::channel::<()>();
+        let start = setup.start(world);
+        let task = world.spawn_client(async move {
+            let mut start = pin!(start);
+            // A process that is killed does nothing more, its start neither.
+            poll_fn(|cx| match Pin::new(&mut killed).poll(cx) {
+                Poll::Ready(_) => {
+                    Poll::Ready(Err(Error::Stopped { maybe_applied: false, cause: None }))
+                },
+                Poll::Pending => start.as_mut().poll(cx),
+            })
+            .await
+        });
         let (since, lived) = (world.now(), false);
         let node = self.node(node);
         node.life += 1;
         node.sick_since = None;
-        node.phase = Phase::Starting { task, since, lived };
+        node.phase = Phase::Starting { task, since, lived, _alive: alive };
     }
 
     pub(crate) fn crash(&mut self, node: u64, how: Crash) {
@@ -144,12 +162,13 @@ impl Nodes {
                 }
                 done || !alive
             },
-            Phase::Starting { task, since, lived } => {
+            Phase::Starting { task, since, lived, .. } => {
                 assert!(!late(*since), "node {node} does not start: {}", waiting(&world));
                 *lived |= alive;
                 let crashed = *lived && !alive && !task.is_done();
                 if crashed {
-                    self.node(node).phase = Phase::Down;
+                    // Or a start that fails is about to say so, with its lock still held.
+                    self.crash(node, Crash::Kill);
                     return true;
                 }
                 task.is_done() && self.started(node)
