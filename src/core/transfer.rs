@@ -214,13 +214,19 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let replica = &self.replicas[place(slot)];
         let index = LogIndex(offered.flushed_index);
         let newer = index.0 > replica.machine.applied() && offered.shard == shard.0;
-        let healthy = replica.closed.is_none() || view.damage != bowline_raft::Damage::Normal;
+        let healthy = replica.closed.is_none() || self.may_be_repaired(slot);
         if !honest || !newer || !healthy || self.drain.is_some() {
             return false;
         }
         if let Some(incoming) = self.transfers.incoming.get(&slot) {
             // The same offer again: what is under way goes on.
-            return incoming.index == index && incoming.node == node;
+            let same = incoming.index == index && incoming.node == node;
+            if incoming.node != node && view.leader == Some(from) {
+                // The sender leads no more, and may be gone: the next offer finds room.
+                let former = incoming.node;
+                self.end_incoming(slot, former);
+            }
+            return same;
         }
         let waits = self.transfers.arrived.iter().any(|it| it.slot == slot);
         if waits || self.transfers.incoming.len() >= INCOMING_MAX {
@@ -418,8 +424,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Whether a closed shard may get its state from a peer.
     pub(crate) fn may_be_repaired(&self, slot: Slot) -> bool {
         let why = self.replicas[place(slot)].closed.as_ref();
-        let damaged = matches!(why, Some(ShardFailure::RunDamaged | ShardFailure::LogDamaged));
-        damaged && self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1)
+        why.is_some_and(ShardFailure::is_damage)
+            && self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1)
     }
 
     /// A shard whose state or log is damaged asks its peers for their state; alone it stays closed.

@@ -137,6 +137,11 @@ pub enum ShardFailure {
 }
 
 impl ShardFailure {
+    /// Whether bytes of the log or the state are lost, and a peer's state makes up for them.
+    pub(crate) const fn is_damage(&self) -> bool {
+        matches!(self, Self::LogDamaged | Self::RunDamaged)
+    }
+
     /// Its code.
     pub const fn code(&self) -> Code {
         match self {

@@ -28,6 +28,7 @@ use load::{Client, Shared, put_noted, read_noted};
 use nemesis::Nemesis;
 use nodes::Nodes;
 pub(crate) use plan::Plan;
+use plan::Trouble;
 pub(crate) use tally::Tally;
 
 /// What a client or a step of the healing may take at most, in the world's time.
@@ -113,8 +114,11 @@ impl Run {
         if !self.shared.plan.some_stay_dead || minority == 0 {
             return Vec::new();
         }
-        let first = rng.index(nodes.len());
-        let count = 1 + rng.index(minority);
+        let (first, count) = (rng.index(nodes.len()), 1 + rng.index(minority));
+        if self.shared.plan.troubles.contains(&Trouble::LostRun) {
+            // Whoever lost something and whoever is dead are one minority together.
+            return self.shared.plan.victims.iter().copied().take(count).collect();
+        }
         nodes.iter().cycle().skip(first).take(count).copied().collect()
     }
 
@@ -193,10 +197,11 @@ impl Run {
         let (mut to, mut result) = (node, put(node));
         while self.world.now() < limit {
             match &result {
-                Err(Error::NotLeader { leader: Some(hint), .. }) if to == node => to = hint.id.0,
-                Err(Error::Busy { .. }) => self.world.run_for(SLICE),
+                Err(Error::NotLeader { leader: Some(hint), .. }) => to = hint.id.0,
+                Err(Error::Busy { .. }) => {},
                 _ => break,
             }
+            self.world.run_for(SLICE);
             result = put(to);
         }
         result.unwrap_or_else(|error| {
