@@ -83,3 +83,37 @@ fn dk_07_a_lost_run_that_is_put_back_is_all_it_takes_however_busy_the_log_was() 
         assert_eq!(cluster.get(1, key).as_deref(), Some("there"), "{key}");
     }
 }
+
+/// Flips a bit in every page of every run of a node that is up.
+fn spoil_pages(disk: &SimDisk) {
+    for name in runs(disk) {
+        let len = u64::try_from(disk.durable(&name).unwrap().len()).unwrap();
+        // The header and the end stay: what is open knows them already.
+        for page in 1..len / 4_096 {
+            assert!(disk.flip_bit(&name, page * 4_096 + 100, 3));
+        }
+    }
+}
+
+#[test]
+fn dk_04_a_damaged_page_is_not_believed_and_comes_back_from_a_peer() {
+    let mut cluster = Cluster::new(23, 3, 1);
+    // No page stays in memory: every read of the state is one of the disk.
+    cluster.set("state.resident", "\"0MiB\"");
+    cluster.start_all();
+    let leader = cluster.leader();
+    fill_and_flush(&cluster, leader);
+    spoil_pages(&cluster.world.disk(leader));
+    let error = cluster.try_get(leader, "key-7").unwrap_err();
+    assert_eq!(error.code(), Code::RUN_DAMAGED);
+    // Others lead and answer at once; the state that is whole comes from one of them.
+    let other = cluster.others(leader)[0];
+    cluster.ready(other);
+    assert_eq!(cluster.get(other, "key-7").as_deref(), Some("value-7"));
+    cluster.ready(leader);
+    for nth in 0..50 {
+        assert_eq!(cluster.get(leader, &format!("key-{nth}")), Some(format!("value-{nth}")));
+    }
+    let installs = cluster.engine(leader).metrics().cores.iter().map(|core| core.installs);
+    assert_eq!(installs.sum::<u64>(), 1, "once, and for good");
+}
