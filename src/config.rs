@@ -619,6 +619,18 @@ mod tests {
         assert_eq!(from_variable("BOWLINE_NO_URING", "1"), Ok(Config::default()));
     }
 
+    /// The caret's column and width were format arguments of any size, and those above 65,535
+    /// panic.
+    #[test]
+    fn a_fault_far_to_the_right_is_shown_too() {
+        let far = " ".repeat(70_000);
+        for text in [format!("[node]\nid ={far}{far}x"), format!("[node]\nid = \"{far}\"")] {
+            let error = from_text(&text).expect_err("refused");
+            let lines: Vec<_> = error.excerpt.lines().map(str::len).collect();
+            assert!(lines.len() == 2 && lines.iter().all(|len| *len < 250), "{lines:?}");
+        }
+    }
+
     #[test]
     fn the_server_section_is_kept_and_not_read() {
         let text = "[server]\nresp = \"127.0.0.1:7400\"\nusers = [{ name = \"a\" }]\n";

@@ -134,9 +134,11 @@ impl Place {
         let number = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = text[line_start..].lines().next().unwrap_or("");
-        let column = text[line_start..start].chars().count();
+        // A caret behind the excerpt stands at its end.
+        let column = text[line_start..start].chars().count().min(Self::WIDTH_MAX);
         let width = span.end.saturating_sub(span.start).max(1);
-        let width = width.min(line.chars().count().saturating_sub(column)).max(1);
+        let shown_len = line.chars().count().min(Self::WIDTH_MAX);
+        let width = width.min(shown_len.saturating_sub(column)).max(1);
         let gutter = number.to_string();
         let shown: String = line.chars().take(Self::WIDTH_MAX).collect();
         let excerpt = format!(
