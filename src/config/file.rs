@@ -58,7 +58,12 @@ impl Document<'_> {
             let path = format!("{name}.{}", key.get_ref());
             let origin = self.origin(value.span().start);
             if name == OPAQUE {
-                config.set_server(key.get_ref(), &self.text[value.span()], origin);
+                let text = &self.text[value.span()];
+                if DeValue::parse(text).is_err() {
+                    let what = format!("write {} = {{ .. }} below [{name}]", key.get_ref());
+                    return Err(self.fault(Code::CONFIG_VALUE, &path, what, value.span()));
+                }
+                config.set_server(key.get_ref(), text, origin);
                 continue;
             }
             let Some(known) = Key::find(name, key.get_ref()) else {
