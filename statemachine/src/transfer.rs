@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::job::{JobError, NewRun};
 use crate::manifest::{Manifest, SectionRef};
-use crate::run::format::u64_of;
+use crate::run::format::{PAGE_U64, u64_of};
 use crate::store::files::ReadFailure;
 use crate::store::{Section, Store};
 use crate::{Area, Damage};
@@ -72,12 +72,15 @@ impl<E: Env> ReceivedSection<E> {
     ///
     /// # Errors
     ///
-    /// [`JobError`]: nothing is left behind.
+    /// [`JobError`]: nothing is left behind. Damaged: no section has such a length.
     pub async fn create(
         store: &Rc<Store<E>>,
         shard: u64,
         want: SectionRef,
     ) -> Result<Self, JobError> {
+        if want.len == 0 || !want.len.is_multiple_of(PAGE_U64) {
+            return Err(JobError::Damaged(Damage::Run { shard, run: want.run, area: Area::File }));
+        }
         let run = NewRun::create(store, shard).await?;
         Ok(Self { run, want, got: 0 })
     }
