@@ -14,7 +14,7 @@
 //!
 //! Integers are little-endian; `len` counts the archive's bytes.
 //!
-//! * I1 sections stand newest first with disjoint, descending index ranges.
+//! * I1 sections stand newest first with disjoint, descending index ranges, each once.
 //! * I2 an edit's generation is the manifest's plus one.
 //! * I3 `flushed_index` never falls and is at least every section's `max_index`.
 //! * I4 what is counted on from here (generation, index, term) is at most `NUMBER_MAX`, and no
@@ -282,7 +282,10 @@ impl Manifest {
         let below = self.sections.first().is_none_or(|s| s.max_index <= self.flushed_index);
         let few = self.sections.len() <= SECTIONS_MAX && self.conf.len() <= CONF_BYTES_MAX;
         let short = self.sections.iter().all(|s| s.len <= SECTION_BYTES_MAX);
-        ranges_run_forward && descending && below && few && short
+        let once = self.sections.iter().enumerate().all(|(nth, section)| {
+            self.sections[..nth].iter().all(|newer| newer.section != section.section)
+        });
+        ranges_run_forward && descending && below && few && short && once
     }
 }
 
@@ -385,6 +388,13 @@ mod tests {
     #[test]
     fn sections_that_overlap_are_refused_when_read() {
         forge(|m| m.sections[3].max_index = m.sections[2].max_index, ManifestError::Sections);
+    }
+
+    /// An open section is found by its id, so one that a peer offered twice stood in the manifest
+    /// with the same range twice, and that panicked.
+    #[test]
+    fn a_section_that_stands_in_it_twice_is_refused_when_read() {
+        forge(|m| m.sections[3].section = m.sections[9].section, ManifestError::Sections);
     }
 
     /// A peer's offer with a generation or index of `u64::MAX` was taken, and the next one panicked;
