@@ -135,14 +135,22 @@ impl<E: Env> ReceivedSection<E> {
 
 /// The manifest of a received state as it is kept here: the sections where they lie here.
 ///
+/// # Errors
+///
+/// [`Damage`]: a section that is here under the id of an offered one is another: a liar offers it.
+///
 /// # Panics
 ///
 /// If a section is missing: a bug of the caller.
-pub fn localized<E: Env>(offered: &Manifest, sections: &[Rc<Section<E>>]) -> Bytes {
+pub fn localized<E: Env>(offered: &Manifest, sections: &[Rc<Section<E>>]) -> Result<Bytes, Damage> {
     let mut manifest = offered.clone();
     for at in &mut manifest.sections {
         let here = sections.iter().find(|section| section.id() == at.section);
-        *at = here.expect("every section was received").place();
+        let here = here.expect("every section was received").place();
+        if here != (SectionRef { run: here.run, off: here.off, ..*at }) {
+            return Err(Damage::Run { shard: offered.shard, run: here.run, area: Area::Table });
+        }
+        *at = here;
     }
-    manifest.encode()
+    Ok(manifest.encode())
 }
