@@ -11,6 +11,7 @@ mod value;
 
 use core::net::SocketAddr;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -337,7 +338,7 @@ impl Config {
                 text.extend([blank, "[", section, "]\n"]);
                 section.clone_into(&mut last);
             }
-            text.extend([key, " = ", &row.value, "\n"]);
+            text.extend([&*as_key(key), " = ", &row.value, "\n"]);
         }
         text
     }
@@ -433,6 +434,17 @@ impl Config {
     fn set_server(&mut self, key: &str, text: &str, origin: Origin) {
         self.server.insert(key.into(), (text.trim().into(), origin));
     }
+}
+
+/// A name as the key of a document: in quotes if it needs them.
+fn as_key(name: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if !name.is_empty() && name.bytes().all(plain) {
+        return Cow::Borrowed(name);
+    }
+    let line = toml::Table::from_iter([(name.to_owned(), toml::Value::Boolean(true))]).to_string();
+    let key = line.trim_end().strip_suffix(" = true").expect("a table shows as its one line");
+    Cow::Owned(key.to_owned())
 }
 
 /// Longest configuration file.
@@ -619,6 +631,18 @@ mod tests {
         assert_eq!(from_variable("BOWLINE_NO_URING", "1"), Ok(Config::default()));
     }
 
+    /// The caret's column and width were format arguments of any size, and those above 65,535
+    /// panic.
+    #[test]
+    fn a_fault_far_to_the_right_is_shown_too() {
+        let far = " ".repeat(70_000);
+        for text in [format!("[node]\nid ={far}{far}x"), format!("[node]\nid = \"{far}\"")] {
+            let error = from_text(&text).expect_err("refused");
+            let lines: Vec<_> = error.excerpt.lines().map(str::len).collect();
+            assert!(lines.len() == 2 && lines.iter().all(|len| *len < 250), "{lines:?}");
+        }
+    }
+
     #[test]
     fn the_server_section_is_kept_and_not_read() {
         let text = "[server]\nresp = \"127.0.0.1:7400\"\nusers = [{ name = \"a\" }]\n";
@@ -635,6 +659,30 @@ mod tests {
         );
         let again = from_text(&config.to_toml()).expect("what is shown is read");
         assert_eq!(again.server().collect::<Vec<_>>(), server);
+    }
+
+    /// Such keys were shown without quotes, and the document was none.
+    #[test]
+    fn a_server_key_that_needs_quotes_is_shown_in_quotes() {
+        let text = "[server]\n\"a b\" = 1\n\"c.d\" = 2\n\"\" = 3\n'\"' = 4\n\"\\n\" = 5\n";
+        let config = from_text(text).expect("accepted");
+        let again = from_text(&config.to_toml()).expect("what is shown is read");
+        assert!(again.server().eq([
+            ("", "3"),
+            ("\n", "5"),
+            ("\"", "4"),
+            ("a b", "1"),
+            ("c.d", "2")
+        ]));
+    }
+
+    /// The text of such a table is its header, which is no value.
+    #[test]
+    fn a_server_key_that_is_a_section_of_its_own_is_refused() {
+        for text in ["[server.sub]\na = 1", "[[server.list]]\na = 1", "[server]\na.b = 1"] {
+            let error = from_text(text).expect_err("refused");
+            assert_eq!(error.code, Code::CONFIG_VALUE, "{error}");
+        }
     }
 
     #[track_caller]

@@ -217,7 +217,8 @@ impl<'a> Body<'a> {
         let mut end = places;
         for at in 0..count {
             let (off, len) = body.place(at);
-            if !off.is_multiple_of(ALIGN) || off < end || len > bytes.len().saturating_sub(off) {
+            let room = bytes.len().checked_sub(off).ok_or(BodyError::Place)?;
+            if !off.is_multiple_of(ALIGN) || off < end || len > room {
                 return Err(BodyError::Place);
             }
             end = off + len;
@@ -304,6 +305,17 @@ mod tests {
                 (0..body.len()).for_each(|nth| assert!(body.payload(nth).len() <= cut));
             }
         }
+    }
+
+    /// An empty payload behind the end passed: it has no byte that lies outside. Reading it then
+    /// cut the body at a place that is not there.
+    #[test]
+    fn an_empty_payload_behind_the_body_is_refused() {
+        let (header, mut bytes) = batch(&[b""]);
+        bytes[0] = 48;
+        assert_eq!(Body::parse(&header, &bytes).map(|_| ()), Err(BodyError::Place));
+        bytes[0] = 16;
+        assert!(Body::parse(&header, &bytes).unwrap().payload(0).is_empty());
     }
 
     #[test]

@@ -58,7 +58,12 @@ impl Document<'_> {
             let path = format!("{name}.{}", key.get_ref());
             let origin = self.origin(value.span().start);
             if name == OPAQUE {
-                config.set_server(key.get_ref(), &self.text[value.span()], origin);
+                let text = &self.text[value.span()];
+                if DeValue::parse(text).is_err() {
+                    let what = format!("write {} = {{ .. }} below [{name}]", key.get_ref());
+                    return Err(self.fault(Code::CONFIG_VALUE, &path, what, value.span()));
+                }
+                config.set_server(key.get_ref(), text, origin);
                 continue;
             }
             let Some(known) = Key::find(name, key.get_ref()) else {
@@ -134,9 +139,11 @@ impl Place {
         let number = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = text[line_start..].lines().next().unwrap_or("");
-        let column = text[line_start..start].chars().count();
+        // A caret behind the excerpt stands at its end.
+        let column = text[line_start..start].chars().count().min(Self::WIDTH_MAX);
         let width = span.end.saturating_sub(span.start).max(1);
-        let width = width.min(line.chars().count().saturating_sub(column)).max(1);
+        let shown_len = line.chars().count().min(Self::WIDTH_MAX);
+        let width = width.min(shown_len.saturating_sub(column)).max(1);
         let gutter = number.to_string();
         let shown: String = line.chars().take(Self::WIDTH_MAX).collect();
         let excerpt = format!(

@@ -14,9 +14,11 @@
 //!
 //! Integers are little-endian; `len` counts the archive's bytes.
 //!
-//! * I1 sections stand newest first with disjoint, descending index ranges.
+//! * I1 sections stand newest first with disjoint, descending index ranges, each once.
 //! * I2 an edit's generation is the manifest's plus one.
 //! * I3 `flushed_index` never falls and is at least every section's `max_index`.
+//! * I4 what is counted on from here (generation, index, term) is at most `NUMBER_MAX`, and no
+//!   section is longer than the run format allows: a peer offers manifests too.
 
 use core::fmt;
 
@@ -24,6 +26,8 @@ use bytes::Bytes;
 use rkyv::rancor::Error;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::run::format::SECTION_BYTES_MAX;
 
 /// Most sections of a shard.
 pub const SECTIONS_MAX: usize = 16;
@@ -33,6 +37,8 @@ pub const MANIFEST_BYTES_MAX: usize = 2_048;
 pub const CONF_BYTES_MAX: usize = 512;
 /// Layout of the archive.
 pub const MANIFEST_FMT: u16 = 1;
+/// Generations, indexes and terms that no manifest reaches.
+const NUMBER_MAX: u64 = u64::MAX >> 1;
 
 const HEAD_LEN: usize = 16;
 
@@ -131,8 +137,11 @@ pub enum ManifestError {
     },
     /// The archive is invalid.
     Archive,
-    /// Sections overlap, are out of order, too many, or reach past the flushed index (I1, I3).
+    /// Sections overlap, are out of order, too many or too long, or reach past the flushed index
+    /// (I1, I3, I4).
     Sections,
+    /// A generation, index or term is one that no manifest reaches (I4).
+    Numbers,
 }
 
 impl fmt::Display for ManifestError {
@@ -145,6 +154,7 @@ impl fmt::Display for ManifestError {
             Self::Format { found } => write!(f, "the manifest has the unknown layout {found}"),
             Self::Archive => f.write_str("the manifest's archive is invalid"),
             Self::Sections => f.write_str("the manifest's sections contradict each other"),
+            Self::Numbers => f.write_str("a number of the manifest cannot have been reached"),
         }
     }
 }
@@ -254,16 +264,28 @@ impl Manifest {
         aligned.extend_from_slice(archive);
         let manifest =
             rkyv::from_bytes::<Self, Error>(&aligned).ok().ok_or(ManifestError::Archive)?;
+        if !manifest.is_reachable() {
+            return Err(ManifestError::Numbers);
+        }
         if manifest.is_sound() { Ok(manifest) } else { Err(ManifestError::Sections) }
     }
 
-    /// I1 and I3.
+    /// I4, of what is counted on.
+    fn is_reachable(&self) -> bool {
+        self.generation.max(self.flushed_index).max(self.flushed_term) <= NUMBER_MAX
+    }
+
+    /// I1, I3, and I4 of the sections.
     fn is_sound(&self) -> bool {
         let ranges_run_forward = self.sections.iter().all(|s| s.min_index <= s.max_index);
         let descending = self.sections.windows(2).all(|w| w[0].min_index > w[1].max_index);
         let below = self.sections.first().is_none_or(|s| s.max_index <= self.flushed_index);
         let few = self.sections.len() <= SECTIONS_MAX && self.conf.len() <= CONF_BYTES_MAX;
-        ranges_run_forward && descending && below && few
+        let short = self.sections.iter().all(|s| s.len <= SECTION_BYTES_MAX);
+        let once = self.sections.iter().enumerate().all(|(nth, section)| {
+            self.sections[..nth].iter().all(|newer| newer.section != section.section)
+        });
+        ranges_run_forward && descending && below && few && short && once
     }
 }
 
@@ -350,16 +372,41 @@ mod tests {
         drop(full().apply(&flush(18, 17, 161, 170)));
     }
 
-    #[test]
-    fn sections_that_overlap_are_refused_when_read() {
+    #[track_caller]
+    fn forge(change: impl FnOnce(&mut Manifest), want: ManifestError) {
         let mut manifest = full();
-        manifest.sections[3].max_index = manifest.sections[2].max_index;
+        change(&mut manifest);
         let archive = rkyv::to_bytes::<Error>(&manifest).unwrap();
         let mut bytes = full().encode().to_vec();
         bytes.truncate(HEAD_LEN);
         bytes.extend_from_slice(&archive);
         let crc = crc32fast::hash(&bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Manifest::decode(&bytes), Err(ManifestError::Sections));
+        assert_eq!(Manifest::decode(&bytes), Err(want));
+    }
+
+    #[test]
+    fn sections_that_overlap_are_refused_when_read() {
+        forge(|m| m.sections[3].max_index = m.sections[2].max_index, ManifestError::Sections);
+    }
+
+    /// An open section is found by its id, so one that a peer offered twice stood in the manifest
+    /// with the same range twice, and that panicked.
+    #[test]
+    fn a_section_that_stands_in_it_twice_is_refused_when_read() {
+        forge(|m| m.sections[3].section = m.sections[9].section, ManifestError::Sections);
+    }
+
+    /// A peer's offer with a generation or index of `u64::MAX` was taken, and the next one panicked;
+    /// sections whose lengths together pass 64 bits did so at once.
+    #[test]
+    fn numbers_that_cannot_be_counted_on_from_are_refused_when_read() {
+        forge(|m| m.generation = u64::MAX, ManifestError::Numbers);
+        forge(|m| m.flushed_index = u64::MAX, ManifestError::Numbers);
+        forge(|m| m.flushed_term = NUMBER_MAX + 1, ManifestError::Numbers);
+        forge(|m| m.sections[0].len = SECTION_BYTES_MAX + 1, ManifestError::Sections);
+        let mut manifest = full();
+        (manifest.generation, manifest.flushed_index) = (NUMBER_MAX, NUMBER_MAX);
+        assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::job::{JobError, NewRun};
 use crate::manifest::{Manifest, SectionRef};
-use crate::run::format::u64_of;
+use crate::run::format::{PAGE_U64, u64_of};
 use crate::store::files::ReadFailure;
 use crate::store::{Section, Store};
 use crate::{Area, Damage};
@@ -72,12 +72,15 @@ impl<E: Env> ReceivedSection<E> {
     ///
     /// # Errors
     ///
-    /// [`JobError`]: nothing is left behind.
+    /// [`JobError`]: nothing is left behind. Damaged: no section has such a length.
     pub async fn create(
         store: &Rc<Store<E>>,
         shard: u64,
         want: SectionRef,
     ) -> Result<Self, JobError> {
+        if want.len == 0 || !want.len.is_multiple_of(PAGE_U64) {
+            return Err(JobError::Damaged(Damage::Run { shard, run: want.run, area: Area::File }));
+        }
         let run = NewRun::create(store, shard).await?;
         Ok(Self { run, want, got: 0 })
     }
@@ -132,14 +135,22 @@ impl<E: Env> ReceivedSection<E> {
 
 /// The manifest of a received state as it is kept here: the sections where they lie here.
 ///
+/// # Errors
+///
+/// [`Damage`]: a section that is here under the id of an offered one is another: a liar offers it.
+///
 /// # Panics
 ///
 /// If a section is missing: a bug of the caller.
-pub fn localized<E: Env>(offered: &Manifest, sections: &[Rc<Section<E>>]) -> Bytes {
+pub fn localized<E: Env>(offered: &Manifest, sections: &[Rc<Section<E>>]) -> Result<Bytes, Damage> {
     let mut manifest = offered.clone();
     for at in &mut manifest.sections {
         let here = sections.iter().find(|section| section.id() == at.section);
-        *at = here.expect("every section was received").place();
+        let here = here.expect("every section was received").place();
+        if here != (SectionRef { run: here.run, off: here.off, ..*at }) {
+            return Err(Damage::Run { shard: offered.shard, run: here.run, area: Area::Table });
+        }
+        *at = here;
     }
-    manifest.encode()
+    Ok(manifest.encode())
 }

@@ -14,7 +14,7 @@
 
 use bowline_raft::{HardState, LogIndex, ReplicaId, Term};
 
-use crate::field::{put, u32_at, u64_at};
+use crate::field::{put, reachable, u32_at, u64_at};
 use crate::geometry::{SLOT_ROW_LEN, STATE_LEN};
 use crate::log::{DamageState, Hole};
 use crate::shard::ShardLog;
@@ -114,11 +114,20 @@ impl State {
         }
     }
 
-    /// Every state of a chunk; none if the bytes are not `count` states.
+    /// Every state of a chunk; none if the bytes are not `count` states, or no stream reaches what
+    /// they say.
     pub(crate) fn parse_chunk(bytes: &[u8], count: u32) -> Option<impl Iterator<Item = Self>> {
         let count = usize::try_from(count).ok()?;
         let whole = count.checked_mul(STATE_LEN)? == bytes.len();
-        whole.then(|| bytes.chunks_exact(STATE_LEN).map(Self::read))
+        let states = || bytes.chunks_exact(STATE_LEN).map(Self::read);
+        (whole && states().all(|state| state.is_reachable())).then(states)
+    }
+
+    fn is_reachable(&self) -> bool {
+        let HardState { term, commit, .. } = self.hard_state;
+        reachable([term.0, commit.0])
+            && reachable([self.first, self.prev_term, self.last, self.last_term])
+            && reachable([self.manifest_lsn, self.manifest_index])
     }
 
     /// Whether its numbers can stand together.
@@ -161,7 +170,8 @@ impl SlotState {
         put(out, 24, self.last_lsn.to_le_bytes());
     }
 
-    /// Every slot of an end; none if the bytes are not whole rows.
+    /// Every slot of an end; none if the bytes are not whole rows, or no stream reaches what they
+    /// say.
     pub(crate) fn parse_end(bytes: &[u8]) -> Option<Vec<Self>> {
         if !bytes.len().is_multiple_of(SLOT_ROW_LEN) {
             return None;
@@ -173,7 +183,9 @@ impl SlotState {
             first_lsn: u64_at(bytes, 16),
             last_lsn: u64_at(bytes, 24),
         };
-        Some(bytes.chunks_exact(SLOT_ROW_LEN).map(row).collect())
+        let rows: Vec<_> = bytes.chunks_exact(SLOT_ROW_LEN).map(row).collect();
+        let reached = |row: &Self| reachable([row.epoch, row.first_lsn, row.last_lsn]);
+        rows.iter().all(reached).then_some(rows)
     }
 }
 
@@ -224,8 +236,10 @@ pub(crate) fn parse_damage(bytes: &[u8]) -> Option<(DamageState, Vec<HoleState>)
         HoleState { hole: Hole { from, to, crc }, term }
     };
     let rows: Vec<_> = holes.chunks_exact(HOLE_LEN).map(row).collect();
-    let forward = rows.iter().all(|row| 0 < row.hole.from.0 && row.hole.from <= row.hole.to);
-    forward.then_some((DamageState::of_byte(bytes[0]), rows))
+    let forward = |row: &HoleState| 0 < row.hole.from.0 && row.hole.from <= row.hole.to;
+    let reached = |row: &HoleState| reachable([row.hole.to.0, row.term.unwrap_or(0)]);
+    let good = rows.iter().all(|row| forward(row) && reached(row));
+    good.then_some((DamageState::of_byte(bytes[0]), rows))
 }
 
 impl ShardLog {
@@ -262,6 +276,25 @@ mod tests {
         assert!(State::parse_chunk(&bytes, u32::MAX).is_none());
         assert!(state.is_sane());
         assert!(!State { first: 11, ..state }.is_sane());
+    }
+
+    #[test]
+    fn what_no_stream_reaches_is_not_read() {
+        let state = State::of(&ShardLog::new(7, ReplicaId(3)));
+        let mut bytes = [0; STATE_LEN];
+        for at in [16, 32, 40, 48, 56, 64, 72, 88] {
+            state.write(&mut bytes);
+            put(&mut bytes, at, u64::MAX.to_le_bytes());
+            assert!(State::parse_chunk(&bytes, 1).is_none(), "{at}");
+        }
+        for at in [8, 16, 24] {
+            let mut bytes = [0; SLOT_ROW_LEN];
+            put(&mut bytes, at, u64::MAX.to_le_bytes());
+            assert_eq!(SlotState::parse_end(&bytes), None, "{at}");
+        }
+        let hole = Hole { from: LogIndex(1), to: LogIndex(u64::MAX), crc: None };
+        let body = damage_body(DamageState::Repairing, &[HoleState { hole, term: None }], 4096);
+        assert_eq!(parse_damage(&body), None);
     }
 
     #[test]

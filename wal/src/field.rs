@@ -1,5 +1,15 @@
 //! Little-endian integers at fixed offsets: formats are read field by field, never by casting.
 
+/// Numbers of frames, lives, uses of a slot, indexes and terms that no stream reaches. A file can
+/// hold any number under a good checksum; what is above is not read, so that all others can be
+/// counted on from.
+pub(crate) const NUMBER_MAX: u64 = u64::MAX >> 1;
+
+/// Whether every number is one that a stream can have reached.
+pub(crate) fn reachable<const N: usize>(numbers: [u64; N]) -> bool {
+    numbers.into_iter().all(|number| number <= NUMBER_MAX)
+}
+
 /// The `N` bytes at `at`.
 fn cut<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("the range has N bytes")

@@ -19,7 +19,7 @@
 
 use bowline_raft::{BatchHeader, LogIndex, ShardId, Term};
 
-use crate::field::{len_of, put, u16_at, u32_at, u64_at};
+use crate::field::{len_of, put, reachable, u16_at, u32_at, u64_at};
 use crate::geometry::{HEAD_LEN, RECORD_LEN};
 
 /// First frame of its slot.
@@ -109,7 +109,8 @@ impl Head {
     }
 
     /// Reads one copy; none if the bytes are not one. A head that passes is bounded: its directory
-    /// lies inside its blocks, behind the header and before the trailer.
+    /// lies inside its blocks, behind the header and before the trailer, and its numbers are ones
+    /// that a stream can have reached.
     pub(crate) fn parse(bytes: &[u8], copy: Copy2, block: u32) -> Option<Self> {
         let magic = match copy {
             Copy2::Header => HEADER_MAGIC,
@@ -143,8 +144,11 @@ impl Head {
         let len = u64::from(head.blocks) * u64::from(block);
         let head_len = u64::try_from(HEAD_LEN).expect("a head is 128 bytes");
         let ends_right = u64::from(head.dir_off) + dir + head_len == len;
-        let bounded = head.blocks > 0 && u32::try_from(len).is_ok() && head.block_no > 0;
-        (bounded && ends_right && u64::from(head.dir_off) >= head_len).then_some(head)
+        let placed = head.block_no > 0 && head.block_no.checked_add(head.blocks).is_some();
+        let bounded = head.blocks > 0 && u32::try_from(len).is_ok() && placed;
+        let reached = reachable([head.lsn, head.epoch, head.boot, head.synced, head.prev_lsn]);
+        let inside = ends_right && u64::from(head.dir_off) >= head_len;
+        (bounded && reached && inside).then_some(head)
     }
 
     /// The checksum that the frame after this one names.
@@ -225,6 +229,12 @@ impl Row {
             a: u64_at(bytes, 48),
             b: u64_at(bytes, 56),
         }
+    }
+
+    /// Whether its numbers are ones that a stream can have reached. What a later release says in a
+    /// record that may be skipped is its own affair.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.kind & kind::SKIPPABLE != 0 || reachable([self.index, self.term])
     }
 
     pub(crate) fn is_echo(&self) -> bool {
@@ -346,6 +356,26 @@ mod tests {
         assert_eq!(Head::parse(&bad.to_bytes(Copy2::Header), Copy2::Header, 4096), None);
         let bad = Head { blocks: 0, ..head() };
         assert_eq!(Head::parse(&bad.to_bytes(Copy2::Header), Copy2::Header, 4096), None);
+    }
+
+    #[test]
+    fn a_head_whose_numbers_no_stream_reaches_is_none() {
+        let spoil: [fn(&mut Head); 6] = [
+            |head| head.lsn = u64::MAX,
+            |head| head.epoch = u64::MAX,
+            |head| head.boot = u64::MAX,
+            |head| head.synced = u64::MAX,
+            |head| head.prev_lsn = u64::MAX,
+            |head| head.block_no = u32::MAX,
+        ];
+        for spoil in spoil {
+            let mut bad = head();
+            spoil(&mut bad);
+            assert_eq!(Head::parse(&bad.to_bytes(Copy2::Header), Copy2::Header, 4096), None);
+        }
+        assert!(!Row { index: u64::MAX, ..Row::default() }.is_reachable());
+        assert!(!Row { term: u64::MAX, ..Row::default() }.is_reachable());
+        assert!(Row { kind: kind::SKIPPABLE, term: u64::MAX, ..Row::default() }.is_reachable());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! ```
 
 use crate::error::{Foreign, OpenError};
-use crate::field::{put, u16_at, u32_at, u64_at, u128_at};
+use crate::field::{put, reachable, u16_at, u32_at, u64_at, u128_at};
 use crate::geometry::Geometry;
 use crate::log::StreamId;
 
@@ -110,7 +110,7 @@ impl Super {
         if crc32fast::hash(&bytes[..4092]) != u32_at(bytes, 4092) {
             return None;
         }
-        Some(Self {
+        let superblock = Self {
             major: u16_at(bytes, 8),
             ro_compat: u32_at(bytes, 16),
             incompat: u32_at(bytes, 20),
@@ -132,7 +132,9 @@ impl Super {
             sync_mode: if bytes[124] == 0 { SyncMode::Dsync } else { SyncMode::Fdatasync },
             probe_ns: u64_at(bytes, 128),
             quiet_boot: u64_at(bytes, 136),
-        })
+        };
+        let Self { sequence, boot, max_epoch, clean_lsn, quiet_boot, .. } = superblock;
+        reachable([sequence, boot, max_epoch, clean_lsn, quiet_boot]).then_some(superblock)
     }
 
     /// Of the valid copies the one with the higher sequence, and which it was.
@@ -192,12 +194,12 @@ impl Super {
 
     /// Sizes of the stream, with `log_bytes` as now asked for; what exists is never too much.
     pub(crate) fn geometry(&self, log_bytes: u64) -> Geometry {
-        let have = u64::from(self.slot_count) * self.slot_bytes;
+        let have = u64::from(self.slot_count).saturating_mul(self.slot_bytes);
         Geometry {
             block: self.block,
             frame_cap: self.frame_cap,
             slot_bytes: self.slot_bytes,
-            log_bytes: log_bytes.max(have).max(8 * self.slot_bytes),
+            log_bytes: log_bytes.max(have).max(self.slot_bytes.saturating_mul(8)),
         }
     }
 
@@ -277,7 +279,7 @@ impl SlotHead {
             return None;
         }
         let known = u16_at(bytes, 8) == MAJOR && u32_at(bytes, 52) & !INCOMPAT == 0;
-        known.then(|| Self {
+        let head = Self {
             slot_no: u32_at(bytes, 12),
             uuid: u128_at(bytes, 16),
             epoch: u64_at(bytes, 32),
@@ -287,7 +289,9 @@ impl SlotHead {
             wall_ms: u64_at(bytes, 64),
             life_lsn: u64_at(bytes, 72),
             life_cut: u64_at(bytes, 80),
-        })
+        };
+        let reached = reachable([head.epoch, head.boot, head.life_lsn, head.life_cut]);
+        (known && reached).then_some(head)
     }
 }
 
@@ -387,6 +391,38 @@ mod tests {
         }
         for cut in 0..good.len() {
             assert_eq!(SlotHead::parse(&good[..cut]), None);
+        }
+    }
+
+    /// Such numbers overflowed where the next one is made of them.
+    #[test]
+    fn numbers_that_no_stream_reaches_are_not_read() {
+        let spoil: [fn(&mut Super); 5] = [
+            |it| it.sequence = u64::MAX,
+            |it| it.boot = u64::MAX,
+            |it| it.max_epoch = u64::MAX,
+            |it| it.clean_lsn = u64::MAX,
+            |it| it.quiet_boot = u64::MAX,
+        ];
+        for spoil in spoil {
+            let mut bad = superblock();
+            spoil(&mut bad);
+            assert_eq!(Super::parse(&bad.to_bytes()), None);
+        }
+        let huge = Super { slot_bytes: u64::MAX, ..superblock() };
+        assert!(huge.geometry(0).check().is_err());
+        let spoil: [fn(&mut SlotHead); 4] = [
+            |it| it.epoch = u64::MAX,
+            |it| it.boot = u64::MAX,
+            |it| it.life_lsn = u64::MAX,
+            |it| it.life_cut = u64::MAX,
+        ];
+        for spoil in spoil {
+            let mut bad = SlotHead::default();
+            spoil(&mut bad);
+            let mut bytes = [0; 4096];
+            bad.write(&mut bytes);
+            assert_eq!(SlotHead::parse(&bytes), None);
         }
     }
 

@@ -190,11 +190,12 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
         let len = head.len(block);
         let Some(bytes) = self.get(slot_no, at, len).await else { return Ok(None) };
         let dir = &bytes[head.dir()];
-        if crc32fast::hash(dir) != head.dir_crc {
+        let rows = || dir.chunks_exact(RECORD_LEN).map(Row::from_bytes);
+        if crc32fast::hash(dir) != head.dir_crc || !rows().all(|row| row.is_reachable()) {
             return Ok(Some(Found { head, bytes, dir_good: false, bad: Vec::new() }));
         }
         let mut bad = Vec::new();
-        for (nth, row) in dir.chunks_exact(RECORD_LEN).map(Row::from_bytes).enumerate() {
+        for (nth, row) in rows().enumerate() {
             let known = (kind::ENTRIES..=kind::DAMAGE).contains(&row.kind);
             if !known && row.kind & kind::SKIPPABLE == 0 {
                 return Err(OpenError::UnknownRecord { kind: row.kind });
@@ -233,7 +234,8 @@ impl<'a, R: SlotRead> Scanner<'a, R> {
         let mut hits = BTreeMap::new();
         for block_no in blocks {
             let at = u64::from(block_no) * u64::from(self.geometry.block);
-            let Some(bytes) = self.get(slot_no, at, block).await else { continue };
+            // The file ends before, or is not there.
+            let Some(bytes) = self.get(slot_no, at, block).await else { break };
             if let Some(head) = self.parse(&bytes, Copy2::Header)
                 && head.block_no == block_no
             {

@@ -203,6 +203,7 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         let expect = Expect { epoch: link.epoch, lsn: Some(lsn), prev_crc: self.prev_crc };
         let (slot_no, block_no) = (link.slot_no, self.block_no);
         let found = self.scanner.frame_at(slot_no, block_no, &expect).await?;
+        let found = found.filter(|_| self.has_room(lsn));
         if let Some(found) = found.as_ref().filter(|found| found.is_good()) {
             self.take(found)?;
             return Ok(true);
@@ -214,6 +215,22 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
             return Ok(self.go_to(next));
         }
         self.judge(lsn, found).await
+    }
+
+    /// Whether a frame of this number can lie here: each between it and the first of its slot takes
+    /// a block at least. A liar's number is no length of a table.
+    fn has_room(&self, lsn: u64) -> bool {
+        self.placed_here().is_none_or(|placed| {
+            let before = lsn.checked_sub(placed.first_lsn);
+            before.is_some_and(|count| count < u64::from(self.block_no))
+        })
+    }
+
+    /// What is noted of the slot that is walked.
+    fn placed_here(&self) -> Option<&Placed> {
+        let link = &self.links[self.link];
+        let last = self.out.placed.last()?;
+        ((last.slot_no, last.epoch) == (link.slot_no, link.epoch)).then_some(last)
     }
 
     /// Goes to the head of another slot.
@@ -261,8 +278,7 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
 
     fn note_place(&mut self, lsn: u64, block_no: u32) {
         let link = &self.links[self.link];
-        let is_new = self.out.placed.last().is_none_or(|placed| placed.epoch != link.epoch);
-        if is_new {
+        if self.placed_here().is_none() {
             self.out.placed.push(Placed {
                 slot_no: link.slot_no,
                 epoch: link.epoch,

@@ -127,6 +127,7 @@ impl<E: Env> Receiving<E> {
             sections.push(section);
         }
         let body = localized(&self.offered, sections);
+        let body = body.map_err(|damage| Failed::Run(JobError::Damaged(damage)))?;
         let shard = self.offered.shard;
         let machine = M::open(&self.store, shard, Some(&body)).await.map_err(Failed::Open)?;
         Ok((machine, body))

@@ -1,5 +1,7 @@
 //! One input of a merge: read front to back, in large pieces, past the page cache. Every page and
-//! value is verified again, so that a merge does not carry damage on.
+//! value is verified again, so that a merge does not carry damage on. A section may be a peer's,
+//! whose checksums hold whatever it says: that keys ascend, and that versions are of the section's
+//! part of the log, is verified here too.
 
 use std::rc::Rc;
 
@@ -34,6 +36,8 @@ pub(super) struct Input<E: Env> {
     place: Place,
     page: Bytes,
     walk: Walk,
+    /// The key before the one it stands on.
+    before: Vec<u8>,
     /// Pages read ahead: the first one's number, and their bytes.
     pages: (u32, Bytes),
     /// Values read ahead: their place in the section, and their bytes.
@@ -48,6 +52,7 @@ impl<E: Env> Input<E> {
             place: Place::Before(0),
             page: Bytes::new(),
             walk: Walk::new(),
+            before: Vec::new(),
             pages: (0, Bytes::new()),
             values: (0, Bytes::new()),
         }
@@ -72,6 +77,16 @@ impl<E: Env> Input<E> {
 
     /// Goes to the next entry.
     pub(super) async fn advance(&mut self) -> Result<(), Damage> {
+        let is_first = self.place == Place::Before(0);
+        self.before.clone_from(&self.walk.key);
+        self.go_on().await?;
+        let Place::On(n) = self.place else { return Ok(()) };
+        let ascends = is_first || self.before < self.walk.key;
+        let range = self.section.min_index()..=self.section.max_index();
+        if ascends && range.contains(&self.mod_index()) { Ok(()) } else { Err(self.bad(n)) }
+    }
+
+    async fn go_on(&mut self) -> Result<(), Damage> {
         if let Place::On(n) = self.place {
             let page = Page::new(&self.page).map_err(|BadPage| self.bad(n))?;
             if self.walk.slot + 1 < page.count() {

@@ -363,8 +363,12 @@ impl Trailer {
         let body_fits = self.body_len <= self.areas[INDEX].off;
         let pages_fit = u64::from(self.data_pages) * PAGE_U64 <= self.areas[INDEX].off;
         let ends_here = at.checked_add(PAGE_U64) == Some(self.len);
+        // An entry takes a byte at least, so these can be added and multiplied.
+        let counts_fit =
+            self.puts.checked_add(self.tombstones).is_some_and(|count| count <= self.len);
         ends_here
             && chunks_match
+            && counts_fit
             && known
             && body_fits
             && pages_fit
@@ -463,5 +467,15 @@ mod tests {
         let mut bad = trailer();
         bad.data_pages = 17;
         assert_eq!(Trailer::decode(&bad.encode()), Err(FormatError::Field));
+    }
+
+    /// The choice of what to merge adds and multiplies them.
+    #[test]
+    fn more_entries_than_a_section_has_bytes_are_refused() {
+        for (puts, tombstones) in [(u64::MAX, 0), (u64::MAX, 1), (3, u64::MAX / 100), (1 << 40, 0)]
+        {
+            let bad = Trailer { puts, tombstones, ..trailer() };
+            assert_eq!(Trailer::decode(&bad.encode()), Err(FormatError::Field));
+        }
     }
 }

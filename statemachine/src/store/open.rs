@@ -105,10 +105,12 @@ impl<E: Env> Store<E> {
         at: &SectionRef,
         residency: Residency,
     ) -> Result<Rc<Section<E>>, OpenFailure> {
-        if let Some(section) = self.section(at.section) {
-            return Ok(section);
-        }
         let damage = |area| Damage::Run { shard, run: at.run, area };
+        if let Some(section) = self.section(at.section) {
+            // Another shard's stays that shard's, whatever a peer calls the one that it offers.
+            let ours = section.shard() == shard;
+            return if ours { Ok(section) } else { Err(damage(Area::Table).into()) };
+        }
         if !is_sound_place(at) {
             return Err(damage(Area::File).into());
         }

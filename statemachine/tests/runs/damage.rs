@@ -181,3 +181,18 @@ fn a_run_of_another_section_or_shard_is_not_taken() {
         assert_eq!(failure, OpenFailure::Damaged(want));
     });
 }
+
+/// A peer that offered a state with a section named like one of another shard got that one: what
+/// the shard then let go of was the other shard's.
+#[test]
+fn an_open_section_of_another_shard_is_not_given() {
+    with_store(BIG, async move |_, store| {
+        let level = Level::random(&mut Dice::new(4), 1, 900, 100);
+        let at = flush(&store, &level, false).await.unwrap().add.unwrap();
+        let section = store.open_section(SHARD, &at).await.unwrap();
+        let failure = store.open_section(SHARD + 1, &at).await.unwrap_err();
+        let want = Damage::Run { shard: SHARD + 1, run: at.run, area: Area::Table };
+        assert_eq!(failure, OpenFailure::Damaged(want));
+        assert!(Rc::ptr_eq(&section, &store.open_section(SHARD, &at).await.unwrap()));
+    });
+}
