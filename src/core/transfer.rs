@@ -213,9 +213,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let honest = member.is_none_or(|member| member.node == node) && view.replica == to;
         let replica = &self.replicas[place(slot)];
         let index = LogIndex(offered.flushed_index);
-        let newer = index.0 > replica.machine.applied() && offered.shard == shard.0;
-        let healthy = replica.closed.is_none() || self.may_be_repaired(slot);
-        if !honest || !newer || !healthy || self.drain.is_some() {
+        let healthy = replica.closed.is_none();
+        // What is damaged may go back to whatever the log goes on from.
+        let wanted = if healthy {
+            index.0 > replica.machine.applied()
+        } else {
+            index >= view.floor && self.may_be_repaired(slot)
+        };
+        if !honest || !wanted || offered.shard != shard.0 || self.drain.is_some() {
             return false;
         }
         if let Some(incoming) = self.transfers.incoming.get(&slot) {
@@ -246,7 +251,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             env: self.env.clone(),
             store: Rc::clone(&self.store),
             mail: Rc::clone(&self.mail),
-            held: replica.machine.snapshot().filter(|_| replica.closed.is_none()),
+            held: replica.machine.snapshot().map(|mut here| {
+                here.sections.retain(|section| !section.is_damaged());
+                here
+            }),
             offered,
             pieces,
             node,

@@ -35,7 +35,7 @@ pub(crate) enum Residency {
 impl<E: Env> Store<E> {
     /// Opens a section: index, ranges and the like are read, checked and kept; its pages are
     /// mapped and verified if they fit the resident budget. A section that is open already is
-    /// given again.
+    /// given again, unless it was found damaged.
     ///
     /// # Errors
     ///
@@ -106,7 +106,8 @@ impl<E: Env> Store<E> {
         residency: Residency,
     ) -> Result<Rc<Section<E>>, OpenFailure> {
         let damage = |area| Damage::Run { shard, run: at.run, area };
-        if let Some(section) = self.section(at.section) {
+        // One that is damaged is not given again: another copy takes its place.
+        if let Some(section) = self.section(at.section).filter(|it| !it.is_damaged()) {
             // Another shard's stays that shard's, whatever a peer calls the one that it offers.
             let ours = section.shard() == shard;
             return if ours { Ok(section) } else { Err(damage(Area::Table).into()) };
