@@ -123,6 +123,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     self.entries_read((slot, epoch), to, result);
                 },
                 Event::AskForPiece { slot, node, piece } => self.ask_for(slot, node, piece),
+                Event::FoundDamaged { slot, epoch, damage } => {
+                    self.found_damaged((slot, epoch), &damage);
+                },
                 Event::PieceRead { shard, node, section, off, result } => {
                     self.piece_read((shard, node), (section, off), result);
                 },

@@ -171,14 +171,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         question.ticket.complete(result, &mut self.wakes);
     }
 
-    /// A read cannot be answered: what it asks for is damaged. With peers the shard gets their
-    /// state, and is led elsewhere until then; alone it goes on with what is whole.
+    /// A read cannot be answered: what it asks for is damaged.
     fn met_damage(&mut self, slot: Slot, question: Question, damage: &Damage) {
         let error = damaged(self.replicas[place(slot)].shard, damage);
         question.ticket.complete(Err(error), &mut self.wakes);
-        if self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1) {
-            self.close_shard(slot, ShardFailure::RunDamaged);
-        }
+        self.state_is_damaged(slot);
     }
 
     /// Pages that a read waited for are there, or cannot be read.

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use bowline_env::{Class, Env, Nanos, SharedBuf};
 use bowline_net::{Bulk, CHUNK_MAX, Control, Received};
 use bowline_raft::{
-    Admin, Apply, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, SnapWant, SnapshotEvent, Verdict,
+    Apply, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, SnapWant, SnapshotEvent, Verdict,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::Section;
@@ -32,7 +32,7 @@ use super::logs::place;
 use super::mail::Event;
 use super::replica::Applying;
 use super::run::Core;
-use crate::{Error, ShardFailure};
+use crate::Error;
 
 mod receive;
 
@@ -174,15 +174,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }
             },
             Bulk::End { shard, .. } => drop(self.transfers.out.remove(&(shard, node))),
-            Bulk::Refuse { shard, section: 0 } => {
+            Bulk::Refuse { shard, section } => {
                 if let Some(outgoing) = self.transfers.out.remove(&(shard, node)) {
+                    if section != 0 {
+                        self.recheck(outgoing.slot, &outgoing.snapshot, section);
+                    }
                     let Outgoing { slot, peer, .. } = outgoing;
                     self.mail.push(Event::TransferFailed { slot, peer });
-                }
-            },
-            Bulk::Refuse { shard, .. } => {
-                // The sender has given the offer up; another one comes.
-                if let Some(slot) = self.slot_of(shard) {
+                } else if let Some(slot) = self.slot_of(shard).filter(|_| section != 0) {
+                    // The sender has given the offer up; another one comes.
                     self.end_incoming(slot, node);
                 }
             },
@@ -337,6 +337,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Err(damage) => {
                 tracing::warn!(shard = shard.0, %damage, "a piece for a peer cannot be read");
                 let Outgoing { slot, peer, .. } = *outgoing;
+                let snapshot = Rc::clone(&outgoing.snapshot);
+                self.recheck(slot, &snapshot, section);
                 self.transfers.out.remove(&(shard, node));
                 self.send_bulk(node, Bulk::Refuse { shard, section });
                 self.mail.push(Event::TransferFailed { slot, peer });
@@ -365,7 +367,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             },
             Err(error) => {
                 tracing::warn!(shard = shard.0, %error, "a state was not received");
-                self.send_bulk(node, Bulk::Refuse { shard, section: 0 });
+                self.send_bulk(node, Bulk::Refuse { shard, section: error.section() });
             },
         }
     }
@@ -427,23 +429,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.announce(slot);
         self.serve_applied(slot);
         self.list_for_apply(slot);
-    }
-
-    /// Whether a closed shard may get its state from a peer.
-    pub(crate) fn may_be_repaired(&self, slot: Slot) -> bool {
-        let why = self.replicas[place(slot)].closed.as_ref();
-        why.is_some_and(ShardFailure::is_damage)
-            && self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1)
-    }
-
-    /// A shard whose state or log is damaged asks its peers for their state; alone it stays closed.
-    pub(crate) fn ask_for_repair(&mut self, slot: Slot) {
-        if self.may_be_repaired(slot) {
-            let verb = Admin::Damaged(bowline_raft::Damage::State);
-            if let Err(error) = self.raft.admin(slot, verb) {
-                tracing::error!(shard = self.logs.shard(slot).0, %error, "it is not repaired");
-            }
-        }
     }
 
     /// Entries up to `index` were not applied one by one here: nobody knows what became of those

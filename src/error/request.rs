@@ -154,9 +154,10 @@ impl ShardFailure {
         }
     }
 
-    /// Whether a write that met it could still take effect.
+    /// Whether a write that met it could still take effect. A full disk alone refuses before
+    /// anything is appended; with the others the write may be in the log, here or at a peer.
     pub const fn maybe_applied(&self) -> bool {
-        matches!(self, Self::LogWrite | Self::Halted { .. } | Self::Invariant(_))
+        !matches!(self, Self::DiskFull)
     }
 }
 

@@ -52,6 +52,19 @@ impl<E: Env> Snapshot<E> {
         let read = store.files().read_checked(store.env(), span, Area::File, |b| Ok(b.clone()));
         read.await.map_err(|failure: ReadFailure| damage(failure.area(Area::File)))
     }
+
+    /// Reads a section again as a whole: a peer says that it came damaged. A section that is not
+    /// one of these is no fault.
+    ///
+    /// # Errors
+    ///
+    /// [`Damage`]: it is so on the disk here; it counts as damaged from now on.
+    pub async fn recheck(&self, section: u128) -> Result<(), Damage> {
+        match self.sections.iter().find(|held| held.id() == section) {
+            Some(held) => held.store().recheck(held).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// A section that is being received into a run of its own.

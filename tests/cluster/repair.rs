@@ -117,3 +117,26 @@ fn dk_04_a_damaged_page_is_not_believed_and_comes_back_from_a_peer() {
     let metrics = cluster.engine(leader).metrics();
     assert_eq!(metrics.cores[0].installs, 1, "once, and for good");
 }
+
+/// Bug: seed 5 of the clusters: a leader offered a state whose file was damaged under it, for ever:
+/// what it held in memory was whole.
+#[test]
+fn sn_04_a_sender_looks_at_a_state_that_arrives_damaged() {
+    let mut cluster = Cluster::up(24, 3, 1);
+    let leader = cluster.leader();
+    fill_and_flush(&cluster, leader);
+    let away = cluster.follower();
+    cluster.crash(away, Crash::Power);
+    let disk = cluster.world.disk(away);
+    for run in runs(&disk) {
+        disk.take_away(&run);
+    }
+    spoil_pages(&cluster.world.disk(leader));
+    cluster.start(away);
+    cluster.ready(away);
+    for node in [away, leader] {
+        cluster.ready(node);
+        assert_eq!(cluster.get(node, "key-7").as_deref(), Some("value-7"), "node {node}");
+        assert_eq!(cluster.engine(node).metrics().cores[0].installs, 1, "node {node}");
+    }
+}

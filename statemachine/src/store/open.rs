@@ -214,6 +214,28 @@ impl<E: Env> Store<E> {
         Ok(true)
     }
 
+    /// Reads all of a section from the medium, also what memory holds of it, and marks it damaged
+    /// if it is. An error of the device says nothing about it.
+    ///
+    /// # Errors
+    ///
+    /// [`Damage`]: a part of it fails its check.
+    pub(crate) async fn recheck(self: &Rc<Self>, section: &Rc<Section<E>>) -> Result<(), Damage> {
+        let parts = self.read_parts(section.shard(), &section.place()).await;
+        if let Err(ReadFailure::Bad(area)) = parts {
+            section.set_damaged();
+            return Err(section.damage(area));
+        }
+        let examined = self.examine(section).await;
+        if section.is_damaged() {
+            return Err(section.damage(Area::Body));
+        }
+        match examined {
+            Err(OpenFailure::Damaged(damage)) => Err(damage),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Reads a section directly and marks it damaged if a chunk of it is.
     pub(crate) async fn examine(
         self: &Rc<Self>,

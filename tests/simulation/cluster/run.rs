@@ -115,7 +115,8 @@ impl Run {
             return Vec::new();
         }
         let (first, count) = (rng.index(nodes.len()), 1 + rng.index(minority));
-        if self.shared.plan.troubles.contains(&Trouble::LostRun) {
+        let damages = [Trouble::LostRun, Trouble::BadPage];
+        if damages.iter().any(|it| self.shared.plan.troubles.contains(it)) {
             // Whoever lost something and whoever is dead are one minority together.
             return self.shared.plan.victims.iter().copied().take(count).collect();
         }
