@@ -84,9 +84,10 @@ impl Failed {
     }
 
     fn of(section: u128, error: JobError) -> Self {
-        match error {
-            JobError::Damaged(damage) => Self::Damaged(section, damage),
-            other => Self::Run(other),
+        if let JobError::Damaged(damage) = error {
+            Self::Damaged(section, damage)
+        } else {
+            Self::Run(error)
         }
     }
 }
