@@ -220,7 +220,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         } else {
             index >= view.floor && self.may_be_repaired(slot)
         };
-        if !honest || !wanted || offered.shard != shard.0 || self.drain.is_some() {
+        if !honest || offered.shard != shard.0 || self.drain.is_some() {
+            return false;
+        }
+        if !wanted {
+            if healthy {
+                // The leader does not know what is here: raft tells it.
+                self.ready(slot, &offered);
+            }
             return false;
         }
         if let Some(incoming) = self.transfers.incoming.get(&slot) {
@@ -372,16 +379,22 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
+    /// Shows raft a state; one that is not newer than what is here is answered only.
+    fn ready(&mut self, slot: Slot, manifest: &Manifest) -> Verdict {
+        let index = LogIndex(manifest.flushed_index);
+        let term = bowline_raft::Term(manifest.flushed_term);
+        let event = SnapshotEvent::Ready { index, term, conf: &manifest.conf };
+        self.raft.handle_snapshot(slot, event, &mut self.logs, &mut self.out)
+    }
+
     /// Lets raft take the states that were received whole.
     pub(crate) fn install_arrived(&mut self) {
         for arrived in std::mem::take(&mut self.transfers.arrived) {
             let Arrived { slot, machine, body } = arrived;
             let manifest = Manifest::decode(&body).expect("it was encoded here");
             let index = LogIndex(manifest.flushed_index);
-            let term = bowline_raft::Term(manifest.flushed_term);
             self.logs.arrived = Some((index, body.clone()));
-            let event = SnapshotEvent::Ready { index, term, conf: &manifest.conf };
-            let verdict = self.raft.handle_snapshot(slot, event, &mut self.logs, &mut self.out);
+            let verdict = self.ready(slot, &manifest);
             self.logs.arrived = None;
             let install = Apply::Install { slot, index };
             if verdict == Verdict::NoRoom {
@@ -426,7 +439,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.settle_skipped(slot, index);
         self.raft.handle_applied(slot, index);
         self.counters.installs.add(1);
-        self.announce(slot);
+        self.announce_again(slot);
         self.serve_applied(slot);
         self.list_for_apply(slot);
     }

@@ -118,6 +118,22 @@ fn dk_04_a_damaged_page_is_not_believed_and_comes_back_from_a_peer() {
     assert_eq!(metrics.cores[0].installs, 1, "once, and for good");
 }
 
+/// Bug: seed 10021 of the clusters: whoever led a shard before it closed was forgotten.
+#[test]
+fn dk_04_a_follower_that_is_repaired_knows_its_leader() {
+    let mut cluster = Cluster::new(25, 3, 1);
+    cluster.set("state.resident", "\"0MiB\"");
+    cluster.start_all();
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    fill_and_flush(&cluster, leader);
+    spoil_pages(&cluster.world.disk(follower));
+    let error = cluster.try_get(follower, "key-7").unwrap_err();
+    assert_eq!(error.code(), Code::RUN_DAMAGED);
+    cluster.ready(follower);
+    assert_eq!(cluster.leader(), leader, "nothing happened to it");
+    assert_eq!(cluster.get(follower, "key-7").as_deref(), Some("value-7"));
+}
+
 /// Bug: seed 5 of the clusters: a leader offered a state whose file was damaged under it, for ever:
 /// what it held in memory was whole.
 #[test]

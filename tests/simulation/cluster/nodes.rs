@@ -12,6 +12,7 @@ use bowline_env::sim::{Crash, Profile, Rng, SimTask};
 use tokio::sync::oneshot;
 
 use super::load::Shared;
+use super::plan::Trouble;
 
 /// A start or an orderly stop may take this long, whatever the disk does.
 const PATIENCE: Nanos = Nanos(60_000_000_000);
@@ -26,6 +27,8 @@ enum Phase {
         since: Nanos,
         /// A core of it ran.
         lived: bool,
+        /// Nothing that was asked for may make it fail.
+        whole: bool,
         /// Dropped with the phase: the start ends.
         _alive: oneshot::Sender<()>,
     },
@@ -59,7 +62,8 @@ impl Nodes {
         let down = |node: &u64| (*node, Node { phase: Phase::Down, life: 0, sick_since: None });
         let all = shared.plan.nodes.iter().map(down).collect();
         let shared = Rc::clone(shared);
-        let whole = shared.plan.profile == Profile::calm();
+        let fails = shared.plan.troubles.contains(&Trouble::BadDisk);
+        let whole = shared.plan.profile == Profile::calm() && !fails;
         Self { shared, rng, all, graveyard: Vec::new(), whole }
     }
 
@@ -91,11 +95,11 @@ impl Nodes {
             })
             .await
         });
-        let (since, lived) = (world.now(), false);
+        let (since, lived, whole) = (world.now(), false, self.whole);
         let node = self.node(node);
         node.life += 1;
         node.sick_since = None;
-        node.phase = Phase::Starting { task, since, lived, _alive: alive };
+        node.phase = Phase::Starting { task, since, lived, whole, _alive: alive };
     }
 
     pub(crate) fn crash(&mut self, node: u64, how: Crash) {
@@ -178,10 +182,10 @@ impl Nodes {
 
     /// A start ended. True: the node is down.
     fn started(&mut self, node: u64) -> bool {
-        let whole = self.whole;
         let alive = self.shared.world.alive(node);
         let known = self.node(node);
-        let Phase::Starting { task, .. } = &known.phase else { return false };
+        let Phase::Starting { task, whole, .. } = &known.phase else { return false };
+        let whole = *whole;
         match task.take() {
             Some(Ok(engine)) => {
                 known.phase = Phase::Up;
