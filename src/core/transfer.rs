@@ -424,7 +424,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let old = std::mem::replace(&mut replica.machine, machine);
         let sections = old.superseded(&replica.machine);
         replica.epoch += 1;
-        replica.committed = index.max(replica.committed);
+        // Raft hands out what follows the state, also where that was applied before.
+        replica.committed = index;
         replica.applied_term = bowline_raft::Term(manifest.flushed_term);
         replica.applying = Applying::Ready;
         replica.pins.clear();

@@ -215,25 +215,26 @@ impl<E: Env> Store<E> {
     }
 
     /// Reads all of a section from the medium, also what memory holds of it, and marks it damaged
-    /// if it is. An error of the device says nothing about it.
+    /// if it is.
     ///
     /// # Errors
     ///
-    /// [`Damage`]: a part of it fails its check.
-    pub(crate) async fn recheck(self: &Rc<Self>, section: &Rc<Section<E>>) -> Result<(), Damage> {
-        let parts = self.read_parts(section.shard(), &section.place()).await;
-        if let Err(ReadFailure::Bad(area)) = parts {
-            section.set_damaged();
-            return Err(section.damage(area));
+    /// [`OpenFailure::Damaged`]: a part of it fails its check; an error of the device says nothing
+    /// about it.
+    pub(crate) async fn recheck(
+        self: &Rc<Self>,
+        section: &Rc<Section<E>>,
+    ) -> Result<(), OpenFailure> {
+        match self.read_parts(section.shard(), &section.place()).await {
+            Ok(_) => {},
+            Err(ReadFailure::Bad(area)) => {
+                section.set_damaged();
+                return Err(section.damage(area).into());
+            },
+            Err(ReadFailure::Env(error)) => return Err(OpenFailure::Env(error)),
         }
-        let examined = self.examine(section).await;
-        if section.is_damaged() {
-            return Err(section.damage(Area::Body));
-        }
-        match examined {
-            Err(OpenFailure::Damaged(damage)) => Err(damage),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        self.examine(section).await?;
+        if section.is_damaged() { Err(section.damage(Area::Body).into()) } else { Ok(()) }
     }
 
     /// Reads a section directly and marks it damaged if a chunk of it is.
