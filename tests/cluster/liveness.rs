@@ -68,7 +68,7 @@ fn liveness_under_full_load_changes_no_leader_and_ends_no_lane() {
     assert!(100 < acked && acked < WRITERS, "{acked}: the first of each are still being sent");
     assert_eq!(state(&cluster), before, "full sockets");
 
-    // Logs without room: frames wait at the followers until nothing is left of the windows.
+    // Logs without room: frames wait at the followers until the windows take no batch more.
     for node in &others {
         cluster.world.link(leader, *node).slow(1);
         cluster.world.disk(*node).stuck(ms(3_000));
@@ -79,7 +79,7 @@ fn liveness_under_full_load_changes_no_leader_and_ends_no_lane() {
         let behind = (entries(leader) - entries(node)) * VALUE;
         assert!(WINDOW <= behind, "node {node} has all but {behind} bytes in its log");
     }
-    assert_eq!(state(&cluster), before, "no credit");
+    assert_eq!(state(&cluster), before, "full windows");
 
     cluster.world.run_until(|| writers.iter().all(SimTask::is_done), LIMIT).unwrap();
     assert_eq!(state(&cluster), before, "afterwards");
