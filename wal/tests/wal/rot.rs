@@ -275,6 +275,35 @@ fn rot_of_the_newest_uncovered_frame_looks_torn_and_is_cut() {
     assert_eq!(of(&bad.lines(), 1).numbers, of(&good.lines(), 1).numbers);
 }
 
+/// A checkpoint lists a slot by the first frame that is left of it. The next boot looked for that
+/// one at the head of the slot, where the rotten ones are, and lost it too.
+#[test]
+fn what_is_left_of_a_slot_with_a_rotten_head_is_found_by_every_later_boot() {
+    let good = stream(28);
+    let frames = good.frames();
+    let first = frames.iter().take_while(|frame| frame.slot == frames[0].slot);
+    let holds_batch = |frame: &&bowline_wal::FrameView| {
+        let (_, rows) = raw_rows(&good.clone().frame(frame));
+        rows.iter().any(|row| row.kind == 1)
+    };
+    let mut bad = good.clone();
+    let rotten = first.clone().take_while(|frame| !holds_batch(frame)).count();
+    assert!(rotten > 0, "the batch of the first life is not in its first frame");
+    first.take(rotten).for_each(|frame| bad.destroy(frame));
+    let world = calm(28);
+    bad.place(&world);
+    for life in 1..=3 {
+        live(&world, async move |env| {
+            let log = open(&env).await;
+            let batches = log.all(2).await;
+            assert_eq!(batches[0].head.first, LogIndex(1), "life {life}");
+            assert_eq!(log.shard(2).unwrap().bounds.damage as u8, NORMAL, "life {life}");
+            log.wal.close().await.unwrap();
+        });
+        power_cut(&world);
+    }
+}
+
 #[test]
 fn a_lost_slot_file_costs_the_shards_in_it_and_no_vote_is_given_twice() {
     let good = stream(26);
