@@ -397,8 +397,8 @@ mod tests {
         forge(|m| m.sections[3].section = m.sections[9].section, ManifestError::Sections);
     }
 
-    /// A peer's offer with a generation or index of `u64::MAX` was taken, and the next one panicked;
-    /// sections whose lengths together pass 64 bits did so at once.
+    /// A peer's offer with a generation or index of `u64::MAX` was taken, and the next one
+    /// panicked; sections whose lengths together pass 64 bits did so at once.
     #[test]
     fn numbers_that_cannot_be_counted_on_from_are_refused_when_read() {
         forge(|m| m.generation = u64::MAX, ManifestError::Numbers);
