@@ -32,6 +32,7 @@ pub(crate) mod pass;
 pub(crate) mod peers;
 pub(crate) mod queue;
 pub(crate) mod read;
+mod repair;
 pub(crate) mod replica;
 pub(crate) mod run;
 pub(crate) mod transfer;

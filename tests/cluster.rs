@@ -13,6 +13,8 @@ mod identity;
 mod kit;
 #[path = "cluster/leaders.rs"]
 mod leaders;
+#[path = "cluster/liveness.rs"]
+mod liveness;
 #[path = "cluster/lives.rs"]
 mod lives;
 #[path = "kit/node.rs"]

@@ -28,9 +28,9 @@ mod trace;
 use run::{Plan, Tally};
 
 /// Seeds that a plain `cargo test` runs; the gate asks for more.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 30;
 /// The same, of clusters.
-const CLUSTER_SEEDS: u64 = 30;
+const CLUSTER_SEEDS: u64 = 15;
 
 #[expect(clippy::disallowed_methods, reason = "the seeds to run are given by the environment")]
 fn setting(name: &str) -> Option<u64> {

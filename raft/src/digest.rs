@@ -361,6 +361,11 @@ impl RaftCore {
         let leads = self.replicas[slot].role == Role::Leader;
         if !leads && self.follow(slot, &message, out).is_ok() {
             self.on_bind(slot, origin, &message);
+            let it = &self.replicas[slot];
+            if it.floor.0 > 0 && it.floor == it.last {
+                // A snapshot that came before the leader was known was reported to nobody.
+                self.report_match(slot, it.commit, out);
+            }
         }
     }
 }

@@ -240,7 +240,7 @@ impl RaftCore {
     }
 
     /// Tells the leader, when it is durable, up to where this log is equal to its own.
-    fn report_match(&mut self, slot: Slot, matched: LogIndex, out: &mut Outbox) {
+    pub(crate) fn report_match(&mut self, slot: Slot, matched: LogIndex, out: &mut Outbox) {
         let it = &self.replicas[slot];
         let leads = it.leader == it.replica;
         let Some(place) = self.conf(slot).place(it.leader).filter(|_| !leads) else { return };

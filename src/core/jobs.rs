@@ -307,11 +307,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         let (shard, founding) = (replica.shard, self.confs[place(slot)].clone());
-        let (index, term, body) = replica
-            .machine
-            .manifest()
-            .unwrap_or_else(|| (0, 0, super::boot::founding_manifest::<E, M>(shard, &founding)));
-        let record = Record::Manifest { index: LogIndex(index), term: Term(term), body: &body };
+        let own =
+            || replica.machine.manifest().map(|(at, term, body)| (LogIndex(at), Term(term), body));
+        let (index, term, body) = replica.unopened.clone().or_else(own).unwrap_or_else(|| {
+            (LogIndex(0), Term(0), super::boot::founding_manifest::<E, M>(shard, &founding))
+        });
+        let record = Record::Manifest { index, term, body: &body };
         if let Err(error) = self.logs.stream_mut(slot).stage(shard, &[record]) {
             tracing::debug!(shard = shard.0, %error, "a manifest is written again later");
         }

@@ -75,6 +75,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.changes.push(LeaderChange { shard: replica.shard, leader: Some(leader) });
     }
 
+    /// A shard that was closed is open again: whoever leads it meanwhile is told.
+    pub(crate) fn announce_again(&mut self, slot: Slot) {
+        let view = self.raft.view(slot);
+        let leader = view.leader.and_then(|id| view.conf?.member(id));
+        let known = leader.map(|member| (view.term, member.node));
+        let replica = &mut self.replicas[place(slot)];
+        replica.leader = replica.leader.or(known);
+        self.announce(slot);
+    }
+
     /// The board's leader of a shard is one no more.
     pub(crate) fn unannounce(&mut self, slot: Slot) {
         let replica = &mut self.replicas[place(slot)];

@@ -32,6 +32,8 @@ pub(crate) enum Event<E: Env> {
     },
     /// A transfer wants a piece of a section: id, first byte, length.
     AskForPiece { slot: Slot, node: NodeId, piece: (u128, u64, u32) },
+    /// A section that a peer got damaged is so on the disk here.
+    FoundDamaged { slot: Slot, epoch: u32, damage: Damage },
     /// A piece for a peer was read.
     PieceRead {
         shard: ShardId,

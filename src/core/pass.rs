@@ -123,6 +123,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     self.entries_read((slot, epoch), to, result);
                 },
                 Event::AskForPiece { slot, node, piece } => self.ask_for(slot, node, piece),
+                Event::FoundDamaged { slot, epoch, damage } => {
+                    self.found_damaged((slot, epoch), &damage);
+                },
                 Event::PieceRead { shard, node, section, off, result } => {
                     self.piece_read((shard, node), (section, off), result);
                 },
@@ -254,13 +257,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Answers whoever waits for a shard that can answer nothing more, and remembers why.
     pub(crate) fn close_shard(&mut self, slot: Slot, why: ShardFailure) {
-        let replica = &mut self.replicas[place(slot)];
-        if replica.closed.is_some() {
+        let replica = &self.replicas[place(slot)];
+        let shard = replica.shard;
+        // What cannot be repaired any more counts more than what could.
+        let worse = !why.is_damage() && self.may_be_repaired(slot);
+        if self.replicas[place(slot)].closed.is_some() && !worse {
             return;
         }
-        let shard = replica.shard;
         tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard is closed");
-        replica.closed = Some(why.clone());
+        self.replicas[place(slot)].closed = Some(why.clone());
         let for_good = !self.may_be_repaired(slot);
         self.board.close(shard, why.code(), for_good);
         let replica = &mut self.replicas[place(slot)];

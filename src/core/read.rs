@@ -64,10 +64,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.counters.reads.add(1);
                 Some(answered(answer))
             },
-            Read::Cold(_) => None,
-            Read::Damaged(_) => {
-                Some(Err(Error::Shard { shard: replica.shard, why: ShardFailure::RunDamaged }))
-            },
+            Read::Cold(_) | Read::Damaged(_) => None,
         }
     }
 
@@ -153,7 +150,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Answers a read from the state as it is, with the pages that `pins` holds.
     fn serve(&mut self, slot: Slot, question: Question, pins: &Pins) {
         let replica = &self.replicas[place(slot)];
-        let shard = replica.shard;
         let result = match replica.machine.read(&question.query, pins) {
             Read::Ready(answer) => answered(answer).map(Reply::Answer),
             Read::Cold(pages) => {
@@ -165,11 +161,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }));
                 return;
             },
-            Read::Damaged(damage) => Err(damaged(shard, &damage)),
+            Read::Damaged(damage) => {
+                self.met_damage(slot, question, &damage);
+                return;
+            },
         };
         self.counters.reads.add(1);
         self.counters.read.record(self.logs.now.since(question.arrived).0);
         question.ticket.complete(result, &mut self.wakes);
+    }
+
+    /// A read cannot be answered: what it asks for is damaged.
+    fn met_damage(&mut self, slot: Slot, question: Question, damage: &Damage) {
+        let error = damaged(self.replicas[place(slot)].shard, damage);
+        question.ticket.complete(Err(error), &mut self.wakes);
+        self.state_is_damaged(slot);
     }
 
     /// Pages that a read waited for are there, or cannot be read.
@@ -181,10 +187,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     ) {
         match result {
             Ok(pins) => self.serve(slot, question, &pins),
-            Err(damage) => {
-                let error = damaged(self.replicas[place(slot)].shard, &damage);
-                question.ticket.complete(Err(error), &mut self.wakes);
-            },
+            Err(damage) => self.met_damage(slot, question, &damage),
         }
     }
 }

@@ -8,6 +8,7 @@ use bowline_raft::{LogIndex, NodeId, ShardId, Term};
 use bowline_statemachine::Query;
 use bowline_statemachine::store::Pins;
 use bowline_wal::BatchRef;
+use bytes::Bytes;
 
 use crate::ShardFailure;
 use crate::ticket::Ticket;
@@ -74,6 +75,9 @@ pub(crate) struct Replica<M> {
     pub(crate) announced: bool,
     /// Why the shard answers nothing any more.
     pub(crate) closed: Option<ShardFailure>,
+    /// The manifest of a state that could not be opened: the log keeps it, whatever the machine
+    /// that stands in for that state holds.
+    pub(crate) unopened: Option<(LogIndex, Term, Bytes)>,
     /// It is on the list of replicas with entries to apply.
     pub(crate) listed: bool,
 }
@@ -99,6 +103,7 @@ impl<M> Replica<M> {
             leader: None,
             announced: false,
             closed: None,
+            unopened: None,
             listed: false,
         }
     }

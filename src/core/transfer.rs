@@ -17,7 +17,7 @@ use std::rc::Rc;
 use bowline_env::{Class, Env, Nanos, SharedBuf};
 use bowline_net::{Bulk, CHUNK_MAX, Control, Received};
 use bowline_raft::{
-    Admin, Apply, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, SnapWant, SnapshotEvent, Verdict,
+    Apply, LogIndex, Lsn, NodeId, ReplicaId, ShardId, Slot, SnapWant, SnapshotEvent, Verdict,
 };
 use bowline_statemachine::manifest::Manifest;
 use bowline_statemachine::store::Section;
@@ -32,7 +32,7 @@ use super::logs::place;
 use super::mail::Event;
 use super::replica::Applying;
 use super::run::Core;
-use crate::{Error, ShardFailure};
+use crate::Error;
 
 mod receive;
 
@@ -174,15 +174,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }
             },
             Bulk::End { shard, .. } => drop(self.transfers.out.remove(&(shard, node))),
-            Bulk::Refuse { shard, section: 0 } => {
+            Bulk::Refuse { shard, section } => {
                 if let Some(outgoing) = self.transfers.out.remove(&(shard, node)) {
+                    if section != 0 {
+                        self.recheck(outgoing.slot, &outgoing.snapshot, section);
+                    }
                     let Outgoing { slot, peer, .. } = outgoing;
                     self.mail.push(Event::TransferFailed { slot, peer });
-                }
-            },
-            Bulk::Refuse { shard, .. } => {
-                // The sender has given the offer up; another one comes.
-                if let Some(slot) = self.slot_of(shard) {
+                } else if let Some(slot) = self.slot_of(shard).filter(|_| section != 0) {
+                    // The sender has given the offer up; another one comes.
                     self.end_incoming(slot, node);
                 }
             },
@@ -213,14 +213,32 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let honest = member.is_none_or(|member| member.node == node) && view.replica == to;
         let replica = &self.replicas[place(slot)];
         let index = LogIndex(offered.flushed_index);
-        let newer = index.0 > replica.machine.applied() && offered.shard == shard.0;
-        let healthy = replica.closed.is_none() || view.damage != bowline_raft::Damage::Normal;
-        if !honest || !newer || !healthy || self.drain.is_some() {
+        let healthy = replica.closed.is_none();
+        // What is damaged may go back to whatever the log goes on from.
+        let wanted = if healthy {
+            index.0 > replica.machine.applied()
+        } else {
+            index >= view.floor && self.may_be_repaired(slot)
+        };
+        if !honest || offered.shard != shard.0 || self.drain.is_some() {
+            return false;
+        }
+        if !wanted {
+            if healthy {
+                // The leader does not know what is here: raft tells it.
+                self.ready(slot, &offered);
+            }
             return false;
         }
         if let Some(incoming) = self.transfers.incoming.get(&slot) {
             // The same offer again: what is under way goes on.
-            return incoming.index == index && incoming.node == node;
+            let same = incoming.index == index && incoming.node == node;
+            if incoming.node != node && view.leader == Some(from) {
+                // The sender leads no more, and may be gone: the next offer finds room.
+                let former = incoming.node;
+                self.end_incoming(slot, former);
+            }
+            return same;
         }
         let waits = self.transfers.arrived.iter().any(|it| it.slot == slot);
         if waits || self.transfers.incoming.len() >= INCOMING_MAX {
@@ -240,7 +258,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             env: self.env.clone(),
             store: Rc::clone(&self.store),
             mail: Rc::clone(&self.mail),
-            held: replica.machine.snapshot().filter(|_| replica.closed.is_none()),
+            held: replica.machine.snapshot().map(|mut here| {
+                here.sections.retain(|section| !section.is_damaged());
+                here
+            }),
             offered,
             pieces,
             node,
@@ -323,6 +344,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Err(damage) => {
                 tracing::warn!(shard = shard.0, %damage, "a piece for a peer cannot be read");
                 let Outgoing { slot, peer, .. } = *outgoing;
+                let snapshot = Rc::clone(&outgoing.snapshot);
+                self.recheck(slot, &snapshot, section);
                 self.transfers.out.remove(&(shard, node));
                 self.send_bulk(node, Bulk::Refuse { shard, section });
                 self.mail.push(Event::TransferFailed { slot, peer });
@@ -351,9 +374,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             },
             Err(error) => {
                 tracing::warn!(shard = shard.0, %error, "a state was not received");
-                self.send_bulk(node, Bulk::Refuse { shard, section: 0 });
+                self.send_bulk(node, Bulk::Refuse { shard, section: error.section() });
             },
         }
+    }
+
+    /// Shows raft a state; one that is not newer than what is here is answered only.
+    fn ready(&mut self, slot: Slot, manifest: &Manifest) -> Verdict {
+        let index = LogIndex(manifest.flushed_index);
+        let term = bowline_raft::Term(manifest.flushed_term);
+        let event = SnapshotEvent::Ready { index, term, conf: &manifest.conf };
+        self.raft.handle_snapshot(slot, event, &mut self.logs, &mut self.out)
     }
 
     /// Lets raft take the states that were received whole.
@@ -362,10 +393,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let Arrived { slot, machine, body } = arrived;
             let manifest = Manifest::decode(&body).expect("it was encoded here");
             let index = LogIndex(manifest.flushed_index);
-            let term = bowline_raft::Term(manifest.flushed_term);
             self.logs.arrived = Some((index, body.clone()));
-            let event = SnapshotEvent::Ready { index, term, conf: &manifest.conf };
-            let verdict = self.raft.handle_snapshot(slot, event, &mut self.logs, &mut self.out);
+            let verdict = self.ready(slot, &manifest);
             self.logs.arrived = None;
             let install = Apply::Install { slot, index };
             if verdict == Verdict::NoRoom {
@@ -395,12 +424,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let old = std::mem::replace(&mut replica.machine, machine);
         let sections = old.superseded(&replica.machine);
         replica.epoch += 1;
-        replica.committed = index.max(replica.committed);
+        // Raft hands out what follows the state, also where that was applied before.
+        replica.committed = index;
         replica.applied_term = bowline_raft::Term(manifest.flushed_term);
         replica.applying = Applying::Ready;
         replica.pins.clear();
         replica.fetched.clear();
         (replica.flushing, replica.merging) = (false, false);
+        replica.unopened = None;
         if replica.closed.take().is_some() {
             self.board.reopen(replica.shard);
         }
@@ -409,26 +440,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.settle_skipped(slot, index);
         self.raft.handle_applied(slot, index);
         self.counters.installs.add(1);
-        self.announce(slot);
+        self.announce_again(slot);
         self.serve_applied(slot);
         self.list_for_apply(slot);
-    }
-
-    /// Whether a closed shard may get its state from a peer.
-    pub(crate) fn may_be_repaired(&self, slot: Slot) -> bool {
-        let why = self.replicas[place(slot)].closed.as_ref();
-        let damaged = matches!(why, Some(ShardFailure::RunDamaged | ShardFailure::LogDamaged));
-        damaged && self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1)
-    }
-
-    /// A shard whose state or log is damaged asks its peers for their state; alone it stays closed.
-    pub(crate) fn ask_for_repair(&mut self, slot: Slot) {
-        if self.may_be_repaired(slot) {
-            let verb = Admin::Damaged(bowline_raft::Damage::State);
-            if let Err(error) = self.raft.admin(slot, verb) {
-                tracing::error!(shard = self.logs.shard(slot).0, %error, "it is not repaired");
-            }
-        }
     }
 
     /// Entries up to `index` were not applied one by one here: nobody knows what became of those

@@ -137,6 +137,11 @@ pub enum ShardFailure {
 }
 
 impl ShardFailure {
+    /// Whether bytes of the log or the state are lost, and a peer's state makes up for them.
+    pub(crate) const fn is_damage(&self) -> bool {
+        matches!(self, Self::LogDamaged | Self::RunDamaged)
+    }
+
     /// Its code.
     pub const fn code(&self) -> Code {
         match self {
@@ -149,9 +154,10 @@ impl ShardFailure {
         }
     }
 
-    /// Whether a write that met it could still take effect.
+    /// Whether a write that met it could still take effect. A full disk alone refuses before
+    /// anything is appended; with the others the write may be in the log, here or at a peer.
     pub const fn maybe_applied(&self) -> bool {
-        matches!(self, Self::LogWrite | Self::Halted { .. } | Self::Invariant(_))
+        !matches!(self, Self::DiskFull)
     }
 }
 

@@ -223,13 +223,14 @@ impl<E: Env> Store<E> {
     /// A section was dropped: so are its pages, and its file if nothing else needs it.
     pub(crate) fn forget(&self, id: u128, run: u128) {
         let mut sections = self.sections.borrow_mut();
+        // Another copy may have taken its place under the id.
         if sections.get(&id).is_some_and(|section| section.strong_count() == 0) {
             sections.remove(&id);
-            drop(sections);
             self.cache.borrow_mut().forget(id);
-            if !self.has_section_of(run) {
-                self.files.forget(run);
-            }
+        }
+        drop(sections);
+        if !self.has_section_of(run) {
+            self.files.forget(run);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::manifest::{Manifest, SectionRef};
 use crate::run::format::{PAGE_U64, u64_of};
 use crate::store::files::ReadFailure;
 use crate::store::{Section, Store};
-use crate::{Area, Damage};
+use crate::{Area, Damage, OpenFailure};
 
 /// The durable state of a shard, held: nothing of it is removed while this lives.
 pub struct Snapshot<E: Env> {
@@ -51,6 +51,21 @@ impl<E: Env> Snapshot<E> {
         let (store, span) = (found.store(), (place.run, place.off + off, len));
         let read = store.files().read_checked(store.env(), span, Area::File, |b| Ok(b.clone()));
         read.await.map_err(|failure: ReadFailure| damage(failure.area(Area::File)))
+    }
+
+    /// Reads a section again as a whole: a peer says that it came damaged. A section that is not
+    /// one of these is no fault.
+    ///
+    /// # Errors
+    ///
+    /// [`Damage`]: it is so on the disk here; it counts as damaged from now on.
+    pub async fn recheck(&self, section: u128) -> Result<(), Damage> {
+        let held = self.sections.iter().find(|held| held.id() == section);
+        let Some(held) = held else { return Ok(()) };
+        match held.store().recheck(held).await {
+            Err(OpenFailure::Damaged(damage)) => Err(damage),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -112,8 +127,8 @@ impl<E: Env> ReceivedSection<E> {
         Ok(())
     }
 
-    /// Ends the run, makes it durable and opens the section: its parts are checked now, its pages
-    /// as those of every section.
+    /// Ends the run, makes it durable, opens the section and checks every byte of it: what is
+    /// damaged at its sender does not spread.
     ///
     /// # Errors
     ///
@@ -124,7 +139,17 @@ impl<E: Env> ReceivedSection<E> {
             self.run.abandon().await;
             return Err(JobError::Damaged(damage));
         }
-        self.run.finish_raw(self.want).await
+        let section = self.run.finish_raw(self.want).await?;
+        if section.is_resident() {
+            // It was checked as a whole for that.
+            return Ok(section);
+        }
+        let checked = section.store().recheck(&section).await;
+        if let Err(failure) = checked {
+            section.store().retire(Rc::clone(&section));
+            return Err(failure.into());
+        }
+        Ok(section)
     }
 
     /// Removes what was received.

@@ -147,6 +147,12 @@ impl Cluster {
         shard.leader_info().map(|info| info.term)
     }
 
+    /// The terms of every shard, as a node knows them.
+    pub(crate) fn terms(&self, node: u64) -> Vec<Option<u64>> {
+        let shards = u64::from(self.engine(node).shard_count());
+        (0..shards).map(|shard| self.term(node, shard).map(|term| term.0)).collect()
+    }
+
     /// Cuts every way between two groups.
     pub(crate) fn part(&self, some: &[u64], others: &[u64]) {
         for (a, b) in some.iter().flat_map(|a| others.iter().map(move |b| (*a, *b))) {

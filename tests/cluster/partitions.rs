@@ -10,12 +10,6 @@ use crate::kit::{Cluster, ms};
 /// Far beyond the support of 600 ms and the rounds of an election.
 const SETTLED: Nanos = ms(5_000);
 
-/// The terms of every shard, as a node knows them.
-fn terms(cluster: &Cluster, node: u64) -> Vec<Option<u64>> {
-    let shards = u64::from(cluster.engine(node).shard_count());
-    (0..shards).map(|shard| cluster.term(node, shard).map(|term| term.0)).collect()
-}
-
 #[test]
 fn rs_14_a_leader_that_is_cut_off_is_replaced_and_its_writes_are_not_acknowledged() {
     let cluster = Cluster::up(11, 3, 4);
@@ -69,30 +63,30 @@ fn a_leader_that_is_not_heard_is_replaced() {
 fn rs_14_a_cut_between_two_followers_disturbs_nobody() {
     let cluster = Cluster::up(14, 3, 4);
     let leader = cluster.leader();
-    let before = terms(&cluster, leader);
+    let before = cluster.terms(leader);
     let [a, b] = cluster.others(leader)[..] else { panic!("three nodes") };
     cluster.part(&[a], &[b]);
     for nth in 0..20 {
         cluster.put(leader, &format!("key-{nth}"), "value").unwrap();
         cluster.world.run_for(ms(500));
     }
-    assert_eq!(terms(&cluster, leader), before);
-    assert_eq!(terms(&cluster, a), before);
-    assert_eq!(terms(&cluster, b), before);
+    assert_eq!(cluster.terms(leader), before);
+    assert_eq!(cluster.terms(a), before);
+    assert_eq!(cluster.terms(b), before);
 }
 
 #[test]
 fn rs_12_a_follower_that_comes_back_disturbs_nobody() {
     let cluster = Cluster::up(15, 3, 4);
     let leader = cluster.leader();
-    let before = terms(&cluster, leader);
+    let before = cluster.terms(leader);
     let away = cluster.follower();
     cluster.part(&[away], &cluster.others(away));
     cluster.world.run_for(Nanos(30_000_000_000));
     cluster.put(leader, "key", "value").unwrap();
     cluster.mend();
     cluster.world.run_for(SETTLED);
-    assert_eq!(terms(&cluster, leader), before, "no election, no higher term");
+    assert_eq!(cluster.terms(leader), before, "no election, no higher term");
     assert_eq!(cluster.get(away, "key").as_deref(), Some("value"));
 }
 

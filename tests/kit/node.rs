@@ -28,6 +28,9 @@ pub(crate) struct Setup {
     /// The space of a log, and the state in memory: what makes a node flush.
     pub(crate) log_bytes: u64,
     pub(crate) delta_bytes: u64,
+    /// The log's memory: for its newest frames, and for what waits for the disk.
+    pub(crate) cache_bytes: usize,
+    pub(crate) staged_bytes: usize,
     pub(crate) sync: SyncChoice,
     /// More settings.
     pub(crate) more: Vec<(&'static str, String)>,
@@ -49,6 +52,8 @@ impl Setup {
             slot_bytes: 128 << 10,
             log_bytes: 2 << 20,
             delta_bytes: 256 << 10,
+            cache_bytes: 64 << 10,
+            staged_bytes: 8 << 20,
             sync: SyncChoice::Dsync,
             more: Vec::new(),
         }
@@ -94,7 +99,13 @@ impl Setup {
         let (config, factory) = (self.config(), world.node(self.node));
         let log_bytes = config.wal.log_bytes.0;
         // No probe: the simulated disk tells nothing by its speed.
-        let options = WalOptions { sync: self.sync, log_bytes, ..WalOptions::small() };
+        let options = WalOptions {
+            sync: self.sync,
+            log_bytes,
+            cache_bytes: self.cache_bytes,
+            staged_bytes: self.staged_bytes,
+            ..WalOptions::small()
+        };
         let geometry = Geometry {
             slot_bytes: config.wal.slot_bytes.0,
             frame_cap: 16 << 10,

@@ -33,7 +33,7 @@ pub struct WalOptions {
     pub staged_bytes: usize,
     /// A frame that no later one has covered is covered after this.
     pub cover_after: Nanos,
-    /// Making or preparing a slot is tried again after this.
+    /// Making or preparing a slot that failed is tried again after this at most; sooner at first.
     pub retry_after: Nanos,
     /// Bytes a second at which new slots are filled; 0: no limit.
     pub fill_rate: u64,

@@ -188,7 +188,7 @@ impl Stream {
         let count = self.slots.count();
         let row = Row { kind: kind::CHECKPOINT_END, count, a: cursor.first_lsn, ..Row::default() };
         push_body(open, row, start, len);
-        let dead = self.slots.dead(keep_from).collect();
+        let dead = self.dead_slots(keep_from).collect();
         self.ends.push_back(EndMark { lsn: open.lsn, dead });
         self.complete_epoch = cursor.epoch;
         None

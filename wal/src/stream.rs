@@ -336,6 +336,12 @@ impl Stream {
         true
     }
 
+    /// Slots that a checkpoint written now frees: one that is under way may have some already.
+    pub(crate) fn dead_slots(&self, keep_from: u64) -> impl Iterator<Item = u32> + '_ {
+        let taken = |slot_no: &u32| self.ends.iter().any(|mark| mark.dead.contains(slot_no));
+        self.slots.dead(keep_from).filter(move |slot_no| !taken(slot_no))
+    }
+
     /// The stream writes nothing more. The first cause is kept.
     pub(crate) fn poison(&mut self, cause: LogError) {
         self.poisoned.get_or_insert(cause);
@@ -397,7 +403,7 @@ impl Stream {
         self.checkpoint.is_none()
             && self.slots.used_permille() >= 750
             && self.slots.can_roll()
-            && self.slots.dead(self.complete_epoch).count() >= 2
+            && self.dead_slots(self.complete_epoch).count() >= 2
     }
 
     /// A checkpoint is under way that slots wait for.

@@ -151,8 +151,15 @@ async fn keeper<E: Env>(shared: Ref<E>) {
     shared.leave();
 }
 
+/// The first wait after a slot that could not be made ready: another may do, or the fault was
+/// short, and writes may wait for it.
+const RETRY_FIRST: Nanos = Nanos::from_millis(10);
+/// The wait doubles so often at most.
+const RETRY_DOUBLINGS: u32 = 20;
+
 /// Keeps slots ready.
 async fn preparer<E: Env>(shared: Ref<E>) {
+    let mut failures = 0;
     while !shared.stopped.get() {
         quieten(&shared).await;
         let prepare = shared.stream.borrow_mut().slots.poll_prepare();
@@ -160,19 +167,15 @@ async fn preparer<E: Env>(shared: Ref<E>) {
             let done = shared.prepare(slot_no).await;
             shared.stream.borrow_mut().slots.handle_prepared(slot_no, done.is_ok());
             shared.writer.call();
-            if done.is_err() {
-                pause(&shared).await;
-            }
+            pause_after(&shared, &mut failures, done.is_err()).await;
             continue;
         }
         let grow = shared.stream.borrow_mut().slots.poll_grow();
         if let Some(slot_no) = grow {
             let done = self::grow(&shared, slot_no).await;
             shared.stream.borrow_mut().slots.handle_grown(done.is_ok());
-            if done.is_err() {
-                pause(&shared).await;
-                shared.stream.borrow_mut().slots.grow_blocked = false;
-            }
+            pause_after(&shared, &mut failures, done.is_err()).await;
+            shared.stream.borrow_mut().slots.grow_blocked = false;
             continue;
         }
         let quiet_at = shared.stream.borrow().slots.quiet_at;
@@ -214,10 +217,17 @@ pub(crate) async fn grow<E: Env>(shared: &Shared<E>, slot_no: u32) -> Result<(),
     shared.write_super(|superblock| superblock.slot_count = slot_no + 1).await
 }
 
-/// Waits before the next attempt, or until the log is gone. What the log had goes on.
-async fn pause<E: Env>(shared: &Shared<E>) {
-    let retry = shared.stream.borrow().options.retry_after;
-    let until = shared.env.now().after(retry);
+/// After a failure waits before the next attempt, longer each time, or until the log is gone.
+/// What the log had goes on.
+async fn pause_after<E: Env>(shared: &Shared<E>, failures: &mut u32, failed: bool) {
+    if !failed {
+        *failures = 0;
+        return;
+    }
+    let longest = shared.stream.borrow().options.retry_after;
+    let wait = Nanos(RETRY_FIRST.0 << (*failures).min(RETRY_DOUBLINGS)).min(longest);
+    *failures += 1;
+    let until = shared.env.now().after(wait);
     while !shared.stopped.get() && shared.env.now() < until {
         called_or(shared, until).await;
     }

@@ -358,9 +358,21 @@ impl SimDisk {
         self.node.disk.borrow().changes
     }
 
-    /// Takes back every fault and crash that was asked for.
+    /// Takes back every fault and crash that was asked for. What was stuck completes now.
     pub fn heal(&self) {
-        self.inject(|injected| *injected = Injected::default());
+        let until = self.inject(|injected| core::mem::take(injected).stuck_until);
+        let now = self.inner.now();
+        if until <= now {
+            return;
+        }
+        let mut disk = self.node.disk.borrow_mut();
+        let stuck = disk.ops.iter().filter(|(_, op)| op.due >= until);
+        let keys: Vec<Key> = stuck.map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(op) = disk.ops.at_mut(key) else { continue };
+            op.due = now;
+            self.inner.sched.borrow_mut().schedule(now, Event::Disk(self.node.id, key));
+        }
     }
 
     // ---- damage at rest

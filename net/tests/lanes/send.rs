@@ -303,6 +303,30 @@ fn frames_of_the_lane_leave_first_and_the_newest_beat_alone() {
 }
 
 #[test]
+fn without_any_credit_beats_leave_at_once_and_with_some_they_leave_first() {
+    let (mut sender, mut pipe) = (Sender::new(4_096, 8_192), Pipe::new());
+    for seq in [1, 2] {
+        sender.push(&append(1, seq), &[batch(4_096 - OVERHEAD, 1)]).unwrap();
+        sender.seal(0, 0);
+        assert!(write(&mut sender, &mut pipe).is_ready());
+    }
+    assert_eq!(sender.credit(), 0);
+    let (before, digest) = (core::mem::take(&mut pipe.bytes), Digest { count: 1, hash: 2 });
+    sender.push(&answer(1, 3), &[]).unwrap();
+    sender.control(&Control::Digest(digest), 1, 0);
+    for (at, consumed) in [(2, 0), (3, 4_096)] {
+        sender.set_peer_consumed(consumed).unwrap();
+        sender.control(&Control::LivenessReply(beat(at)), at, 0);
+        sender.control(&Control::Liveness(beat(at)), at, 0);
+        sender.seal(at, 0);
+        assert!(write(&mut sender, &mut pipe).is_ready());
+    }
+    let beats = [Kind::Liveness, Kind::LivenessReply];
+    let want = [&[Kind::Msgs; 2], &beats[..], &beats[..], &[Kind::Digest, Kind::Msgs]].concat();
+    assert_eq!(kinds([before, pipe.bytes].concat()), want, "the others wait for credit");
+}
+
+#[test]
 fn a_credit_leaves_when_nothing_else_does() {
     let (mut sender, mut pipe) = pair();
     sender.control(&Control::Credit, 1, 5);

@@ -5,7 +5,7 @@ use bowline_raft::batch::Body;
 use bowline_raft::{Configuration, Damage, LogIndex, Recovered, ShardId, StreamNo};
 use bowline_statemachine::Machine;
 use bowline_statemachine::manifest::Manifest;
-use bowline_wal::{DamageState, LogStorage, RecoveredShard};
+use bowline_wal::{DamageState, LogBytes, LogStorage, RecoveredShard};
 use bytes::Bytes;
 
 use super::Plan;
@@ -30,7 +30,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         };
         let peers = Configuration::decode(&conf).is_ok_and(|conf| conf.members.len() > 1);
-        let damage = damage_of(found.bounds.damage, closed.is_some(), peers);
+        let is_unopened = closed.is_some();
+        let damage = damage_of(found.bounds.damage, is_unopened, peers);
         let log_is_whole = found.bounds.damage == DamageState::Normal;
         let closed = if log_is_whole { closed } else { Some(ShardFailure::LogDamaged) };
         let applied = LogIndex(machine.applied());
@@ -61,6 +62,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 if let Some(why) = &closed {
                     let repaired = damage == Damage::State && peers;
                     self.board.close(shard, why.code(), !repaired);
+                }
+                if is_unopened {
+                    let copy = |(index, term, body): &(_, _, LogBytes)| {
+                        (*index, *term, Bytes::copy_from_slice(body))
+                    };
+                    replica.unopened = found.manifest.as_ref().map(copy);
                 }
                 replica.closed = closed;
                 self.replicas.push(replica);

@@ -11,7 +11,7 @@ use bowline_raft::{NodeId, Slot};
 use bowline_statemachine::manifest::{Manifest, SectionRef};
 use bowline_statemachine::store::{JobError, Section, Store};
 use bowline_statemachine::transfer::{ReceivedSection, Snapshot, localized};
-use bowline_statemachine::{Machine, OpenFailure};
+use bowline_statemachine::{Damage, Machine, OpenFailure};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -51,8 +51,10 @@ pub(super) enum Failed {
     NoSpace,
     /// Nothing came for a long time.
     Silence,
-    /// A run could not be written or is not what was offered.
+    /// A run could not be written.
     Run(JobError),
+    /// A section came damaged: its id, and how.
+    Damaged(u128, Damage),
     /// The state cannot be opened.
     Open(OpenFailure),
     /// It was ended from outside.
@@ -65,8 +67,27 @@ impl fmt::Display for Failed {
             Self::NoSpace => f.write_str("the disk has no room for it"),
             Self::Silence => f.write_str("the sender is silent"),
             Self::Run(error) => error.fmt(f),
+            Self::Damaged(_, damage) => damage.fmt(f),
             Self::Open(error) => error.fmt(f),
             Self::Ended => f.write_str("it was ended"),
+        }
+    }
+}
+
+impl Failed {
+    /// The section that its sender should look at again; 0: none.
+    pub(super) const fn section(&self) -> u128 {
+        match self {
+            Self::Damaged(section, _) => *section,
+            Self::NoSpace | Self::Silence | Self::Run(_) | Self::Open(_) | Self::Ended => 0,
+        }
+    }
+
+    fn of(section: u128, error: JobError) -> Self {
+        if let JobError::Damaged(damage) = error {
+            Self::Damaged(section, damage)
+        } else {
+            Self::Run(error)
         }
     }
 }
@@ -139,7 +160,7 @@ impl<E: Env> Receiving<E> {
         let received = ReceivedSection::create(&self.store, shard, at).await;
         let mut received = received.map_err(Failed::Run)?;
         match gate.or(self.pieces_of(at.section, &mut received)).await {
-            Some(Ok(())) => received.finish().await.map_err(Failed::Run),
+            Some(Ok(())) => received.finish().await.map_err(|error| Failed::of(at.section, error)),
             Some(Err(failed)) => {
                 received.abandon().await;
                 Err(failed)

@@ -35,7 +35,7 @@ pub(crate) enum Residency {
 impl<E: Env> Store<E> {
     /// Opens a section: index, ranges and the like are read, checked and kept; its pages are
     /// mapped and verified if they fit the resident budget. A section that is open already is
-    /// given again.
+    /// given again, unless it was found damaged.
     ///
     /// # Errors
     ///
@@ -106,7 +106,8 @@ impl<E: Env> Store<E> {
         residency: Residency,
     ) -> Result<Rc<Section<E>>, OpenFailure> {
         let damage = |area| Damage::Run { shard, run: at.run, area };
-        if let Some(section) = self.section(at.section) {
+        // One that is damaged is not given again: another copy takes its place.
+        if let Some(section) = self.section(at.section).filter(|it| !it.is_damaged()) {
             // Another shard's stays that shard's, whatever a peer calls the one that it offers.
             let ours = section.shard() == shard;
             return if ours { Ok(section) } else { Err(damage(Area::Table).into()) };
@@ -211,6 +212,29 @@ impl<E: Env> Store<E> {
             }
         }
         Ok(true)
+    }
+
+    /// Reads all of a section from the medium, also what memory holds of it, and marks it damaged
+    /// if it is.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenFailure::Damaged`]: a part of it fails its check; an error of the device says nothing
+    /// about it.
+    pub(crate) async fn recheck(
+        self: &Rc<Self>,
+        section: &Rc<Section<E>>,
+    ) -> Result<(), OpenFailure> {
+        match self.read_parts(section.shard(), &section.place()).await {
+            Ok(_) => {},
+            Err(ReadFailure::Bad(area)) => {
+                section.set_damaged();
+                return Err(section.damage(area).into());
+            },
+            Err(ReadFailure::Env(error)) => return Err(OpenFailure::Env(error)),
+        }
+        self.examine(section).await?;
+        if section.is_damaged() { Err(section.damage(Area::Body).into()) } else { Ok(()) }
     }
 
     /// Reads a section directly and marks it damaged if a chunk of it is.

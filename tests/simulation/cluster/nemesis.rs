@@ -141,6 +141,7 @@ impl Nemesis {
             Trouble::Transfer | Trouble::Flush => self.ask(trouble, node),
             // It comes before a start.
             Trouble::LostRun => {},
+            Trouble::BadPage => self.spoil(node),
         }
     }
 
@@ -264,15 +265,32 @@ impl Nemesis {
         if !rots || self.rng.ratio(1, 2) {
             return;
         }
-        let disk = self.shared.world.disk(node);
-        let is_run = |name: &Name| name.file().starts_with("run-");
-        let runs: Vec<Name> = disk.files().into_iter().filter(is_run).collect();
-        if runs.is_empty() {
-            return;
+        if let Some(run) = self.run_of(node) {
+            self.shared.world.disk(node).take_away(&run);
+            self.shared.tally.borrow_mut().lost_runs += 1;
         }
-        let run = &runs[self.rng.index(runs.len())];
-        disk.take_away(run);
-        self.shared.tally.borrow_mut().lost_runs += 1;
+    }
+
+    /// Turns a bit of a run of a node whose data may be damaged.
+    fn spoil(&self, node: u64) {
+        let disk = self.shared.world.disk(node);
+        let run = self.run_of(node).filter(|_| self.shared.plan.victims.contains(&node));
+        let Some(run) = run else { return };
+        let len = disk.durable(&run).map_or(0, |content| content.len());
+        if len > 0 {
+            let (at, bit) = (self.rng.index(len), self.rng.index(8));
+            let (at, bit) = (u64::try_from(at).expect("small"), u32::try_from(bit).expect("small"));
+            disk.flip_bit(&run, at, bit);
+            self.shared.tally.borrow_mut().bad_pages += 1;
+        }
+    }
+
+    /// One of a node's runs.
+    fn run_of(&self, node: u64) -> Option<Name> {
+        let is_run = |name: &Name| name.file().starts_with("run-");
+        let files = self.shared.world.disk(node).files();
+        let runs: Vec<Name> = files.into_iter().filter(is_run).collect();
+        (!runs.is_empty()).then(|| runs[self.rng.index(runs.len())].clone())
     }
 
     /// Asks a node for something that it does as its callers wish.

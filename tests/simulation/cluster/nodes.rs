@@ -1,13 +1,18 @@
 //! The nodes of a run, from start to crash to start.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use bowline::{EmbeddedEngine, Error};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, Rng, SimTask};
+use tokio::sync::oneshot;
 
 use super::load::Shared;
+use super::plan::Trouble;
 
 /// A start or an orderly stop may take this long, whatever the disk does.
 const PATIENCE: Nanos = Nanos(60_000_000_000);
@@ -22,6 +27,10 @@ enum Phase {
         since: Nanos,
         /// A core of it ran.
         lived: bool,
+        /// Nothing that was asked for may make it fail.
+        whole: bool,
+        /// Dropped with the phase: the start ends.
+        _alive: oneshot::Sender<()>,
     },
     Up,
     Stopping {
@@ -53,7 +62,8 @@ impl Nodes {
         let down = |node: &u64| (*node, Node { phase: Phase::Down, life: 0, sick_since: None });
         let all = shared.plan.nodes.iter().map(down).collect();
         let shared = Rc::clone(shared);
-        let whole = shared.plan.profile == Profile::calm();
+        let fails = shared.plan.troubles.contains(&Trouble::BadDisk);
+        let whole = shared.plan.profile == Profile::calm() && !fails;
         Self { shared, rng, all, graveyard: Vec::new(), whole }
     }
 
@@ -72,12 +82,24 @@ impl Nodes {
         }
         let setup = self.shared.plan.setup(node, &self.rng);
         let world = &self.shared.world;
-        let task = world.spawn_client(setup.start(world));
-        let (since, lived) = (world.now(), false);
+        let (alive, mut killed) = oneshot::channel::<()>();
+        let start = setup.start(world);
+        let task = world.spawn_client(async move {
+            let mut start = pin!(start);
+            // A process that is killed does nothing more, its start neither.
+            poll_fn(|cx| match Pin::new(&mut killed).poll(cx) {
+                Poll::Ready(_) => {
+                    Poll::Ready(Err(Error::Stopped { maybe_applied: false, cause: None }))
+                },
+                Poll::Pending => start.as_mut().poll(cx),
+            })
+            .await
+        });
+        let (since, lived, whole) = (world.now(), false, self.whole);
         let node = self.node(node);
         node.life += 1;
         node.sick_since = None;
-        node.phase = Phase::Starting { task, since, lived };
+        node.phase = Phase::Starting { task, since, lived, whole, _alive: alive };
     }
 
     pub(crate) fn crash(&mut self, node: u64, how: Crash) {
@@ -144,12 +166,13 @@ impl Nodes {
                 }
                 done || !alive
             },
-            Phase::Starting { task, since, lived } => {
+            Phase::Starting { task, since, lived, .. } => {
                 assert!(!late(*since), "node {node} does not start: {}", waiting(&world));
                 *lived |= alive;
                 let crashed = *lived && !alive && !task.is_done();
                 if crashed {
-                    self.node(node).phase = Phase::Down;
+                    // Or a start that fails is about to say so, with its lock still held.
+                    self.crash(node, Crash::Kill);
                     return true;
                 }
                 task.is_done() && self.started(node)
@@ -159,10 +182,10 @@ impl Nodes {
 
     /// A start ended. True: the node is down.
     fn started(&mut self, node: u64) -> bool {
-        let whole = self.whole;
         let alive = self.shared.world.alive(node);
         let known = self.node(node);
-        let Phase::Starting { task, .. } = &known.phase else { return false };
+        let Phase::Starting { task, whole, .. } = &known.phase else { return false };
+        let whole = *whole;
         match task.take() {
             Some(Ok(engine)) => {
                 known.phase = Phase::Up;

@@ -46,10 +46,12 @@ pub(crate) enum Trouble {
     /// A run of the state is lost while its node is down: on a minority of the nodes only,
     /// the same ones in all of the run, so that a majority has a good copy of everything.
     LostRun,
+    /// A bit of a run turns under a node that is up: on the nodes of `LostRun` only.
+    BadPage,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Partition,
         Self::OneWay,
         Self::SlowLink,
@@ -68,6 +70,7 @@ impl Trouble {
         Self::Transfer,
         Self::Flush,
         Self::LostRun,
+        Self::BadPage,
     ];
 }
 
@@ -99,6 +102,8 @@ pub(crate) struct Plan {
     /// Logs and deltas are so small that nodes flush, and compact what others still need.
     pub(crate) flushes: bool,
     pub(crate) leaders: &'static str,
+    /// State files held in memory: a setting.
+    pub(crate) resident: &'static str,
     /// The nodes whose data may be damaged.
     pub(crate) victims: Vec<u64>,
 }
@@ -136,6 +141,7 @@ impl Plan {
             some_stay_dead: rng.ratio(1, 4),
             flushes: rng.ratio(1, 2),
             leaders: ["together", "spread", "any"][rng.index(3)],
+            resident: ["0MiB", "64MiB"][rng.index(2)],
             victims: {
                 let first = rng.below(nodes);
                 (first..first + (nodes - 1) / 2).map(|nth| 1 + nth % nodes).collect()
@@ -161,7 +167,10 @@ impl Plan {
             log_bytes,
             delta_bytes,
             sync: self.sync,
-            more: vec![("cluster.leaders", format!("{:?}", self.leaders))],
+            more: vec![
+                ("cluster.leaders", format!("{:?}", self.leaders)),
+                ("state.resident", format!("{:?}", self.resident)),
+            ],
             ..Setup::new(node, &self.nodes, self.shards)
         }
     }

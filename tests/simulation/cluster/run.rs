@@ -18,22 +18,25 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bowline::{Consistency, Error, ScanOptions};
+use bowline::{Code, Consistency, Error, ScanOptions};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Rng, SimTask, World};
 use bytes::Bytes;
 
 use history::Key;
-use load::{Client, Shared, put_noted, read_noted};
+use load::{Client, Door, Shared, put_noted, read_noted};
 use nemesis::Nemesis;
 use nodes::Nodes;
 pub(crate) use plan::Plan;
+use plan::Trouble;
 pub(crate) use tally::Tally;
 
 /// What a client or a step of the healing may take at most, in the world's time.
 const LIMIT: Nanos = Nanos(60_000_000_000);
 /// Every shard has a leader this long after the faults are over and the nodes are up.
 const LED_WITHIN: Nanos = Nanos(20_000_000_000);
+/// Damages that a question to a node may meet one after the other: one a shard.
+const REPAIRS_MAX: usize = 64;
 /// Between two looks at the nodes.
 const SLICE: Nanos = Nanos::from_millis(20);
 
@@ -113,8 +116,12 @@ impl Run {
         if !self.shared.plan.some_stay_dead || minority == 0 {
             return Vec::new();
         }
-        let first = rng.index(nodes.len());
-        let count = 1 + rng.index(minority);
+        let (first, count) = (rng.index(nodes.len()), 1 + rng.index(minority));
+        let damages = [Trouble::LostRun, Trouble::BadPage];
+        if damages.iter().any(|it| self.shared.plan.troubles.contains(it)) {
+            // Whoever lost something and whoever is dead are one minority together.
+            return self.shared.plan.victims.iter().copied().take(count).collect();
+        }
         nodes.iter().cycle().skip(first).take(count).copied().collect()
     }
 
@@ -169,16 +176,36 @@ impl Run {
         for node in nodes {
             let door = self.shared.door(*node).expect("it is up");
             for key in self.keys() {
-                let (shared, through) = (Rc::clone(&self.shared), door.clone());
-                let read = self.wait(async move { read_noted(&shared, &through, key).await });
-                read.unwrap_or_else(|error| {
-                    panic!("node {node} does not read {key:?}, all being well: {error:#}")
-                });
+                self.read(*node, &door, key);
                 if let Key::Register(_) | Key::Counter(_) = key {
                     self.write(*node, key);
                 }
             }
         }
+    }
+
+    fn read(&self, node: u64, door: &Door, key: Key) {
+        let ask = || {
+            let (shared, door) = (Rc::clone(&self.shared), door.clone());
+            self.wait(async move { read_noted(&shared, &door, key).await })
+        };
+        self.repaired(node, ask).unwrap_or_else(|error| {
+            panic!("node {node} does not read {key:?}, all being well: {error:#}")
+        });
+    }
+
+    /// Asks a node, and again after the repair of what is found damaged by asking.
+    fn repaired<T>(&self, node: u64, ask: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        for _ in 0..REPAIRS_MAX {
+            match ask() {
+                Err(error) if error.code() == Code::RUN_DAMAGED => {
+                    assert!(self.shared.plan.victims.contains(&node), "its disk is whole");
+                    self.await_leaders(node, self.world.now().after(LED_WITHIN));
+                },
+                answer => return answer,
+            }
+        }
+        ask()
     }
 
     /// Writes through a node or, as it says, through the leader; again where a log is full for
@@ -193,10 +220,11 @@ impl Run {
         let (mut to, mut result) = (node, put(node));
         while self.world.now() < limit {
             match &result {
-                Err(Error::NotLeader { leader: Some(hint), .. }) if to == node => to = hint.id.0,
-                Err(Error::Busy { .. }) => self.world.run_for(SLICE),
+                Err(Error::NotLeader { leader: Some(hint), .. }) => to = hint.id.0,
+                Err(Error::Busy { .. }) => {},
                 _ => break,
             }
+            self.world.run_for(SLICE);
             result = put(to);
         }
         result.unwrap_or_else(|error| {
@@ -209,11 +237,14 @@ impl Run {
         self.world.run_for(Nanos(2_000_000_000));
         let mut first: Option<(u64, BTreeMap<Bytes, Bytes>)> = None;
         for node in self.shared.plan.nodes.clone() {
-            let (_, engine) = self.shared.up.borrow()[&node].clone();
-            let client = engine.client();
-            let options = ScanOptions::new().consistency(Consistency::Eventual);
-            let page = self.wait(async move { client.scan_prefix(b"", options).await });
-            let page = page.unwrap_or_else(|error| panic!("node {node} does not scan: {error:#}"));
+            let scan = || {
+                let client = self.shared.up.borrow()[&node].1.client();
+                let options = ScanOptions::new().consistency(Consistency::Eventual);
+                self.wait(async move { client.scan_prefix(b"", options).await })
+            };
+            let page = self
+                .repaired(node, scan)
+                .unwrap_or_else(|error| panic!("node {node} does not scan: {error:#}"));
             assert!(page.next.is_none(), "the keys are few");
             let state: BTreeMap<_, _> = page.items.into_iter().collect();
             match &first {

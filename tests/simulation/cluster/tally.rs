@@ -40,8 +40,8 @@ tally! {
     partitions, one_way_cuts, slow_links, resets, pauses, suspends, slow_disks, bad_disks,
     /// Leaderships handed over and states flushed as asked.
     transfers, forced_flushes,
-    /// Runs that were lost.
-    lost_runs,
+    /// Runs that were lost, and bits of runs that turned.
+    lost_runs, bad_pages,
     /// Leaderships won.
     elections,
     lanes_up, lanes_down,

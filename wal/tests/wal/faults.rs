@@ -4,7 +4,8 @@ use bowline_env::sim::WriteFault;
 use bowline_env::{Env, Kind, Nanos};
 use bowline_raft::{LogIndex, ShardId};
 use bowline_wal::{
-    Geometry, HealthState, LogError, LogStorage, ReadError, StageError, SyncChoice, Wal, WalOptions,
+    Geometry, HealthState, LogError, LogStorage, ReadError, Record, StageError, SyncChoice, Wal,
+    WalOptions,
 };
 
 use crate::kit::*;
@@ -215,4 +216,46 @@ fn a_failed_boot_is_tried_again_and_finds_the_same() {
             log.wal.close().await.unwrap();
         });
     }
+}
+
+/// Bug: seed 1593 of the clusters: with two frames on their way to a slow disk, each the first of
+/// a slot and with a whole checkpoint, both freed the same slots.
+#[test]
+fn a_slot_is_freed_once_by_checkpoints_that_are_under_way_together() {
+    let world = calm(90);
+    let handle = world.clone();
+    live(&world, async move |env| {
+        // Slots enough that some are ready where most are used.
+        let geometry = Geometry { log_bytes: 2 << 20, ..Geometry::small() };
+        let options = WalOptions { log_bytes: geometry.log_bytes, ..WalOptions::small() };
+        Wal::format(&env, &dir(), ID, geometry, options).await.unwrap();
+        let mut log = try_open(&env, options).await.unwrap();
+        log.open_shard(1);
+        let mut index = 0;
+        for _ in 0..20 {
+            loop {
+                let counters = log.wal.counters();
+                if counters.slots_used * 1_000 >= counters.slots_max * 750 {
+                    break;
+                }
+                index += 1;
+                let staged = log.put(1, 1, &body(1, index, 3_000));
+                log.sync(staged.lsn).await;
+            }
+            handle.disk(NODE).stuck(Nanos::from_millis(50));
+            let mut last = log.compact(1, index).unwrap();
+            log.wal.submit();
+            let term = log.wal.term_at(ShardId(1), LogIndex(index)).unwrap();
+            for _ in 0..8 {
+                env.sleep_until(env.now().after(Nanos::from_millis(1))).await;
+                let manifest = Record::Manifest { index: LogIndex(index), term, body: &[7; 3_000] };
+                last = log.wal.stage(ShardId(1), &[manifest]).unwrap();
+                log.wal.submit();
+            }
+            assert!(last > log.wal.durable(), "the disk is stuck");
+            log.sync(last).await;
+        }
+        assert_eq!(log.wal.bounds(ShardId(1)).unwrap().last, LogIndex(index));
+        log.wal.close().await.unwrap();
+    });
 }
