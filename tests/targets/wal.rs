@@ -324,7 +324,8 @@ async fn boot_on(env: &SimEnv) -> bool {
         check_shard(shard);
         read_all(&wal, shard.shard).await;
     }
-    for shard in &found.shards {
+    let sound = |it: &&RecoveredShard| it.bounds.damage == DamageState::Normal;
+    for shard in found.shards.iter().filter(sound) {
         let Some(bounds) = wal.bounds(shard.shard) else { continue };
         let new = NewBatch {
             shard: shard.shard,

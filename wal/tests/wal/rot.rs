@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bowline_env::{Env, Nanos};
 use bowline_raft::{LogIndex, ShardId, Term};
-use bowline_wal::{Finding, LogStorage, Record, Verdict, Verified};
+use bowline_wal::{Finding, LogStorage, OpenError, Record, Verdict, Verified, WalOptions};
 
 use crate::image::*;
 use crate::kit::*;
@@ -301,6 +301,32 @@ fn what_is_left_of_a_slot_with_a_rotten_head_is_found_by_every_later_boot() {
             log.wal.close().await.unwrap();
         });
         power_cut(&world);
+    }
+}
+
+/// A life that counted on from there wrote what no later one reads.
+#[test]
+fn a_stream_whose_numbers_leave_none_is_not_opened() {
+    let good = stream(29);
+    let open_with = |at: usize, number: u64| {
+        let mut bad = good.clone();
+        for name in ["super.a", "super.b"] {
+            let bytes = bad.files.get_mut(name).unwrap();
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            let crc = crc32fast::hash(&bytes[..4092]);
+            bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+        }
+        let world = calm(29);
+        bad.place(&world);
+        live(&world, async move |env| {
+            try_open(&env, WalOptions::small()).await.map(|log| log.abandon())
+        })
+    };
+    // The superblock's sequence, life and epoch.
+    for at in [88, 96, 104] {
+        assert_eq!(open_with(at, u64::MAX / 2), Ok(()), "{at}");
+        assert_eq!(open_with(at, u64::MAX / 2 + 1), Err(OpenError::Numbers), "{at}");
+        assert_eq!(open_with(at, u64::MAX), Err(OpenError::Unreadable), "{at}");
     }
 }
 
