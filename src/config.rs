@@ -21,6 +21,7 @@ use toml::de::DeValue;
 
 use crate::{Code, ConfigError, Origin};
 use file::{Document, nearest};
+pub(crate) use keys::SHARDS_MAX;
 use keys::{KEYS, Key, OPAQUE, sections};
 
 pub use value::{Auto, ByteCount, CoreCount, CpuList, DirectIo, Leaders, Part, Peer, Share};

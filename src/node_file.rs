@@ -21,7 +21,7 @@ use core::fmt;
 use bowline_env::Name;
 use bowline_raft::NodeId;
 
-use crate::config::Config;
+use crate::config::{Config, SHARDS_MAX};
 use crate::{Code, Finding, Origin};
 
 const MAGIC: &[u8; 8] = b"BOWLNODE";
@@ -174,7 +174,7 @@ impl NodeFile {
     fn is_sound(&self) -> bool {
         let name = self.machine.as_bytes();
         self.node.0 != 0
-            && self.shards != 0
+            && (1..=SHARDS_MAX).contains(&self.shards)
             && self.streams != 0
             && (1..=NAME_LEN_MAX).contains(&name.len())
             && !name.contains(&0)
@@ -346,6 +346,7 @@ mod tests {
         resealed(|bytes| bytes[8] = 0, NodeFileError::Value);
         resealed(|bytes| bytes[32] = 0, NodeFileError::Value);
         resealed(|bytes| bytes[56] = 0, NodeFileError::Value);
+        resealed(|bytes| bytes[59] = 0xFF, NodeFileError::Value);
         resealed(|bytes| bytes[60] = 0, NodeFileError::Value);
         resealed(|bytes| bytes[62] = 1, NodeFileError::Value);
         resealed(|bytes| bytes[84] = 3, NodeFileError::Value);
@@ -354,6 +355,34 @@ mod tests {
         resealed(|bytes| bytes[88] = 0xFF, NodeFileError::Value);
         resealed(|bytes| bytes[95] = b'x', NodeFileError::Value);
         resealed(|bytes| bytes[160] = 9, NodeFileError::Value);
+    }
+
+    /// Whatever stands there under a good checksum is refused, or is what is written for it.
+    #[test]
+    fn no_bytes_break_the_decoder_and_what_is_read_has_one_form() {
+        let rng = bowline_env::sim::Rng::new(5);
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let mut bytes = node().encode();
+            for _ in 0..=rng.below(4) {
+                let (at, width) = (rng.index(bytes.len()), 1 << rng.below(4));
+                let number = [0, 1, 2, u64::MAX >> 1, u64::MAX, rng.bits()][rng.index(6)];
+                let number = number.to_le_bytes();
+                bytes.iter_mut().skip(at).zip(&number[..width]).for_each(|(old, new)| *old = *new);
+            }
+            match rng.below(8) {
+                0 => bytes.truncate(16 + rng.index(bytes.len() - 16)),
+                1 => bytes.extend_from_slice(&[7; PEER_LEN]),
+                _ => {},
+            }
+            let crc = checksum(&bytes).to_le_bytes();
+            bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
+            if let Ok(node) = NodeFile::decode(&bytes) {
+                assert_eq!(node.encode(), bytes);
+                read += 1;
+            }
+        }
+        assert!((1_000..19_000).contains(&read), "{read}");
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub(super) fn log(plan: &Plan, error: &OpenError) -> Error {
         | OpenError::Unreadable
         | OpenError::UnknownRecord { .. }
         | OpenError::InUse
+        | OpenError::Numbers
         | OpenError::Geometry(_)
         | OpenError::Full
         | _ => Code::DIR_UNUSABLE,

@@ -41,6 +41,9 @@ impl Key {
     }
 }
 
+/// Most shards of a cluster.
+pub(crate) const SHARDS_MAX: u32 = 16_384;
+
 /// Sections whose keys belong to others.
 pub(crate) const OPAQUE: &str = "server";
 
@@ -108,7 +111,7 @@ pub(crate) const KEYS: &[Key] = &[
     key!(node.app_address, "where your application answers; told to redirected callers"),
     key!(cluster.name, "name of the cluster", named),
     key!(cluster.peers, "founding members, this node among them"),
-    key!(cluster.shards, "slices of the key space; fixed when founded", within(1, 16_384)),
+    key!(cluster.shards, "slices of the key space; fixed when founded", within(1, SHARDS_MAX)),
     key!(cluster.join, "wait to be added to a cluster instead of founding one"),
     key!(cluster.leaders, "together, spread or any"),
     key!(cores.count, "cores of this node: auto (half of the CPUs), all, or a number"),

@@ -37,8 +37,9 @@ pub const MANIFEST_BYTES_MAX: usize = 2_048;
 pub const CONF_BYTES_MAX: usize = 512;
 /// Layout of the archive.
 pub const MANIFEST_FMT: u16 = 1;
-/// Generations, indexes and terms that no manifest reaches.
-const NUMBER_MAX: u64 = u64::MAX >> 1;
+/// Generations, indexes and terms that no manifest reaches: consensus lets half of it through, so
+/// that what is counted on from there reads back.
+const NUMBER_MAX: u64 = u64::MAX / 4 * 3;
 
 const HEAD_LEN: usize = 16;
 

@@ -205,6 +205,8 @@ pub enum OpenError {
         /// Its kind.
         kind: u8,
     },
+    /// Its numbers leave none to count on with: no log comes so far, somebody wrote into its files.
+    Numbers,
     /// Another process has it open.
     InUse,
     /// The sizes cannot be used.
@@ -256,6 +258,7 @@ impl fmt::Display for OpenError {
                 write!(f, "written by a later release (version {major}, features {incompat:#x})")
             },
             Self::UnknownRecord { kind } => write!(f, "a record of unknown kind {kind}"),
+            Self::Numbers => f.write_str("the numbers in its files are none that a log reaches"),
             Self::InUse => f.write_str("in use by another process"),
             Self::Geometry(error) => error.fmt(f),
             Self::HoldsEntries => f.write_str("a log with entries is where a new one was to be"),

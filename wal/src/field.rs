@@ -3,11 +3,18 @@
 /// Numbers of frames, lives, uses of a slot, indexes and terms that no stream reaches. A file can
 /// hold any number under a good checksum; what is above is not read, so that all others can be
 /// counted on from.
-pub(crate) const NUMBER_MAX: u64 = u64::MAX >> 1;
+const NUMBER_MAX: u64 = u64::MAX / 4 * 3;
+/// Where a life may begin to count: what it writes is never above what is read.
+const BEGIN_MAX: u64 = u64::MAX / 2;
 
 /// Whether every number is one that a stream can have reached.
 pub(crate) fn reachable<const N: usize>(numbers: [u64; N]) -> bool {
     numbers.into_iter().all(|number| number <= NUMBER_MAX)
+}
+
+/// Whether every number is one that a life may count on from.
+pub(crate) fn countable<const N: usize>(numbers: [u64; N]) -> bool {
+    numbers.into_iter().all(|number| number <= BEGIN_MAX)
 }
 
 /// The `N` bytes at `at`.

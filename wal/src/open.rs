@@ -8,6 +8,7 @@ use bowline_env::{Bell, Dir, Env, EnvError, File, Kind, Name, Op};
 use bowline_raft::Lsn;
 
 use crate::error::{LogError, OpenError, StageError};
+use crate::field::countable;
 use crate::geometry::{Geometry, SLOTS_AT_FORMAT};
 use crate::head::{SUPER_LEN, Super, SuperCopy, SyncMode, slot_file};
 use crate::log::{Recovered, StreamId};
@@ -108,6 +109,10 @@ pub(crate) async fn open<E: Env>(
     );
     let (slots, whole) = open_slots(env, dir, &superblock).await?;
     let mut recovery = Box::pin(recover(&slots, &superblock, geometry)).await?;
+    let Recovery { lsn_seen, epoch_seen, boot_seen, .. } = recovery;
+    if !countable([lsn_seen, epoch_seen, boot_seen, superblock.sequence]) {
+        return Err(OpenError::Numbers);
+    }
     for slot_no in recovery.newest_slots() {
         let at = usize::try_from(slot_no).expect("usize holds a u32");
         if let Some(file) = &slots.files[at] {
@@ -115,11 +120,11 @@ pub(crate) async fn open<E: Env>(
         }
     }
     let files = slots.files.into_iter().zip(whole).map(|(file, whole)| file.filter(|_| whole));
-    let boot = recovery.boot_seen + 1;
+    let boot = boot_seen + 1;
     let mut table = recovery.slot_table(&geometry);
     table.quiet_at = (!recovery.is_quiet()).then(|| env.now().after(LATE_MAX));
     let start = Start {
-        lsn: recovery.lsn_seen + LSN_SKIP,
+        lsn: lsn_seen + LSN_SKIP,
         cut: recovery.outcome.tail.proved,
         cut_crc: recovery.outcome.tail.proved_crc,
         boot,
@@ -149,7 +154,6 @@ pub(crate) async fn open<E: Env>(
         stalled: Cell::new(false),
         unsynced: RefCell::new(Vec::new()),
     });
-    let epoch_seen = recovery.epoch_seen;
     shared
         .write_super(|superblock| {
             superblock.boot = boot;

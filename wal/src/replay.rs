@@ -10,6 +10,7 @@ use bowline_raft::{HardState, LogIndex, ReplicaId, ShardId, Term};
 use crate::base::Base;
 use crate::checkpoint::{State, parse_damage};
 use crate::error::OpenError;
+use crate::field::countable;
 use crate::frame::{Row, kind};
 use crate::index::Index;
 use crate::log::{DamageState, RecoveredShard};
@@ -206,6 +207,7 @@ impl Replay {
             let log = self.index.at_mut(place);
             let holds = log.hard_state.commit.0 <= log.last
                 && log.hard_state.term.0 >= log.last_term
+                && countable([log.last, log.hard_state.term.0])
                 && log.extents.iter().is_sorted_by_key(|extent| extent.term);
             log.judge_anew();
             if !side.adopted || side.known_at < lost || !holds {

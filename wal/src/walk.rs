@@ -209,12 +209,30 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
             return Ok(true);
         }
         if found.is_none()
+            && let Some(block_no) = self.moved_first(lsn).await
+        {
+            (self.block_no, self.prev_crc) = (block_no, None);
+            return Ok(true);
+        }
+        if found.is_none()
             && let Some(next) = self.next_used()
             && self.links[next].head.is_some_and(|head| head.lsn == lsn)
         {
             return Ok(self.go_to(next));
         }
         self.judge(lsn, found).await
+    }
+
+    /// Where the first frame lies that a checkpoint lists of this slot, if not at its head: those
+    /// before it were lost when the checkpoint was written.
+    async fn moved_first(&mut self, lsn: u64) -> Option<u32> {
+        let link = &self.links[self.link];
+        if link.first_lsn != Some(lsn) || self.block_no != 1 || self.placed_here().is_some() {
+            return None;
+        }
+        let hits = self.scanner.hits(link.slot_no).await;
+        let hit = hits.iter().find(|hit| (hit.epoch, hit.lsn) == (link.epoch, lsn));
+        hit.map(|hit| hit.block_no).filter(|block_no| *block_no > 1)
     }
 
     /// Whether a frame of this number can lie here: each between it and the first of its slot takes

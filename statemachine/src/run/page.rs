@@ -246,11 +246,16 @@ impl<'a> Page<'a> {
             INLINE => Body::Inline(self.part(&mut next, usize::from(u16_at(bytes, at + 6)))?),
             REF => {
                 let place = self.part(&mut next, REF_LEN)?.start;
-                Body::Far(Far {
+                let far = Far {
                     off: u64::from(u32_at(bytes, place)) * 16,
                     len: u32_at(bytes, place + 4),
                     crc: u32_at(bytes, place + 8),
-                })
+                };
+                // Only long values lie outside, and nothing reads no bytes.
+                if far.len == 0 {
+                    return Err(BadPage);
+                }
+                Body::Far(far)
             },
             DELETED => Body::Deleted,
             _ => return Err(BadPage),
@@ -535,6 +540,17 @@ mod tests {
             }
         }
         assert!(answers > 0);
+    }
+
+    /// No bytes were read from the disk for it, which no environment can.
+    #[test]
+    fn a_value_elsewhere_of_no_bytes_is_refused() {
+        let mut builder = PageBuilder::new();
+        assert!(builder.add(b"key", 1, 0, NewBody::Far(Far { off: 4_096, len: 0, crc: 0 })));
+        let mut bytes = Vec::new();
+        builder.finish(SECTION, 9, &mut bytes);
+        let page = Page::new(&bytes).unwrap();
+        assert_eq!(page.find(b"key"), Err(BadPage));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bowline_env::{Env, Nanos};
 use bowline_raft::{LogIndex, ShardId, Term};
-use bowline_wal::{Finding, LogStorage, Record, Verdict, Verified};
+use bowline_wal::{Finding, LogStorage, OpenError, Record, Verdict, Verified, WalOptions};
 
 use crate::image::*;
 use crate::kit::*;
@@ -273,6 +273,61 @@ fn rot_of_the_newest_uncovered_frame_looks_torn_and_is_cut() {
     bad.destroy(&frames[frames.len() - 2]);
     assert_eq!(of(&bad.lines(), 1).damage, REPAIRING);
     assert_eq!(of(&bad.lines(), 1).numbers, of(&good.lines(), 1).numbers);
+}
+
+/// A checkpoint lists a slot by the first frame that is left of it. The next boot looked for that
+/// one at the head of the slot, where the rotten ones are, and lost it too.
+#[test]
+fn what_is_left_of_a_slot_with_a_rotten_head_is_found_by_every_later_boot() {
+    let good = stream(28);
+    let frames = good.frames();
+    let first = frames.iter().take_while(|frame| frame.slot == frames[0].slot);
+    let holds_batch = |frame: &&bowline_wal::FrameView| {
+        let (_, rows) = raw_rows(&good.clone().frame(frame));
+        rows.iter().any(|row| row.kind == 1)
+    };
+    let mut bad = good.clone();
+    let rotten = first.clone().take_while(|frame| !holds_batch(frame)).count();
+    assert!(rotten > 0, "the batch of the first life is not in its first frame");
+    first.take(rotten).for_each(|frame| bad.destroy(frame));
+    let world = calm(28);
+    bad.place(&world);
+    for life in 1..=3 {
+        live(&world, async move |env| {
+            let log = open(&env).await;
+            let batches = log.all(2).await;
+            assert_eq!(batches[0].head.first, LogIndex(1), "life {life}");
+            assert_eq!(log.shard(2).unwrap().bounds.damage as u8, NORMAL, "life {life}");
+            log.wal.close().await.unwrap();
+        });
+        power_cut(&world);
+    }
+}
+
+/// A life that counted on from there wrote what no later one reads.
+#[test]
+fn a_stream_whose_numbers_leave_none_is_not_opened() {
+    let good = stream(29);
+    let open_with = |at: usize, number: u64| {
+        let mut bad = good.clone();
+        for name in ["super.a", "super.b"] {
+            let bytes = bad.files.get_mut(name).unwrap();
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+            let crc = crc32fast::hash(&bytes[..4092]);
+            bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+        }
+        let world = calm(29);
+        bad.place(&world);
+        live(&world, async move |env| {
+            try_open(&env, WalOptions::small()).await.map(|log| log.abandon())
+        })
+    };
+    // The superblock's sequence, life and epoch.
+    for at in [88, 96, 104] {
+        assert_eq!(open_with(at, u64::MAX / 2), Ok(()), "{at}");
+        assert_eq!(open_with(at, u64::MAX / 2 + 1), Err(OpenError::Numbers), "{at}");
+        assert_eq!(open_with(at, u64::MAX), Err(OpenError::Unreadable), "{at}");
+    }
 }
 
 #[test]

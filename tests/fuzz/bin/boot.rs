@@ -1,0 +1,4 @@
+//! The fuzzer of the target `boot`.
+#![no_main]
+
+bowline_fuzz::target!("boot");

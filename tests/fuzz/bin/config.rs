@@ -1,0 +1,4 @@
+//! The fuzzer of the target `config`.
+#![no_main]
+
+bowline_fuzz::target!("config");

@@ -1,0 +1,4 @@
+//! The fuzzer of the target `manifest`.
+#![no_main]
+
+bowline_fuzz::target!("manifest");

@@ -1,0 +1,4 @@
+//! The fuzzer of the target `run`.
+#![no_main]
+
+bowline_fuzz::target!("run");

@@ -1,0 +1,4 @@
+//! The fuzzer of the target `stream`.
+#![no_main]
+
+bowline_fuzz::target!("stream");

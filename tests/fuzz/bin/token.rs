@@ -1,0 +1,4 @@
+//! The fuzzer of the target `token`.
+#![no_main]
+
+bowline_fuzz::target!("token");
