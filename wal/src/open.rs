@@ -100,13 +100,8 @@ pub(crate) async fn open<E: Env>(
     superblock.check_id(id)?;
     let geometry = superblock.geometry(options.log_bytes);
     geometry.check()?;
-    let mode = mode_of(superblock.sync_mode);
-    let a = env.dir().open(&dir.join(SuperCopy::A.file()), mode).await;
-    let b = env.dir().open(&dir.join(SuperCopy::B.file()), mode).await;
-    let (a, b) = (
-        whole_super(env, dir, SuperCopy::A, a, &superblock).await?,
-        whole_super(env, dir, SuperCopy::B, b, &superblock).await?,
-    );
+    let a = super_file(env, dir, SuperCopy::A, &superblock).await?;
+    let b = super_file(env, dir, SuperCopy::B, &superblock).await?;
     let (slots, whole) = open_slots(env, dir, &superblock).await?;
     let mut recovery = Box::pin(recover(&slots, &superblock, geometry)).await?;
     let Recovery { lsn_seen, epoch_seen, boot_seen, .. } = recovery;
@@ -202,20 +197,19 @@ async fn read_supers<E: Env>(env: &E, dir: &Name) -> Result<(Super, SuperCopy), 
 }
 
 /// A superblock file; one that is missing is written anew from the other.
-async fn whole_super<E: Env>(
+async fn super_file<E: Env>(
     env: &E,
     dir: &Name,
     copy: SuperCopy,
-    file: Result<E::File, EnvError>,
     superblock: &Super,
 ) -> Result<E::File, OpenError> {
-    match file {
+    let (name, mode) = (dir.join(copy.file()), mode_of(superblock.sync_mode));
+    match env.dir().open(&name, mode).await {
         Err(error) if error.kind == Kind::NotFound => {
-            let name = dir.join(copy.file());
             let mut bytes = superblock.to_bytes().to_vec();
             bytes.resize(superblock.geometry(0).block_len(), 0);
             env.dir().write_whole(&name, bytes.into()).await?;
-            Ok(env.dir().open(&name, mode_of(superblock.sync_mode)).await?)
+            Ok(env.dir().open(&name, mode).await?)
         },
         other => Ok(other?),
     }

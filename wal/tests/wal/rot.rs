@@ -167,7 +167,7 @@ fn rot_of_a_slot_header_or_of_one_superblock_changes_nothing() {
     for name in ["super.a", "super.b"] {
         bad.files.get_mut(name).unwrap()[7] ^= 1;
     }
-    assert_eq!(bad.reader().map(|_| ()), Err(bowline_wal::OpenError::Unreadable));
+    assert_eq!(bad.reader().map(|_| ()), Err(OpenError::Unreadable));
 }
 
 #[test]
@@ -318,9 +318,7 @@ fn a_stream_whose_numbers_leave_none_is_not_opened() {
         }
         let world = calm(29);
         bad.place(&world);
-        live(&world, async move |env| {
-            try_open(&env, WalOptions::small()).await.map(|log| log.abandon())
-        })
+        live(&world, async move |env| try_open(&env, WalOptions::small()).await.map(Log::abandon))
     };
     // The superblock's sequence, life and epoch.
     for at in [88, 96, 104] {
