@@ -8,7 +8,7 @@
 //! 32 meta_len u32      36 kind u8  flags u8 = 0  zero u16
 //! 40 meta_crc u32 (over meta)          44 header_crc u32 (over 0..44)
 //! 48 meta, zero to 16
-//! .. bodies: of entry batches, each 16-aligned, zero between
+//! .. bodies: of entry batches, each a multiple of 16, one behind the other
 //! ```
 //!
 //! Integers are little-endian. Bodies are not under the frame's checksums: each batch has its own,

@@ -31,7 +31,7 @@ pub enum MsgsError {
     Count,
     /// A message names batches that are not there, or not the next ones.
     Batches,
-    /// A body lies outside the frame, overlaps, is out of order or leaves a gap.
+    /// A body lies outside the frame, overlaps, is out of order, leaves a gap or ends unaligned.
     Body,
     /// A byte that has to be zero is not.
     Padding,
@@ -315,22 +315,19 @@ impl<'a> Msgs<'a> {
         if next == self.meta.batches.len() { Ok(()) } else { Err(MsgsError::Batches) }
     }
 
-    /// The bodies fill the rest of the frame: aligned, in order, without overlap or gap.
+    /// The bodies fill the rest of the frame: each ends aligned, in order, without overlap or gap.
     fn check_bodies(&self) -> Result<(), MsgsError> {
-        let bytes = self.frame.bytes();
+        let len = self.frame.bytes().len();
         let mut next = self.frame.bodies_at();
         for batch in self.meta.batches.iter() {
-            let len = index(batch.len.to_native());
-            let end = next.checked_add(len).filter(|end| *end <= bytes.len());
-            let Some(end) = end.filter(|_| index(batch.off.to_native()) == next) else {
-                return Err(MsgsError::Body);
-            };
-            next = end.next_multiple_of(ALIGN);
-            let padding = bytes.get(end..next).ok_or(MsgsError::Body)?;
-            if batch.zero.to_native() != 0 || padding.iter().any(|byte| *byte != 0) {
+            let (off, body) = (index(batch.off.to_native()), index(batch.len.to_native()));
+            let end =
+                next.checked_add(body).filter(|end| *end <= len && body.is_multiple_of(ALIGN));
+            next = end.filter(|_| off == next).ok_or(MsgsError::Body)?;
+            if batch.zero.to_native() != 0 {
                 return Err(MsgsError::Padding);
             }
         }
-        if next == bytes.len() { Ok(()) } else { Err(MsgsError::Body) }
+        if next == len { Ok(()) } else { Err(MsgsError::Body) }
     }
 }

@@ -258,10 +258,28 @@ fn each_limit_of_a_forged_frame_is_held() {
     forge(len, &48_u32.to_le_bytes(), MsgsError::Body);
     forge(len, &u32::MAX.to_le_bytes(), MsgsError::Body);
     forge(off + 4, &[1], MsgsError::Padding);
-    forge(len, &17_u32.to_le_bytes(), MsgsError::Padding);
+    forge(len, &17_u32.to_le_bytes(), MsgsError::Body);
     forge(288 + 4, &u32::MAX.to_le_bytes(), MsgsError::Archive);
     forge(288, &0_i32.to_le_bytes(), MsgsError::Archive);
     forge(288, &i32::MIN.to_le_bytes(), MsgsError::Archive);
+}
+
+/// Such a body was taken, with zeros behind it, and went into the log: the node that then led and
+/// sent it on panicked.
+#[test]
+fn a_body_that_ends_unaligned_is_refused() {
+    let mut writer = MsgsWriter::new(FRAME_MAX);
+    let (head, body) = batch(21, &[b"one"]);
+    writer.push(&message(append(0, 0)), &[head]).unwrap();
+    let mut frame = AlignedVec::<16>::new();
+    frame.extend_from_slice(writer.finish(STAMP));
+    let meta_len = frame.len() - HEADER_LEN;
+    frame.extend_from_slice(&body);
+    // The payload's three bytes stay; the zeros behind it are the frame's then.
+    let len = head.len - 13;
+    frame[HEADER_LEN + 96 + 28..][..4].copy_from_slice(&len.to_le_bytes());
+    sign(&mut frame, meta_len);
+    assert_eq!(read(&frame), Err(MsgsError::Body.to_string()));
 }
 
 #[test]

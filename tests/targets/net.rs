@@ -190,16 +190,13 @@ fn unplaced(message: Message) -> Message {
 }
 
 /// Reads what messages say and all of their batches, and builds the frame anew of those that have
-/// a meaning. A body that ends unaligned is received, but never sent: such a frame is only read.
+/// a meaning.
 fn read_msgs(frame: &Frame<'_>, msgs: &Msgs<'_>) -> bool {
     let mut writer = MsgsWriter::new(FRAME_MAX);
     let (mut told, mut bodies) = (Vec::new(), Vec::new());
     for message in msgs.iter() {
         let Ok(message) = message else { continue };
         let batches: Vec<_> = msgs.batches(&message).collect();
-        if batches.iter().any(|batch| !batch.body.len().is_multiple_of(bowline_net::ALIGN)) {
-            return true;
-        }
         let heads: Vec<_> = batches.iter().map(|batch| batch.head).collect();
         writer.push(&message, &heads).expect("a frame that came is not too large to send");
         for batch in &batches {
