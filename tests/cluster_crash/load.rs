@@ -188,6 +188,10 @@ impl Client {
         while !stop.load(Ordering::Relaxed) {
             if door.is_none() {
                 door = Door::open(&self.places[self.node]).ok();
+                // A leader that was named and died, and stays dead, keeps nobody.
+                if door.is_none() {
+                    self.node = self.anybody();
+                }
             }
             let stays = door.as_mut().is_some_and(|door| self.call(door));
             if !stays {
@@ -220,8 +224,12 @@ impl Client {
         };
         let named = leader.and_then(|at| self.places.iter().position(|place| place.admin == at));
         // Who says nothing, or names itself, is left for anybody.
-        let other = usize::try_from(self.draw.below(COUNT as u64)).unwrap();
+        let other = self.anybody();
         self.node = named.unwrap_or(other);
         false
+    }
+
+    fn anybody(&mut self) -> usize {
+        usize::try_from(self.draw.below(COUNT as u64)).unwrap()
     }
 }
