@@ -11,6 +11,8 @@
 //! * S3 the frame being built fits the credit, beside the frames of the lane that wait for some.
 //! * S4 at most one frame of messages is unsent; nothing is started while bytes are unsent.
 //! * S5 messages leave in the order of [`Sender::push`], but for those that a newer one replaced.
+//! * S6 bodies leave some credit: a peer whose log has no room keeps them, and what makes room comes
+//!   in messages without.
 
 use core::task::{Context, Poll};
 use std::{collections::VecDeque, io::IoSlice};
@@ -29,6 +31,9 @@ use crate::{
 const FRAME_TARGET: usize = 256 << 10;
 /// Parts of one write at most.
 const PARTS_MAX: usize = 128;
+/// Credit that bodies do not use: this part of the window, and so many bytes at most.
+const SPARED_PART: u32 = 8;
+const SPARED_MAX: u32 = 256 << 10;
 /// Memory kept for the frames of the lane itself once they are written.
 const CONTROL_KEPT: usize = 16 << 10;
 
@@ -37,6 +42,8 @@ const CONTROL_KEPT: usize = 16 << 10;
 pub struct Sender {
     frame_max: usize,
     window: u64,
+    /// Credit kept from bodies (S6).
+    spared: usize,
     /// Bytes of counting frames that were started.
     sent: u64,
     peer_consumed: u64,
@@ -72,11 +79,13 @@ impl Sender {
     /// bytes of them.
     #[must_use]
     pub fn new(frame_max: u32, peer_window: u32) -> Self {
-        // What is larger than the window could never leave.
-        let frame_max = frame_max.min(peer_window);
+        let spared = (peer_window / SPARED_PART).min(SPARED_MAX);
+        // What is larger could never leave.
+        let frame_max = frame_max.min(peer_window - spared);
         Self {
             frame_max: index(frame_max),
             window: u64::from(peer_window),
+            spared: index(spared),
             sent: 0,
             peer_consumed: 0,
             stamp: Stamp::default(),
@@ -140,10 +149,12 @@ impl Sender {
         // Nothing passes those that wait (S5).
         let len_max = if busy || !self.messages.is_empty() {
             0
-        } else if batches.is_empty() || !self.bodies.is_empty() {
+        } else if batches.is_empty() {
             self.len_max().min(FRAME_TARGET)
+        } else if !self.bodies.is_empty() {
+            self.bodies_max().min(FRAME_TARGET)
         } else {
-            self.len_max()
+            self.bodies_max()
         };
         let heads = batches.iter().map(|(head, _)| head);
         match self.writer.push_within(message, heads, len_max) {
@@ -211,7 +222,7 @@ impl Sender {
         }
         let one_more = frame_len(1, 1) - frame_len(0, 0);
         let used = self.writer.frame_len() + one_more;
-        word(self.len_max().min(FRAME_TARGET).saturating_sub(used))
+        word(self.bodies_max().min(FRAME_TARGET).saturating_sub(used))
     }
 
     /// Whether nothing is built, queued or unsent.
@@ -239,6 +250,13 @@ impl Sender {
     fn len_max(&self) -> usize {
         let credit = usize::try_from(self.credit()).expect("a window is a u32");
         credit.saturating_sub(self.control.counted_len()).min(self.frame_max)
+    }
+
+    /// The same, if it gets bodies (S6).
+    fn bodies_max(&self) -> usize {
+        let credit = usize::try_from(self.credit()).expect("a window is a u32");
+        let other = self.control.counted_len() + self.spared;
+        credit.saturating_sub(other).min(self.frame_max)
     }
 
     fn note(&mut self, now: u64, consumed: u64) {

@@ -349,6 +349,25 @@ impl RaftCore {
         }
     }
 
+    /// An Append that waits for room in the log, and `commit`: the highest commit index that it, or
+    /// another of its shard that waits, names. It is taken: else the log could wait for entries to
+    /// be applied and them for what waits. Answers whether the Append comes behind the end of the
+    /// log; nothing if it is not the present leader's, which is to be told to the replica.
+    pub fn handle_kept(&mut self, from: Origin, m: &Message, commit: LogIndex) -> Option<bool> {
+        let What::Append { prev, .. } = m.what else { return None };
+        let (slot, _) = self.addressed(from, m)?;
+        let it = &self.replicas[slot];
+        if (it.leader, it.role) != (m.from, Role::Follower) {
+            return None;
+        }
+        let last = it.last;
+        // A log that ends with an entry of the leader's term is the leader's up to there.
+        if it.last_term == it.term && it.damage == Damage::Normal {
+            self.raise_commit(slot, commit.min(last));
+        }
+        Some(prev > last)
+    }
+
     /// A leader tells what is committed; it names nothing that it does not know to be here.
     pub(crate) fn on_commit_hint(&mut self, slot: Slot, m: &Message, commit: LogIndex) -> Verdict {
         let it = &self.replicas[slot];

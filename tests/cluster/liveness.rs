@@ -84,3 +84,32 @@ fn liveness_under_full_load_changes_no_leader_and_ends_no_lane() {
     cluster.world.run_until(|| writers.iter().all(SimTask::is_done), LIMIT).unwrap();
     assert_eq!(state(&cluster), before, "afterwards");
 }
+
+/// Scylla #11559: a commit that waits behind entries which the log has no room for, and with which
+/// it would get some, stood still for good.
+#[test]
+fn both_logs_full_of_what_is_under_way_go_on() {
+    let mut cluster = Cluster::new(91, 3, 4);
+    for setup in &mut cluster.setups {
+        setup.op_timeout_ms = 60_000;
+    }
+    // The leader takes much more than its followers have room for.
+    let leader = 1;
+    let setup = cluster.setup(leader);
+    (setup.slot_bytes, setup.log_bytes, setup.cache_bytes) = (1 << 20, 64 << 20, 32 << 20);
+    cluster.start_all();
+    assert_eq!(cluster.leader(), leader);
+    let begin = cluster.world.now();
+    let others = cluster.others(leader);
+    for node in &others {
+        cluster.world.link(leader, *node).slow(500);
+    }
+    let writers = load(&cluster, leader, begin.after(ms(2_500)));
+    cluster.world.run_for(ms(2_000));
+    for node in &others {
+        cluster.world.disk(*node).stuck(ms(6_000));
+    }
+    let full = |node: &u64| sum(&cluster, &[*node], |core| core.wal_used) >= 875;
+    cluster.world.run_until(|| others.iter().all(full), ms(20_000)).expect("logs fill up");
+    cluster.world.run_until(|| writers.iter().all(SimTask::is_done), LIMIT).expect("they go on");
+}

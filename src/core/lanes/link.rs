@@ -6,7 +6,7 @@
 use core::future::poll_fn;
 use core::task::Poll;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::task::Wake;
 
 use bowline_env::{Bell, Env, EnvError, Nanos, SharedBuf, Stream};
 use bowline_net::{Down, FrameError, LaneLife, Opened, Received, Receiver, Sender};
-use bowline_raft::{BatchHeader, Message, ShardId};
+use bowline_raft::{BatchHeader, LogIndex, Message, ShardId};
 
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
@@ -97,10 +97,18 @@ pub(crate) struct Link<E: Env> {
     pub(super) inbox: VecDeque<Received>,
     /// Messages of the first of them that were taken.
     pub(super) taken: usize,
-    /// The log had no room: nothing is taken before a write became durable.
-    pub(super) stalled: bool,
+    /// Of so many frames, the first ones, all was taken but Appends that wait.
+    pub(super) passed: usize,
+    /// The frame that is looked at next.
+    pub(super) next: usize,
+    /// Logs that had no room: no Append is put into them before a write became durable.
+    pub(super) full: BTreeSet<usize>,
+    /// Logs that Appends wait for.
+    pub(super) wanted: BTreeSet<usize>,
+    /// The highest commit index that a waiting Append of a shard names.
+    pub(super) told: BTreeMap<ShardId, LogIndex>,
     /// What the peer was told to be released.
-    pub(super) told: u64,
+    pub(super) credited: u64,
     /// Closed when the connection is given up: its reader ends.
     ended: Rc<Gate>,
 }
@@ -150,8 +158,12 @@ impl<E: Env> Link<E> {
             pending: VecDeque::new(),
             inbox: VecDeque::new(),
             taken: 0,
-            stalled: false,
-            told: 0,
+            passed: 0,
+            next: 0,
+            full: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            told: BTreeMap::new(),
+            credited: 0,
             ended,
         }
     }

@@ -136,14 +136,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let consumed = link.consumed();
             let idle = link.sender.is_clear();
             let window = u64::from(self.lanes.doorman.roster.borrow().window());
-            if idle && consumed - link.told >= window / CREDIT_PART {
+            if idle && consumed - link.credited >= window / CREDIT_PART {
                 link.sender.control(&Control::Credit, now.0, consumed);
             }
             if link.sender.is_clear() && link.pending.is_empty() {
                 link.liveness.note_unsent(now, false);
                 continue;
             }
-            link.told = consumed;
+            link.credited = consumed;
             let mut stream = link.stream.borrow_mut();
             let written = loop {
                 let credit = link.sender.credit();
