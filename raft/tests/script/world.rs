@@ -209,6 +209,7 @@ impl World {
             let append = matches!(packet.message.what, What::Append { .. });
             let behind = append && !kept.is_empty();
             if behind || self.hand(from, to, &packet) == Some(Verdict::NoRoom) {
+                self.tell_kept(from, to, &packet);
                 kept.push_back(packet);
             }
         }
@@ -218,6 +219,19 @@ impl World {
             wire.queue.push_front(packet);
         }
         count - stayed
+    }
+
+    /// An Append waits for the log; what it says of the commit does not.
+    fn tell_kept(&mut self, from: u64, to: u64, packet: &Packet) {
+        let What::Append { commit, .. } = packet.message.what else { return };
+        let lane = (packet.life != 0).then(|| lane(from));
+        let origin = Origin { node: bowline_raft::NodeId(from), lane, life: packet.life };
+        if let Some(node) = self.nodes.get_mut(&to) {
+            node.pass(|core, _, _| {
+                core.handle_kept(origin, &packet.message, commit);
+            });
+        }
+        self.collect(to);
     }
 
     /// A message reaches a node.

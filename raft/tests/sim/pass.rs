@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use bowline_raft::{
-    Admin, Batch, BootTime, Damage, LaneEvent, LaneWhat, LogIndex, Origin, Proposal, Received,
-    ReplicaId, ShardId, SnapshotEvent, Step, StreamNo, Verdict, What, batch::entry_len,
+    Admin, Batch, BootTime, Damage, LaneEvent, LaneWhat, LogIndex, Message, Origin, Proposal,
+    Received, ReplicaId, ShardId, SnapshotEvent, Step, StreamNo, Verdict, What, batch::entry_len,
 };
 
 use super::{
@@ -262,7 +262,7 @@ impl World {
                     .iter()
                     .any(|(_, kept)| kept.message.shard == parcel.message.shard);
             if behind {
-                self.nodes[node].cores[core].kept.push_back((from, parcel));
+                self.keep_append(node, core, from, parcel);
             } else {
                 self.hand(node, core, from, parcel);
             }
@@ -305,11 +305,21 @@ impl World {
         match verdict {
             Verdict::NoRoom => {
                 self.cover.no_room_verdicts += 1;
-                self.nodes[node].cores[core].kept.push_back((from, parcel));
+                self.keep_append(node, core, from, parcel);
             },
             Verdict::False(_) => self.cover.false_messages += 1,
             Verdict::Taken | Verdict::UnknownShard => {},
         }
+    }
+
+    /// An Append waits for the log; what it says of the commit does not.
+    fn keep_append(&mut self, node: usize, core: usize, from: Origin, parcel: Parcel) {
+        let turn = &mut self.nodes[node].cores[core];
+        let shard = parcel.message.shard;
+        let kept = turn.kept.iter().map(|(_, kept)| &kept.message).chain([&parcel.message]);
+        let told = kept.filter(|message| message.shard == shard).filter_map(commit_of).max();
+        turn.raft.handle_kept(from, &parcel.message, told.unwrap_or_default());
+        turn.kept.push_back((from, parcel));
     }
 
     /// Closes the open frames and starts their writes.
@@ -395,5 +405,13 @@ fn hand_lane(turn: &mut SimCore, lane: bowline_raft::LaneNo, what: LaneInput) {
             };
             raft.handle_lane(lane, event, log, out);
         },
+    }
+}
+
+/// The commit index that an Append names.
+fn commit_of(message: &Message) -> Option<LogIndex> {
+    match message.what {
+        What::Append { commit, .. } => Some(commit),
+        _ => None,
     }
 }
