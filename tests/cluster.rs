@@ -19,6 +19,8 @@ mod liveness;
 mod lives;
 #[path = "kit/node.rs"]
 mod node;
+#[path = "cluster/overload.rs"]
+mod overload;
 #[path = "cluster/partitions.rs"]
 mod partitions;
 #[path = "cluster/reads.rs"]

@@ -11,8 +11,8 @@
 //! * S3 the frame being built fits the credit, beside the frames of the lane that wait for some.
 //! * S4 at most one frame of messages is unsent; nothing is started while bytes are unsent.
 //! * S5 messages leave in the order of [`Sender::push`], but for those that a newer one replaced.
-//! * S6 bodies leave some credit: a peer whose log has no room keeps them, and what makes room comes
-//!   in messages without.
+//! * S6 bodies leave some credit: a peer whose log has no room keeps them, and what makes room
+//!   comes in messages without.
 
 use core::task::{Context, Poll};
 use std::{collections::VecDeque, io::IoSlice};

@@ -143,7 +143,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Gives up waiting for leaders that do not come.
     pub(crate) fn expire_handing(&mut self) {
         let now = self.logs.now;
-        for handing in self.handing.extract_if(.., |handing| handing.deadline <= now) {
+        self.fail_handing(|handing| handing.deadline <= now);
+    }
+
+    /// The time of a transfer is over, and this node leads still. Who was told to take over may do
+    /// it yet.
+    pub(crate) fn give_up_handing(&mut self, slot: Slot) {
+        self.fail_handing(|handing| handing.slot == slot);
+    }
+
+    fn fail_handing(&mut self, which: impl Fn(&Handing) -> bool) {
+        for handing in self.handing.extract_if(.., |handing| which(handing)) {
             let shard = self.replicas[place(handing.slot)].shard;
             let error = Error::Timeout { shard, maybe_applied: true };
             handing.ticket.complete(Err(error), &mut self.wakes);

@@ -6,7 +6,7 @@
 //! ```
 
 use bowline_env::Env;
-use bowline_raft::{Apply, BootTime, Slot, StreamNo};
+use bowline_raft::{Apply, BootTime, Reason, Slot, StreamNo};
 use bowline_statemachine::Machine;
 use bowline_wal::{HealthState, LogStorage};
 
@@ -246,8 +246,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for event in out.event.drain(..) {
             let (shard, term) = (event.shard.0, event.term.0);
             tracing::info!(shard, term, reason = ?event.reason, "raft");
-            if let bowline_raft::Reason::Broken(_) = event.reason {
+            if let Reason::Broken(_) = event.reason {
                 self.close_shard(event.slot, ShardFailure::Invariant("raft closed the shard"));
+            }
+            if event.reason == Reason::TransferEnded {
+                self.give_up_handing(event.slot);
             }
         }
         out.accepted.clear();

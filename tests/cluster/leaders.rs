@@ -4,7 +4,7 @@ use bowline::{Code, NodeId, ShardId};
 use bowline_env::Nanos;
 use bowline_env::sim::Crash;
 
-use crate::kit::Cluster;
+use crate::kit::{Cluster, LIMIT};
 
 #[test]
 fn a_leadership_is_handed_over_without_an_error() {
@@ -66,4 +66,67 @@ fn leaders_are_spread_over_the_members_if_asked_for() {
             (0..6).filter(|shard| cluster.engine(node).shard(ShardId(*shard)).unwrap().is_leader());
         assert_eq!(led.count(), 2, "node {node}");
     }
+}
+
+/// Bug: openraft d000ee20: a transfer that had failed moved the leadership in the end.
+#[test]
+fn rs_15_a_transfer_to_who_cannot_lead_ends_and_comes_to_nothing_later() {
+    let up = |seed| {
+        let mut cluster = Cluster::new(seed, 3, 1);
+        cluster.set("cluster.leaders", "\"any\"");
+        cluster.start_all();
+        cluster
+    };
+    let begin = |cluster: &Cluster, from: u64, to: u64| {
+        let shard = cluster.engine(from).shard(ShardId(0)).unwrap();
+        cluster.world.spawn_client(async move { shard.transfer(NodeId(to)).await })
+    };
+    // Who is dead, and comes back.
+    let mut cluster = up(45);
+    let (leader, dead) = (cluster.leader(), cluster.follower());
+    cluster.crash(dead, Crash::Kill);
+    let begun = cluster.world.now();
+    let moved = begin(&cluster, leader, dead);
+    cluster.world.run_until(|| moved.is_done(), LIMIT).unwrap();
+    assert!(moved.take().unwrap().is_err());
+    assert!(
+        cluster.world.now().since(begun) <= Nanos::SECOND,
+        "it is bounded {:?}",
+        cluster.world.now().since(begun)
+    );
+    cluster.put(leader, "key", "1").unwrap();
+    let term = cluster.term(leader, 0);
+    cluster.start(dead);
+    cluster.world.run_for(Nanos::from_millis(5_000));
+    assert_eq!((cluster.leader(), cluster.term(leader, 0)), (leader, term), "it stays here");
+
+    // Whose disk hangs: what it has not got is not known to it when the time is over.
+    let cluster = up(46);
+    let (leader, late) = (cluster.leader(), cluster.follower());
+    cluster.world.disk(late).stuck(Nanos::from_millis(3_000));
+    for nth in 0..20 {
+        cluster.put(leader, &format!("key-{nth}"), "1").unwrap();
+    }
+    let term = cluster.term(leader, 0);
+    let moved = begin(&cluster, leader, late);
+    let waits = cluster.begin_put(leader, "key", "2");
+    cluster.world.run_until(|| moved.is_done() && waits.is_done(), LIMIT).unwrap();
+    assert!(moved.take().unwrap().is_err());
+    assert!(waits.take().unwrap().is_ok(), "a write waits for the end of it");
+    cluster.world.run_for(Nanos::from_millis(8_000));
+    assert_eq!((cluster.leader(), cluster.term(leader, 0)), (leader, term), "it stays here");
+
+    // Two at once: one of them at most, and then nothing more.
+    let cluster = up(47);
+    let leader = cluster.leader();
+    let moved: Vec<_> =
+        cluster.others(leader).into_iter().map(|to| (to, begin(&cluster, leader, to))).collect();
+    cluster.world.run_until(|| moved.iter().all(|(_, task)| task.is_done()), LIMIT).unwrap();
+    let won: Vec<_> = moved.into_iter().filter(|(_, task)| task.take().unwrap().is_ok()).collect();
+    assert_eq!(won.len(), 1, "one moves, the other is refused");
+    let second = cluster.leader();
+    assert_eq!(second, won[0].0);
+    let term = cluster.term(second, 0);
+    cluster.world.run_for(Nanos::from_millis(5_000));
+    assert_eq!((cluster.leader(), cluster.term(second, 0)), (second, term));
 }

@@ -6,7 +6,7 @@ use bowline::Error;
 use bowline_env::Nanos;
 use bowline_env::sim::Crash;
 
-use crate::kit::{Cluster, ms};
+use crate::kit::{Cluster, LIMIT, ms};
 
 #[test]
 fn sd_05_two_of_three_boot_and_serve() {
@@ -232,4 +232,67 @@ fn rs_20_many_shards_are_led_soon_after_all_start_at_once() {
     cluster.start_all();
     let took = cluster.world.now().since(before);
     assert!(took < Nanos(10_000_000_000), "{} ns", took.0);
+}
+
+/// Bugs: etcd-io/raft e419ba5, scylla #11559: what waited for a peer that read nothing grew.
+#[test]
+fn nw_03_a_peer_that_reads_nothing_costs_the_others_nothing() {
+    let mut cluster = Cluster::new(91, 3, 4);
+    for setup in &mut cluster.setups {
+        (setup.slot_bytes, setup.log_bytes, setup.delta_bytes) = (1 << 20, 64 << 20, 64 << 20);
+    }
+    cluster.start_all();
+    let leader = cluster.leader();
+    let deaf = cluster.follower();
+    let sent = |cluster: &Cluster| cluster.engine(leader).metrics().cores[0].messages_sent;
+    let value = "x".repeat(8_000);
+    let begin = cluster.world.now();
+    // It takes bytes into its sockets until they are full, and nobody takes them out.
+    cluster.world.clock(deaf).pause(ms(4_500));
+    let mut longest = ms(0);
+    let before = sent(&cluster);
+    let mut puts = 0;
+    while cluster.world.now().since(begin) < ms(4_000) {
+        let start = cluster.world.now();
+        cluster.put(leader, &format!("key-{}", puts % 50), &value).unwrap();
+        longest = longest.max(cluster.world.now().since(start));
+        puts += 1;
+    }
+    assert!(puts > 1_000, "{puts}");
+    assert!(longest < ms(100), "nobody waits for it: {longest:?}");
+    // 8 MiB of a window are 1,000 of these; the other peer gets each of them.
+    let sent = sent(&cluster) - before;
+    assert!(sent < 2 * puts + 2_000, "what it is sent has a bound: {sent} for {puts}");
+    cluster.world.run_for(ms(6_000));
+    let last = format!("key-{}", (puts - 1) % 50);
+    assert_eq!(cluster.applied(deaf, &last).as_deref(), Some(value.as_str()), "it has all again");
+}
+
+/// Bug: redpanda #2048: a back-off went on for peers that were well.
+#[test]
+fn nw_04_who_was_away_for_long_is_met_soon_and_a_lane_that_breaks_then_is_made_anew_at_once() {
+    let mut cluster = Cluster::up(92, 5, 4);
+    let leader = cluster.leader();
+    let lanes = |cluster: &Cluster, node: u64| {
+        let core = cluster.engine(node).metrics().cores[0].clone();
+        core.lanes_up - core.lanes_down
+    };
+    assert_eq!(lanes(&cluster, leader), 4);
+    // The highest is dialled by all others, which have tried in vain for a while.
+    let away = if leader == 5 { 4 } else { 5 };
+    cluster.crash(away, Crash::Kill);
+    cluster.world.run_for(ms(30_000));
+    cluster.start(away);
+    let begin = cluster.world.now();
+    cluster.world.run_until(|| lanes(&cluster, away) == 4, LIMIT).unwrap();
+    assert!(cluster.world.now().since(begin) <= ms(1_600), "a second, and half of it by chance");
+    cluster.world.run_for(ms(200));
+    for node in cluster.others(away) {
+        cluster.world.link(node, away).reset();
+    }
+    let begin = cluster.world.now();
+    cluster.world.run_for(ms(5));
+    cluster.world.run_until(|| lanes(&cluster, away) == 4, LIMIT).unwrap();
+    let took = cluster.world.now().since(begin);
+    assert!(took <= ms(150), "the first frame ends the back-off: {took:?}");
 }

@@ -171,3 +171,73 @@ fn a_damaged_sender(mut cluster: Cluster, which: std::ops::Range<u64>) {
         assert_eq!(cluster.engine(node).metrics().cores[0].installs, 1, "node {node}");
     }
 }
+
+/// The runs that one shard got since `before`.
+fn new_runs(disk: &SimDisk, before: &[Name]) -> Vec<Name> {
+    runs(disk).into_iter().filter(|name| !before.contains(name)).collect()
+}
+
+#[test]
+fn dk_08_damage_in_different_places_is_mended_and_a_shard_lost_everywhere_is_named() {
+    let mut cluster = Cluster::new(26, 3, 4);
+    cluster.set("state.resident", "\"0MiB\"");
+    cluster.start_all();
+    let leader = cluster.leader();
+    let shard_of = |key: &str| cluster.engine(leader).shard_of(key.as_bytes()).0;
+    // One shard after the other is filled and flushed: which runs are whose?
+    let mut owned = Vec::new();
+    for shard in 0..4 {
+        let names: Vec<_> = cluster.nodes.iter().map(|it| runs(&cluster.world.disk(*it))).collect();
+        let keys = (0..400).map(|nth| format!("key-{nth}")).filter(|key| shard_of(key) == shard);
+        let keys: Vec<_> = keys.collect();
+        for key in &keys {
+            cluster.put(leader, key, &format!("value of {key}")).unwrap();
+        }
+        for (node, names) in cluster.nodes.clone().into_iter().zip(names) {
+            cluster.get(node, &keys[0]);
+            cluster.flush(node);
+            let new = new_runs(&cluster.world.disk(node), &names);
+            assert!(!new.is_empty(), "shard {shard} is in a run on node {node}");
+            owned.push((node, shard, new));
+        }
+    }
+    let spoil = |cluster: &Cluster, node: u64, shard: u64| {
+        let disk = cluster.world.disk(node);
+        let own = owned.iter().filter(|(at, of, _)| (*at, *of) == (node, shard));
+        for name in own.flat_map(|(_, _, names)| names).filter(|name| runs(&disk).contains(name)) {
+            let pages = u64::try_from(disk.durable(name).unwrap().len()).unwrap() / 4_096;
+            (1..pages).for_each(|page| assert!(disk.flip_bit(name, page * 4_096 + 100, 3)));
+        }
+    };
+    let read_all = |cluster: &Cluster, node: u64, shard: u64| {
+        let keys = (0..400).map(|nth| format!("key-{nth}")).filter(|key| shard_of(key) == shard);
+        keys.map(|key| cluster.try_get(node, &key).map(|it| it == Some(format!("value of {key}"))))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|same| assert!(same.iter().all(|same| *same), "node {node}, shard {shard}"))
+    };
+    // Each node has another shard damaged.
+    for node in cluster.nodes.clone() {
+        spoil(&cluster, node, node - 1);
+        assert_eq!(read_all(&cluster, node, node - 1).unwrap_err().code(), Code::RUN_DAMAGED);
+    }
+    for node in cluster.nodes.clone() {
+        cluster.ready(node);
+        (0..3).for_each(|shard| read_all(&cluster, node, shard).unwrap());
+    }
+    // Nobody has the last one.
+    cluster.nodes.iter().for_each(|node| spoil(&cluster, *node, 3));
+    println!("{owned:?}");
+    for node in cluster.nodes.clone() {
+        println!("{node} {:?} {:?}", runs(&cluster.world.disk(node)), read_all(&cluster, node, 3));
+    }
+    for node in cluster.nodes.clone() {
+        assert_eq!(read_all(&cluster, node, 3).unwrap_err().code(), Code::RUN_DAMAGED);
+    }
+    cluster.world.run_for(bowline_env::Nanos::from_millis(20_000));
+    for node in cluster.nodes.clone() {
+        let error = read_all(&cluster, node, 3).unwrap_err();
+        assert_eq!(error.code(), Code::RUN_DAMAGED, "node {node}");
+        assert!(error.to_string().contains("shard 3"), "{error}");
+        (0..3).for_each(|shard| read_all(&cluster, node, shard).unwrap());
+    }
+}

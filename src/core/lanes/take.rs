@@ -1,8 +1,9 @@
 //! What other nodes sent, into raft. Frames of a lane in their order, lanes in turn.
 //!
-//! A log without room keeps the Appends of a lane in their frames, and with these the peer's credit.
-//! What else comes passes them, and what they say of commits is taken at once: the log gets room
-//! again by what is committed, applied and flushed, and the peer's own log may wait for an answer.
+//! A log without room keeps the Appends of a lane in their frames, and with these the peer's
+//! credit. What else comes passes them, and what they say of commits is taken at once: the log gets
+//! room again by what is committed, applied and flushed, and the peer's own log may wait for an
+//! answer.
 
 use bowline_env::Env;
 use bowline_net::{ControlFrame, Kind, Msgs, Received};
