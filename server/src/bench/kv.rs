@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bowline::config::CoreCount;
+use bowline::config::{CoreCount, Leaders};
 use bowline::probe::{self, DiskProbe, ProbeOptions};
 use bowline::{Config, EmbeddedEngine, Error};
 
@@ -40,6 +40,7 @@ pub(crate) fn run(ask: &BenchKv) -> anyhow::Result<ExitCode> {
     }
     let mut rounds = Vec::new();
     for number in 0..ask.rounds {
+        let engine = nodes.leader()?;
         let outcomes =
             if ask.on_core { load.on_cores(engine)? } else { load.on_threads(&engine.client()) };
         let after = disk.probe()?;
@@ -75,6 +76,8 @@ fn configuration(ask: &BenchKv, dir: &Path) -> Result<Config, Error> {
     let mut config = Config::load(ask.config.as_deref())?;
     config.node.data_dir = dir.join("node");
     config.cluster.shards = ask.shards;
+    // Whoever leads first goes on: no leadership moves to a node that is preferred meanwhile.
+    config.cluster.leaders = Leaders::Any;
     config.cores.count = CoreCount::Is(ask.cores);
     config.raft.lease_reads |= ask.consistency == Fresh::Lease;
     for (key, value) in &ask.set {
