@@ -265,7 +265,7 @@ async fn record_boot<E: Env>(shared: &Shared<E>, frames: &[Found]) -> Result<(),
 
 /// No slot is free: makes one, or else waits until those are that a late write might hit.
 async fn grow_or_wait<E: Env>(shared: &Shared<E>) -> Result<Option<(u32, u64)>, OpenError> {
-    let grow = shared.stream.borrow_mut().slots.poll_grow();
+    let grow = shared.stream.borrow_mut().poll_grow();
     if let Some(slot_no) = grow {
         tasks::grow(shared, slot_no).await?;
         shared.stream.borrow_mut().slots.handle_grown(true);

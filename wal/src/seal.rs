@@ -67,6 +67,7 @@ impl Stream {
             let coming = [Life::Free, Life::Preparing]
                 .iter()
                 .any(|life| self.slots.slots.iter().any(|slot| slot.life == *life));
+            let coming = coming || self.slots.may_grow(self.checkpoint.is_some());
             if !coming && self.slots.left() == 0 {
                 self.poison(LogError::LogFull);
             }

@@ -18,6 +18,9 @@ use crate::shard::Kill;
 
 /// Slots kept ready for a roll.
 const PREPARED: usize = 2;
+/// Slots beyond the bound that a life may make for checkpoints alone: the first may free nothing
+/// yet, the second does.
+const SPARE: u32 = 2;
 /// The newest slots of a life, which its last writes went to: two frames may be in flight (I13).
 pub(crate) const LAST_SLOTS: usize = PREPARED + 2;
 /// A write of a life that ended may land this long after its end (env.md), not later.
@@ -100,6 +103,8 @@ pub(crate) struct SlotTable {
     /// Blocks of a slot.
     slot_blocks: u32,
     pub(crate) slots_max: u32,
+    /// The same, where a checkpoint would free some and has no slot to begin in.
+    spare_max: u32,
     pub(crate) next_epoch: u64,
     pub(crate) growing: bool,
     /// No slot could be made: what is there is all there is, for now.
@@ -116,6 +121,7 @@ impl SlotTable {
     pub(crate) fn new(slots: Vec<Slot>, slot_blocks: u32, slots_max: u32, next_epoch: u64) -> Self {
         let mut table = Self { slots, slot_blocks, slots_max, next_epoch, ..Self::default() };
         let count = u32::try_from(table.slots.len()).expect("slots are below 65,536");
+        table.spare_max = slots_max.max(count) + SPARE;
         table.order = (0..count).filter(|no| table.slots[at(*no)].in_use()).collect();
         let slots = &table.slots;
         table.order.sort_by_key(|no| slots[at(*no)].first_lsn);
@@ -270,19 +276,36 @@ impl SlotTable {
         slot.life = if good { Life::Prepared } else { Life::Free };
     }
 
-    /// The number of the slot to make next, if another is needed.
-    pub(crate) fn poll_grow(&mut self) -> Option<u32> {
+    /// The number of the slot to make next, if another is needed. `checkpoint`: one is under way.
+    pub(crate) fn poll_grow(&mut self, checkpoint: bool) -> Option<u32> {
         let ready = [Life::Prepared, Life::Preparing].map(|life| self.count_of(life));
         let free = self.slots.iter().filter(|slot| self.is_free(slot)).count();
+        let most = if self.is_pressed(checkpoint) { self.spare_max } else { self.slots_max };
         if ready.iter().sum::<usize>() + free > PREPARED
             || self.growing
             || self.grow_blocked
-            || self.count() >= self.slots_max
+            || self.count() >= most
         {
             return None;
         }
         self.growing = true;
         Some(self.count())
+    }
+
+    /// Every slot is used, and a checkpoint, which needs one, would free some sooner or later.
+    fn is_pressed(&self, checkpoint: bool) -> bool {
+        self.left() == 0 && (checkpoint || self.has_dead())
+    }
+
+    /// Whether a slot comes though every one is used: one is made, or will be.
+    pub(crate) fn may_grow(&self, checkpoint: bool) -> bool {
+        self.growing || (self.count() < self.spare_max && self.is_pressed(checkpoint))
+    }
+
+    /// Whether nothing lives in some slot that is used.
+    pub(crate) fn has_dead(&self) -> bool {
+        let dead = |slot: &Slot| slot.life == Life::Closed && slot.live.is_dead();
+        self.slots.iter().any(|slot| dead(slot) || slot.life == Life::Held)
     }
 
     pub(crate) fn handle_grown(&mut self, good: bool) {
@@ -361,7 +384,7 @@ mod tests {
         table.quiet_at = Some(Nanos(100));
         assert_eq!(table.poll_prepare(), Some((1, 1)));
         assert_eq!(table.poll_prepare(), None);
-        assert_eq!(table.poll_grow(), Some(2), "it does not count as ready");
+        assert_eq!(table.poll_grow(false), Some(2), "it does not count as ready");
         table.quieten(Nanos(99));
         assert_eq!(table.poll_prepare(), None);
         table.quieten(Nanos(100));
@@ -379,13 +402,13 @@ mod tests {
     fn a_slot_that_cannot_be_made_lowers_the_total() {
         let mut table = table();
         table.slots.truncate(2);
-        assert_eq!(table.poll_grow(), Some(2));
-        assert_eq!(table.poll_grow(), None);
+        assert_eq!(table.poll_grow(false), Some(2));
+        assert_eq!(table.poll_grow(false), None);
         assert_eq!(table.left(), 8);
         table.handle_grown(false);
         assert_eq!(table.left(), 2);
         table.grow_blocked = false;
-        assert_eq!(table.poll_grow(), Some(2));
+        assert_eq!(table.poll_grow(false), Some(2));
         table.handle_grown(true);
         assert_eq!(table.count(), 3);
     }

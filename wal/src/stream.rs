@@ -398,12 +398,19 @@ impl Stream {
     }
 
     /// Most slots are used and a new checkpoint would free two at least: without it a log that
-    /// refuses proposals would never come to its next roll.
+    /// refuses proposals would never come to its next roll. With the last slot anything counts that
+    /// the one after it would free.
     fn wants_roll(&self) -> bool {
+        let last = self.slots.left() <= 1 && self.slots.has_dead();
         self.checkpoint.is_none()
             && self.slots.used_permille() >= 750
             && self.slots.can_roll()
-            && self.dead_slots(self.complete_epoch).count() >= 2
+            && (last || self.dead_slots(self.complete_epoch).count() >= 2)
+    }
+
+    /// The number of the slot to make next, if another is needed.
+    pub(crate) fn poll_grow(&mut self) -> Option<u32> {
+        self.slots.poll_grow(self.checkpoint.is_some())
     }
 
     /// A checkpoint is under way that slots wait for.

@@ -170,7 +170,7 @@ async fn preparer<E: Env>(shared: Ref<E>) {
             pause_after(&shared, &mut failures, done.is_err()).await;
             continue;
         }
-        let grow = shared.stream.borrow_mut().slots.poll_grow();
+        let grow = shared.stream.borrow_mut().poll_grow();
         if let Some(slot_no) = grow {
             let done = self::grow(&shared, slot_no).await;
             shared.stream.borrow_mut().slots.handle_grown(done.is_ok());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bowline::config::{CoreCount, Leaders};
+use bowline::config::CoreCount;
 use bowline::probe::{self, DiskProbe, ProbeOptions};
 use bowline::{Config, EmbeddedEngine, Error};
 
@@ -76,8 +76,6 @@ fn configuration(ask: &BenchKv, dir: &Path) -> Result<Config, Error> {
     let mut config = Config::load(ask.config.as_deref())?;
     config.node.data_dir = dir.join("node");
     config.cluster.shards = ask.shards;
-    // Whoever leads first goes on: no leadership moves to a node that is preferred meanwhile.
-    config.cluster.leaders = Leaders::Any;
     config.cores.count = CoreCount::Is(ask.cores);
     config.raft.lease_reads |= ask.consistency == Fresh::Lease;
     for (key, value) in &ask.set {

@@ -32,14 +32,14 @@ impl Nodes {
         Ok(Self(engines))
     }
 
-    /// The node that leads every shard.
+    /// The first node, once it leads every shard: it is preferred, so that none moves any more.
     pub(crate) fn leader(&self) -> anyhow::Result<&EmbeddedEngine> {
         let mut looks = READY.as_millis() / LOOK.as_millis();
         loop {
-            if let Some(leader) = self.0.iter().find(|engine| engine.is_leader()) {
+            if let Some(leader) = self.0.first().filter(|engine| engine.is_leader()) {
                 return Ok(leader);
             }
-            looks = looks.checked_sub(1).context("no node leads every shard")?;
+            looks = looks.checked_sub(1).context("the first node does not lead every shard")?;
             #[expect(clippy::disallowed_methods, reason = "there is nothing else to do")]
             std::thread::sleep(LOOK);
         }

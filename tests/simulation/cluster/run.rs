@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bowline::{Code, Consistency, Error, ScanOptions};
+use bowline::{Code, Consistency, CoreMetrics, Error, ScanOptions};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Rng, SimTask, World};
 use bytes::Bytes;
@@ -158,7 +158,33 @@ impl Run {
             self.world.run_for(SLICE);
         }
         let ready = self.wait(async move { engine.wait_ready(Duration::ZERO).await });
-        ready.unwrap_or_else(|error| panic!("node {node}, all being well: {error:#}"));
+        ready.unwrap_or_else(|error| {
+            panic!("node {node}, all being well: {error:#}\n{}", self.cores())
+        });
+    }
+
+    /// What the cores of all nodes that are up have counted, for who looks into a failure.
+    fn cores(&self) -> String {
+        let up = self.shared.up.borrow();
+        let of = |node: &u64| up[node].1.metrics().cores;
+        let lines = up.keys().flat_map(|node| of(node).into_iter().map(move |core| (*node, core)));
+        let line = |(node, core): (u64, CoreMetrics)| {
+            format!(
+                "node {node} core {}: log at {} of {}, {} lanes made, {} ended, {} messages sent, \
+                 {} dropped, {} refused, {} applied, {} passes\n",
+                core.core,
+                core.wal_used,
+                core.wal_limit,
+                core.lanes_up,
+                core.lanes_down,
+                core.messages_sent,
+                core.messages_dropped,
+                core.messages_refused,
+                core.applied,
+                core.passes
+            )
+        };
+        lines.map(line).collect()
     }
 
     /// Runs a client's task to its end.

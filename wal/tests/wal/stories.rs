@@ -382,6 +382,41 @@ fn the_log_refuses_proposals_at_its_mark_and_comes_back() {
     });
 }
 
+/// Bug: seed 600042 of the clusters: nothing lived in most slots, and no slot was left in which the
+/// checkpoint could begin that would have said so.
+#[test]
+fn a_log_without_a_slot_for_a_checkpoint_comes_back() {
+    let world = calm(41);
+    live(&world, async move |env| {
+        format(&env).await;
+        let mut log = open(&env).await;
+        log.open_shard(1);
+        let mut index = 0;
+        while let Ok(staged) = log.try_put(1, 1, &body(1, index + 1, 3000)) {
+            index += 1;
+            log.sync(staged.lsn).await;
+        }
+        // Votes may use the reserve, to its last slot.
+        let max = log.wal.counters().slots_max;
+        let mut term = 1;
+        while log.wal.counters().slots_used < max {
+            term += 1;
+            let lsn = log.hard(1, term, 1, 0);
+            log.sync(lsn).await;
+        }
+        log.compact(1, index).unwrap();
+        for _ in 0..40 {
+            relieve(&mut log).await;
+        }
+        let counters = log.wal.counters();
+        assert!(log.wal.used_permille() < 500, "{counters:?}");
+        assert!(counters.slots <= max + 2, "{counters:?}");
+        let staged = log.put(1, term, &body(1, index + 1, 3000));
+        log.sync(staged.lsn).await;
+        log.wal.close().await.unwrap();
+    });
+}
+
 #[test]
 fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
     let world = calm(40);
