@@ -76,7 +76,7 @@ impl fmt::Display for Violation {
 }
 
 /// Configurations looked at for one end, at most.
-const STEPS_MAX: usize = 400_000;
+const STEPS_MAX: usize = 4_000_000;
 /// Calls open at once, at most: the bits of a set.
 const OPEN_MAX: usize = 64;
 
