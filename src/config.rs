@@ -142,6 +142,8 @@ section! {
         core_budget: Auto<ByteCount> = Auto::Auto,
         /// Bytes not committed, per shard.
         shard_uncommitted: ByteCount = ByteCount::mib(16),
+        /// Bytes a second that this node sends of states to nodes that need them.
+        transfer: ByteCount = ByteCount::mib(100),
         /// Time that stop may take for its transfers.
         drain_timeout: Duration = Duration::from_secs(10),
     }
@@ -515,7 +517,7 @@ mod tests {
             "wal.slot_bytes" => "32MiB",
             "wal.log_bytes" => "2GiB",
             "wal.frame_cap" | "state.delta" | "limits.parked" | "limits.core_budget" => "2MiB",
-            "limits.shard_uncommitted" => "8MiB",
+            "limits.shard_uncommitted" | "limits.transfer" => "8MiB",
             "raft.heartbeat" | "cores.spin" => "7ms",
             "raft.support" | "limits.op_timeout" | "limits.park" | "limits.drain_timeout" => "1s",
             _ => "/some/file",

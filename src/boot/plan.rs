@@ -78,6 +78,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
             spin: nanos(config.cores.spin),
             handing: nanos(config.raft.support),
             drain: nanos(limits.drain_timeout),
+            transfer: (limits.transfer.0 / share).max(1),
             prefers: config.cluster.leaders != Leaders::Any,
             timeout_ms: u32::try_from(limits.op_timeout.as_millis()).unwrap_or(u32::MAX),
         },

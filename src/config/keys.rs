@@ -171,6 +171,11 @@ pub(crate) const KEYS: &[Key] = &[
         within(ByteCount::kib(64), ByteCount::gib(2))
     ),
     key!(
+        limits.transfer,
+        "bytes a second of states that this node sends to others",
+        within(ByteCount::mib(1), ByteCount::gib(64))
+    ),
+    key!(
         limits.drain_timeout,
         "time that stop may take for its transfers",
         within(Duration::ZERO, TIMEOUT_MAX)

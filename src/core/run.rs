@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) spin: Nanos,
     /// How long handing leaderships over may take when stopping.
     pub(crate) handing: Nanos,
+    /// Bytes a second of states that are sent.
+    pub(crate) transfer: u64,
     /// Some members are preferred as leaders.
     pub(crate) prefers: bool,
     /// How long stopping may take.

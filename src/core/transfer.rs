@@ -39,13 +39,13 @@ mod receive;
 use receive::{Outcome, Receiving};
 
 /// Transfers that a core receives at a time.
-const INCOMING_MAX: usize = 2;
+const INCOMING_MAX: usize = 4;
 /// Pieces that a receiver has asked for and not got.
 pub(super) const WANTS_MAX: usize = 3;
 /// A transfer that nobody asks about for so long is let go.
 const PATIENCE: Nanos = Nanos(60_000_000_000);
-/// Bytes a second that one core sends.
-const RATE: u64 = 100 << 20;
+/// What was not sent at the given rate may be sent later: so much of the time counts.
+const CATCH_UP: Nanos = Nanos(50_000_000);
 /// A frame's bytes beside a chunk.
 const FRAME_OVERHEAD: u32 = 4_096;
 
@@ -316,8 +316,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
             let Some((section, off, len)) = outgoing.wants.pop_front() else { continue };
             outgoing.reading = true;
-            let begin = self.transfers.next_read.max(now);
-            self.transfers.next_read = begin.after(span_of(len));
+            let since = Nanos(now.0.saturating_sub(CATCH_UP.0));
+            let begin = self.transfers.next_read.max(since);
+            self.transfers.next_read = begin.after(span_of(len, self.options.transfer));
             let (env, mail) = (self.env.clone(), Rc::clone(&self.mail));
             let snapshot = Rc::clone(&outgoing.snapshot);
             drop(self.env.spawn(Class::Background, async move {
@@ -490,7 +491,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 }
 
-/// The time that `len` bytes may take.
-fn span_of(len: u32) -> Nanos {
-    Nanos(u64::from(len) * Nanos::SECOND.0 / RATE)
+/// The time that `len` bytes may take at `rate` bytes a second.
+fn span_of(len: u32, rate: u64) -> Nanos {
+    Nanos(u64::from(len) * Nanos::SECOND.0 / rate)
 }

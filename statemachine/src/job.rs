@@ -283,9 +283,7 @@ impl<E: Env> NewRun<E> {
 
     /// Writes bytes of a section that was made elsewhere.
     pub(crate) async fn raw(&mut self, bytes: &[u8]) -> Result<(), EnvError> {
-        self.file.write(bytes).await?;
-        self.store.throttle(bytes.len()).await;
-        Ok(())
+        self.file.write(bytes).await
     }
 
     /// Ends a file whose section was written by [`NewRun::raw`], and opens the section. On error
