@@ -128,6 +128,7 @@ pub(super) fn founding(config: &Config) -> Configuration {
         next_replica: ReplicaId(1 + u64::try_from(members.len()).expect("members are few")),
         generation: 0,
         members,
+        note: Vec::new(),
     }
 }
 
