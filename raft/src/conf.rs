@@ -6,7 +6,7 @@
 //! 32 member x 24:  0 node u64   8 replica u64   16 before u8, 17 after u8
 //!                  (0 absent, 1 voter, 2 learner, 3 witness: refused)
 //!                  18 priority u8   19 flags u8 (1 auto_promote)   20 zero u32
-//!    fmt 2: note_len u32 (1 to 3,072) | note, after the members
+//!    fmt 2: note_len u32 (1 to 1,024) | note, after the members
 //! ```
 //!
 //! Integers are little-endian. Members ascend by replica id, so equal configurations have equal
@@ -28,8 +28,8 @@ const FORMAT: u8 = 1;
 /// The format of a configuration with a note.
 const FORMAT_NOTE: u8 = 2;
 const NOTE_HEAD_LEN: usize = 4;
-/// Bytes of a note at most: a configuration fits the smallest frame of a log.
-pub const NOTE_LEN_MAX: usize = 3_072;
+/// Bytes of a note at most.
+pub const NOTE_LEN_MAX: usize = 1_024;
 const AUTO_LEAVE: u32 = 1;
 const AUTO_PROMOTE: u8 = 1;
 
