@@ -33,9 +33,11 @@ use super::mail::Event;
 use super::replica::Applying;
 use super::run::Core;
 use crate::Error;
+use crate::members::change::Change;
 
 mod receive;
 
+pub(super) use receive::Slate;
 use receive::{Outcome, Receiving};
 
 /// Transfers that a core receives at a time.
@@ -144,7 +146,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Gives a frame to a lane to `node`; false: there is none, or it takes none now.
-    fn send_bulk(&mut self, node: NodeId, what: Bulk<&[u8]>) -> bool {
+    pub(super) fn send_bulk(&mut self, node: NodeId, what: Bulk<&[u8]>) -> bool {
         let now = self.logs.now.0;
         let Some(link) = self.lanes.link_to(node, what.shard()) else { return false };
         let consumed = link.consumed();
@@ -152,7 +154,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         true
     }
 
-    /// A frame of a transfer came from `node`. False: it has no meaning.
+    /// A frame of a transfer, or about members, came from `node`. False: it has no meaning.
     pub(crate) fn bulk_came(&mut self, node: NodeId, frame: Received) -> bool {
         let taken = frame.frame();
         let Ok(what) = Bulk::decode(&taken) else { return false };
@@ -185,6 +187,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     // The sender has given the offer up; another one comes.
                     self.end_incoming(slot, node);
                 }
+            },
+            Bulk::Ask { shard, id, verb, node: whom, limit_ms, bytes } => {
+                let change = Change::from_parts(verb, whom, bytes);
+                self.asked_to_change(node, (shard, id), change, limit_ms);
+            },
+            Bulk::Answer { id, outcome, number, .. } => {
+                self.change_answered(node, id, outcome, number);
             },
             _ => return false,
         }

@@ -152,7 +152,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     tracing::debug!(peer = node.0, ?why, "a message was refused");
                     self.counters.messages_refused.add(1);
                 },
-                Verdict::UnknownShard => self.counters.messages_refused.add(1),
+                Verdict::UnknownShard => {
+                    self.counters.messages_refused.add(1);
+                    self.unknown_shard(node, &message);
+                },
             }
         }
         Taken::Whole
