@@ -17,6 +17,8 @@ mod leaders;
 mod liveness;
 #[path = "cluster/lives.rs"]
 mod lives;
+#[path = "cluster/members.rs"]
+mod members;
 #[path = "kit/node.rs"]
 mod node;
 #[path = "cluster/partitions.rs"]
