@@ -83,6 +83,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let known = leader.map(|member| (view.term, member.node));
         let replica = &mut self.replicas[place(slot)];
         replica.leader = replica.leader.or(known);
+        self.elected |= known.is_some();
         self.announce(slot);
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct Members<M> {
     moved: BTreeSet<Slot>,
     /// Those whose latest configuration is not committed.
     unsettled: BTreeSet<Slot>,
+    /// Those of which the list of members was told something.
+    told: BTreeSet<Slot>,
     /// Events that raft had no room for, when they were counted last.
     events_dropped: u64,
 }
@@ -84,6 +86,7 @@ impl<M> Members<M> {
             next_ask: 0,
             moved: BTreeSet::new(),
             unsettled: BTreeSet::new(),
+            told: BTreeSet::new(),
             events_dropped: 0,
         }
     }
@@ -130,7 +133,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             },
             Some(node) => {
                 let id = self.members.next_ask;
-                let limit_ms = deadline.since(self.logs.now).0 / 1_000_000;
+                // The answer is on its way before nobody waits for it.
+                let limit_ms = deadline.since(self.logs.now).0 / 1_000_000 * 3 / 4;
                 let (verb, bytes) = change.to_parts();
                 let ask = Bulk::Ask { shard, id, verb, node: change.node, limit_ms, bytes };
                 if self.members.asked.len() >= UNDER_WAY_MAX {
@@ -302,7 +306,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let mut members: Vec<_> = conf.members.iter().map(Rank::of).collect();
         let replica = member.map(|member| member.replica);
         let first = match (&change.verb, replica) {
-            (Verb::Lead, Some(to)) => return Ok(Next::Transfer { to }),
+            (Verb::Lead, Some(to)) => {
+                let votes = member.is_some_and(|member| member.after == Part::Voter);
+                return if votes { Ok(Next::Transfer { to }) } else { Err(Refused::NoVoter) };
+            },
             (Verb::Add(address), _) => {
                 note.add(node, Arc::clone(address));
                 members.push(Rank { node, replica: conf.next_replica, votes: false, priority: 0 });
@@ -390,13 +397,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         let lanes_move = !moved.is_empty();
+        for slot in &moved {
+            // A leader that was not in the configuration before may be known by its node now.
+            self.announce_again(*slot);
+        }
         self.members.unsettled.extend(moved);
         let mut changes = Vec::new();
         for slot in std::mem::take(&mut self.members.unsettled) {
             let view = self.raft.view(slot);
             let Some(conf) = view.conf else { continue };
-            if view.conf_index > view.commit {
+            let settled = view.conf_index <= view.commit;
+            if !settled {
                 self.members.unsettled.insert(slot);
+            }
+            // After a start the latest one is the best guess until it is known what is committed.
+            if !self.members.told.insert(slot) && !settled {
                 continue;
             }
             let seats = Seats::of(conf, &Note::decode(&conf.note).unwrap_or_default());

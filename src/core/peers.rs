@@ -243,11 +243,13 @@ impl Roster {
         if self.has_left(theirs.from) {
             return Err(Refusal::NotMember);
         }
-        let up = self.up.contains(&(theirs.from, theirs.from_core));
+        let live = self.live.get(&(theirs.from, theirs.from_core));
+        // What was up with a former life of the node is up no more.
+        let same_life = live.is_some_and(|(boot, _)| theirs.boot <= *boot);
+        let up = same_life && self.up.contains(&(theirs.from, theirs.from_core));
         if theirs.class != Class::Lane || (up && theirs.from >= self.own()) {
             return Err(Refusal::Duplicate);
         }
-        let live = self.live.get(&(theirs.from, theirs.from_core));
         if live.is_some_and(|live| (theirs.boot, theirs.epoch) <= *live) {
             return Err(Refusal::Duplicate);
         }

@@ -83,6 +83,8 @@ pub(crate) enum Refused {
     LastVoter,
     /// The node is no member.
     NoMember,
+    /// The node does not vote yet.
+    NoVoter,
     /// The node is a member and found elsewhere.
     OtherAddress,
     /// The id was a member's that left.
@@ -93,7 +95,7 @@ pub(crate) enum Refused {
     TooLong,
 }
 
-const REFUSED: [Refused; 12] = [
+const REFUSED: [Refused; 13] = [
     Refused::NotLeader,
     Refused::Late,
     Refused::Busy,
@@ -102,6 +104,7 @@ const REFUSED: [Refused; 12] = [
     Refused::Quorum,
     Refused::LastVoter,
     Refused::NoMember,
+    Refused::NoVoter,
     Refused::OtherAddress,
     Refused::WasMember,
     Refused::TooMany,
@@ -122,6 +125,7 @@ impl Refused {
             Self::Quorum => "too few of the voters that would be left can be reached",
             Self::LastVoter => "no voter would be left",
             Self::NoMember => "the node is no member of the shard",
+            Self::NoVoter => "the node does not vote in the shard",
             Self::OtherAddress => "the node is a member already, at another address",
             Self::WasMember => "the node was a member and left: add it under a new id",
             Self::TooMany => "there would be too many members",

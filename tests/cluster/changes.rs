@@ -1,8 +1,9 @@
 //! Changes of members that are refused, interrupted, or not heard of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bowline::{ChangeReport, Code, Error, NodeId, RequestError};
+use bowline::{ChangeReport, Code, Error, Membership, NodeId, RequestError};
 use bowline_env::sim::Crash;
 
 use crate::kit::{Cluster, ms};
@@ -186,15 +187,15 @@ fn nw_05_a_removed_node_that_hears_nothing_disturbs_nobody() {
     // It wants to be elected, and is let in by nobody.
     cluster.mend();
     cluster.world.run_for(ms(10_000));
-    let lanes = |node| cluster.engine(node).metrics().cores[0].lanes_up;
-    let before = lanes(gone);
+    let lanes = |cluster: &Cluster| cluster.engine(gone).metrics().cores[0].lanes_up;
+    let before = lanes(&cluster);
     cluster.world.run_for(ms(10_000));
-    assert_eq!(lanes(gone), before, "no lane of it comes up");
+    assert_eq!(lanes(&cluster), before, "no lane of it comes up");
     assert_eq!(cluster.terms(2), terms, "no election");
     cluster.crash(gone, Crash::Power);
     cluster.start(gone);
     cluster.world.run_for(ms(10_000));
-    assert_eq!(lanes(gone), 0);
+    assert_eq!(lanes(&cluster), 0);
     assert_eq!(cluster.terms(2), terms, "no election after its restart either");
     cluster.put(cluster.leader(), "key", "value").unwrap();
     assert_eq!(cluster.applied(gone, "key"), None);
@@ -202,7 +203,7 @@ fn nw_05_a_removed_node_that_hears_nothing_disturbs_nobody() {
 
 #[test]
 fn nw_05_a_removed_node_that_can_hear_learns_of_it() {
-    let mut cluster = Cluster::up(79, 4, 2);
+    let cluster = Cluster::up(79, 4, 2);
     let terms = cluster.terms(1);
     cluster.remove(2, 4).unwrap().complete().unwrap();
     cluster.world.run_for(ms(4_000));
@@ -271,8 +272,8 @@ fn a_node_with_the_lowest_id_is_added_too() {
 fn changes_are_watched() {
     let mut cluster = Cluster::up(82, 1, 2);
     let mut watch = cluster.engine(1).watch_membership();
-    let seen = |watch: &mut tokio::sync::watch::Receiver<_>| {
-        let now: std::sync::Arc<bowline::Membership> = watch.borrow_and_update().clone();
+    let seen = |watch: &mut tokio::sync::watch::Receiver<Arc<Membership>>| {
+        let now = watch.borrow_and_update().clone();
         let all = now.members.iter().map(|it| (it.node.0, it.votes, it.learns));
         all.collect::<Vec<_>>()
     };
