@@ -296,6 +296,9 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
     }
     core.members_moved();
     core.want_lanes();
+    if plan.core == 0 && core.lanes.doorman.roster.borrow().is_told_otherwise() {
+        tracing::warn!("cluster.peers is not who the members are: the log has them");
+    }
     Ok((core, arrivals))
 }
 

@@ -60,7 +60,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         if !self.is_unfounded(shard) {
-            if self.join.is_some_and(|join| shard.0 >= u64::from(join.shards)) {
+            let beyond = self.join.is_some_and(|join| shard.0 >= u64::from(join.shards));
+            if beyond && !std::mem::replace(&mut self.members.told_of_shards, true) {
                 tracing::error!(shard = shard.0, "the cluster has more shards than this node");
             }
             return;

@@ -72,6 +72,8 @@ pub(crate) struct Members<M> {
     unsettled: BTreeSet<Slot>,
     /// Those of which the list of members was told something.
     told: BTreeSet<Slot>,
+    /// It was said that the cluster has shards which this node was not founded for.
+    pub(super) told_of_shards: bool,
     /// Events that raft had no room for, when they were counted last.
     events_dropped: u64,
 }
@@ -87,6 +89,7 @@ impl<M> Members<M> {
             moved: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             told: BTreeSet::new(),
+            told_of_shards: false,
             events_dropped: 0,
         }
     }

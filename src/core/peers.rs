@@ -190,6 +190,12 @@ impl Roster {
         self.left = left;
     }
 
+    /// Whether the configuration file names other nodes than there are.
+    pub(in crate::core) fn is_told_otherwise(&self) -> bool {
+        let told = self.told.iter().map(|(node, _)| node);
+        !self.told.is_empty() && !told.eq(self.peers.keys())
+    }
+
     /// Whether a node was a member and is no more.
     pub(super) fn has_left(&self, node: NodeId) -> bool {
         self.left.contains(node) && !self.peers.contains_key(&node)

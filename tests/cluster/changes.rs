@@ -269,6 +269,18 @@ fn a_node_with_the_lowest_id_is_added_too() {
 }
 
 #[test]
+fn a_node_removes_itself() {
+    let cluster = Cluster::up(84, 4, 4);
+    for node in [cluster.leader(), 4] {
+        cluster.remove(node, node).unwrap().complete().unwrap();
+    }
+    cluster.world.run_for(ms(3_000));
+    let left = cluster.leader();
+    assert_eq!(cluster.members(left).len(), 2);
+    cluster.put(left, "key", "value").unwrap();
+}
+
+#[test]
 fn changes_are_watched() {
     let mut cluster = Cluster::up(82, 1, 2);
     let mut watch = cluster.engine(1).watch_membership();
