@@ -83,6 +83,7 @@ impl Admin {
     }
 
     /// The same with another limit for a whole change; 60 s unless this is called.
+    #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         self
@@ -178,11 +179,9 @@ async fn carry_out(
             let mut waited = 0;
             for (shard, answer) in asked {
                 let result = answer.await;
-                if let Err(error) = &result {
-                    waited = waited.max(waited_for(error));
-                    if may_pass(error) {
-                        again.push(shard);
-                    }
+                waited = waited.max(result.as_ref().err().map_or(0, waited_for));
+                if result.as_ref().is_err_and(may_pass) {
+                    again.push(shard);
                 }
                 shards.insert(shard, result);
             }
@@ -225,10 +224,8 @@ fn may_pass(error: &Error) -> bool {
 
 /// The time that an attempt which failed so took.
 const fn waited_for(error: &Error) -> u32 {
-    match error {
-        Error::Timeout { .. } | Error::Request(RequestError::Behind { .. }) => ATTEMPT_MS,
-        _ => 0,
-    }
+    let late = matches!(error, Error::Timeout { .. } | Error::Request(RequestError::Behind { .. }));
+    if late { ATTEMPT_MS } else { 0 }
 }
 
 #[cfg(test)]

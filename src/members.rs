@@ -177,7 +177,9 @@ mod tests {
         conf.members = (1..).zip(voters).map(|it| member(it, Part::Voter)).collect();
         conf.members.extend((9..).zip(learners).map(|it| member(it, Part::Learner)));
         let mut note = Note::of(voters.iter().map(|id| (NodeId(*id), format!("n{id}").into())));
-        left.iter().for_each(|id| note.remove(NodeId(*id)));
+        for id in left {
+            note.remove(NodeId(*id));
+        }
         Seats::of(&conf, &note)
     }
 

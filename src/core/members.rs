@@ -8,6 +8,9 @@
 //! A change is a goal, not a step: it is done once the committed, stable configuration says so. So
 //! it may be asked for again at any time, and asking again ends what was interrupted.
 
+mod follow;
+mod rank;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -22,12 +25,11 @@ use bowline_wal::LogStorage;
 use super::join::Founding;
 use super::logs::place;
 use super::run::Core;
-use crate::ShardFailure;
-use crate::config::Leaders;
+use crate::members::Roll;
 use crate::members::change::{Change, Outcome, Refused, Verb, from_wire, to_wire};
-use crate::members::note::{Departed, Note};
-use crate::members::{Roll, Seats};
+use crate::members::note::Note;
 use crate::ticket::{Reply, Ticket};
+use rank::{Rank, rank};
 
 /// Changes under way on a core, and questions to other nodes, at most each.
 const UNDER_WAY_MAX: usize = 8_192;
@@ -155,8 +157,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         ticket.complete(Err(refused.error(shard)), &mut self.wakes);
     }
 
+    /// A node asks for a change, or says what became of one.
+    pub(super) fn change_came(&mut self, from: NodeId, what: Bulk<&[u8]>) {
+        if let Bulk::Ask { shard, id, verb, node, limit_ms, bytes } = what {
+            let change = Change::from_parts(verb, node, bytes);
+            self.asked_to_change(from, (shard, id), change, limit_ms);
+        } else if let Bulk::Answer { id, outcome, number, .. } = what {
+            self.change_answered(from, id, outcome, number);
+        }
+    }
+
     /// A node asks for a change of a shard that it thinks is led here.
-    pub(super) fn asked_to_change(
+    fn asked_to_change(
         &mut self,
         node: NodeId,
         (shard, id): (ShardId, u64),
@@ -176,7 +188,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Another node says what became of a change.
-    pub(super) fn change_answered(&mut self, node: NodeId, id: u64, outcome: u64, number: u64) {
+    fn change_answered(&mut self, node: NodeId, id: u64, outcome: u64, number: u64) {
         if self.members.asked.get(&id).is_none_or(|asked| asked.node != node) {
             return;
         }
@@ -259,7 +271,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if !settled {
             return None;
         }
-        let next = match self.next_step(slot, conf, member, note, &waits.change) {
+        let next = match self.next_step(slot, (conf, note), member, &waits.change) {
             Ok(next) => next,
             Err(why @ (Refused::Behind(_) | Refused::Quorum)) => {
                 // Both may pass.
@@ -300,9 +312,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     fn next_step(
         &self,
         slot: Slot,
-        conf: &Configuration,
+        (conf, mut note): (&Configuration, Note),
         member: Option<bowline_raft::Member>,
-        mut note: Note,
         change: &Change,
     ) -> Result<Next, Refused> {
         let node = change.node;
@@ -376,116 +387,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         view.conf?.member(view.leader?).map(|member| member.node)
     }
-
-    /// This replica was told that it belongs to its shard no more: it neither votes nor stands.
-    pub(super) fn left_shard(&mut self, slot: Slot) {
-        let verb = Admin::Damaged(bowline_raft::Damage::Retired);
-        if let Err(error) = self.raft.admin(slot, verb) {
-            tracing::debug!(shard = self.logs.shard(slot).0, %error, "it is closed already");
-        }
-        self.close_shard(slot, ShardFailure::Removed);
-        self.members.conf_moved(slot);
-    }
-
-    /// Looks at configurations that moved: tells the node's list of members once they are
-    /// committed, and the lanes at once.
-    pub(crate) fn members_moved(&mut self) {
-        let dropped = self.raft.counters().events_dropped;
-        if dropped != self.members.events_dropped {
-            self.members.events_dropped = dropped;
-            self.members.moved.extend(self.slots.values());
-        }
-        let moved = std::mem::take(&mut self.members.moved);
-        if moved.is_empty() && self.members.unsettled.is_empty() {
-            return;
-        }
-        let lanes_move = !moved.is_empty();
-        for slot in &moved {
-            // A leader that was not in the configuration before may be known by its node now.
-            self.announce_again(*slot);
-        }
-        self.members.unsettled.extend(moved);
-        let mut changes = Vec::new();
-        for slot in std::mem::take(&mut self.members.unsettled) {
-            let view = self.raft.view(slot);
-            let Some(conf) = view.conf else { continue };
-            let settled = view.conf_index <= view.commit;
-            if !settled {
-                self.members.unsettled.insert(slot);
-            }
-            // After a start the latest one is the best guess until it is known what is committed.
-            if !self.members.told.insert(slot) && !settled {
-                continue;
-            }
-            let seats = Seats::of(conf, &Note::decode(&conf.note).unwrap_or_default());
-            let left = self.has_left(slot);
-            changes.push((view.shard, if left { seats.without(self.node) } else { seats }));
-        }
-        if !changes.is_empty() {
-            self.members.roll.update(changes);
-        }
-        if lanes_move {
-            self.follow_members();
-            self.want_lanes();
-        }
-    }
-
-    fn has_left(&self, slot: Slot) -> bool {
-        matches!(self.replicas[place(slot)].closed, Some(ShardFailure::Removed))
-    }
-
-    /// The other nodes are those of the configurations in force, committed or not.
-    fn follow_members(&self) {
-        let mut nodes: BTreeMap<NodeId, Option<Arc<str>>> = BTreeMap::new();
-        let mut left = Departed::default();
-        let mut last: Option<&Configuration> = None;
-        for slot in self.slots.values().filter(|slot| !self.has_left(**slot)) {
-            let Some(conf) = self.raft.view(*slot).conf else { continue };
-            // As a rule all shards have the same members.
-            if last.is_some_and(|it| it.note == conf.note && it.members == conf.members) {
-                continue;
-            }
-            last = Some(conf);
-            let note = Note::decode(&conf.note).unwrap_or_default();
-            left.unite(note.left());
-            for member in conf.members.iter().filter(|member| member.node != self.node) {
-                let known = nodes.entry(member.node).or_default();
-                *known = note.address(member.node).cloned().or_else(|| known.take());
-            }
-        }
-        self.lanes.doorman.roster.borrow_mut().follow(nodes, left);
-    }
 }
 
 /// The next step of a change.
 enum Next {
     Change { steps: Vec<Step>, note: Vec<u8> },
     Transfer { to: ReplicaId },
-}
-
-/// A member as the preference for leadership sees it.
-#[derive(Clone, Copy)]
-struct Rank {
-    node: NodeId,
-    replica: ReplicaId,
-    votes: bool,
-    priority: u8,
-}
-
-impl Rank {
-    fn of(member: &bowline_raft::Member) -> Self {
-        let votes = member.after == Part::Voter;
-        Self { node: member.node, replica: member.replica, votes, priority: member.priority }
-    }
-}
-
-/// Ranks members as founding does: by their ids, those that vote first.
-fn rank(members: &mut [Rank], leaders: Leaders, shard: ShardId) {
-    members.sort_unstable_by_key(|it| (!it.votes, it.node));
-    let voters = u64::try_from(members.iter().filter(|it| it.votes).count()).unwrap_or(u64::MAX);
-    for (nth, member) in (0..).zip(members) {
-        member.priority = if member.votes { leaders.rank(nth, voters, shard) } else { u8::MAX };
-    }
 }
 
 impl Changing {

@@ -177,7 +177,8 @@ impl Roster {
             let none = Peer { address: Arc::default(), app: None, layout: None, store: None };
             let known = before.remove(&node).or_else(|| self.guests.remove(&node));
             let mut peer = known.unwrap_or(none);
-            let told = || self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| it.clone());
+            let told =
+                || self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| Arc::clone(it));
             if let Some(address) = address {
                 peer.address = address;
             } else if peer.address.is_empty() {

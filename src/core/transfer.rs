@@ -33,7 +33,6 @@ use super::mail::Event;
 use super::replica::Applying;
 use super::run::Core;
 use crate::Error;
-use crate::members::change::Change;
 
 mod receive;
 
@@ -188,13 +187,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     self.end_incoming(slot, node);
                 }
             },
-            Bulk::Ask { shard, id, verb, node: whom, limit_ms, bytes } => {
-                let change = Change::from_parts(verb, whom, bytes);
-                self.asked_to_change(node, (shard, id), change, limit_ms);
-            },
-            Bulk::Answer { id, outcome, number, .. } => {
-                self.change_answered(node, id, outcome, number);
-            },
+            Bulk::Ask { .. } | Bulk::Answer { .. } => self.change_came(node, what),
             _ => return false,
         }
         true

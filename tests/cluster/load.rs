@@ -32,7 +32,9 @@ impl Load {
         let shared = Rc::new(Shared::default());
         let write = Rc::clone(&shared).write(cluster.world.clone());
         let load = Self { shared, task: cluster.world.spawn_client(write) };
-        nodes.iter().for_each(|node| load.knows(cluster, *node));
+        for node in nodes {
+            load.knows(cluster, *node);
+        }
         load
     }
 
