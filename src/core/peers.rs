@@ -73,7 +73,12 @@ impl Ledger {
     ///
     /// [`Refusal::StoreReplaced`]; [`Refusal::WrongCluster`]; [`Refusal::Limit`] if it cannot be
     /// written down.
-    pub(super) async fn check<E: Env>(&self, env: &E, theirs: &Hello) -> Result<(), Refusal> {
+    pub(super) async fn check<E: Env>(
+        &self,
+        env: &E,
+        theirs: &Hello,
+        roster: &SharedRoster,
+    ) -> Result<(), Refusal> {
         let Hello { from: node, store, cluster, .. } = *theirs;
         let mut file = self.0.lock().await;
         let mut next = file.clone();
@@ -90,6 +95,11 @@ impl Ledger {
         }
         if next == *file {
             return Ok(());
+        }
+        if next.peers.len() > PEERS_MAX {
+            // Who left is refused by its id.
+            let roster = roster.borrow();
+            next.peers.retain(|(id, _)| !roster.has_left(*id));
         }
         if next.peers.len() > PEERS_MAX {
             return Err(Refusal::Limit);

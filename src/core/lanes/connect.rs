@@ -63,7 +63,10 @@ impl<E: Env> Doorman<E> {
         };
         let to = resolve(&self.env, address).await.map_err(DialError::Env)?;
         let opened = dial(self.env.clone(), to, hello, known).await?;
-        self.ledger.check(&self.env, &opened.theirs).await.map_err(DialError::Refused)?;
+        self.ledger
+            .check(&self.env, &opened.theirs, &self.roster)
+            .await
+            .map_err(DialError::Refused)?;
         self.roster.borrow_mut().learn(&opened.theirs);
         Ok(opened)
     }
@@ -89,7 +92,7 @@ impl<E: Env> Doorman<E> {
             (own, verdict)
         };
         if verdict.is_ok()
-            && let Err(refusal) = self.ledger.check(&self.env, &theirs).await
+            && let Err(refusal) = self.ledger.check(&self.env, &theirs, &self.roster).await
         {
             verdict = Err(refusal);
         }
