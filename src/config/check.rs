@@ -6,7 +6,8 @@ use super::Config;
 use crate::{Code, ConfigError, Origin};
 
 impl Config {
-    /// Whether the node listens for peers: it has some, waits to be added to some, or is told where.
+    /// Whether the node listens for peers: it has some, waits to be added to some, or is told
+    /// where.
     pub(crate) fn listens(&self) -> bool {
         let told = self.origin("listen.peer") != Origin::Default;
         !self.cluster.peers.is_empty() || self.cluster.join || told

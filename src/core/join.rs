@@ -1,7 +1,7 @@
 //! A node that is added: its replicas are made when their leaders first speak to them.
 //!
 //! ```text
-//! leader: learner R on this node is in force --Append to R--> shard unknown here: founded as R
+//! leader: learner R on this node is in force --Append to R--> unknown here: founded as R
 //!   OpenShard, manifest in the log, durable   state opened   -> raft.open; the next Append is taken
 //! ```
 //!

@@ -1,10 +1,10 @@
 //! Who the other nodes are: where they listen, how they are laid out, what this node says of
 //! itself.
 //!
-//! One roster per core, shared with its tasks that shake hands. It follows the configurations of the
-//! core's shards, which say who the members are and where; the configuration file counts only where
-//! they say nothing. A node that is in none of them is let in unless it left: it may be a member
-//! that this node has not heard of yet.
+//! One roster per core, shared with its tasks that shake hands. It follows the configurations of
+//! the core's shards, which say who the members are and where; the configuration file counts only
+//! where they say nothing. A node that is in none of them is let in unless it left: it may be a
+//! member that this node has not heard of yet.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
