@@ -1,8 +1,8 @@
 //! A node that is added: its replicas are made when their leaders first speak to them.
 //!
 //! ```text
-//! leader: learner R on this node is in force --Append to R--> unknown here: founded as R
 //! leader: learner R here is in force --Append to R--> no such shard here: it is founded as R
+//!   OpenShard, manifest in the log: durable  state opened  -> raft.open, the next Append is taken
 //! ```
 //!
 //! The configuration it begins with has the leader as voter and this replica as learner. It is
