@@ -27,6 +27,7 @@ use crate::core::boot::{Links, LiveRuns, Plan, live_runs, open_core, open_stream
 use crate::core::lanes::connect::Arrival;
 use crate::core::peers::Ledger;
 use crate::core::{drain, run};
+use crate::members::Roll;
 use crate::metrics::CoreCounters;
 use crate::node_file::NodeFile;
 use crate::ring::Hub;
@@ -131,6 +132,7 @@ where
 struct Up {
     plan: Plan,
     board: Arc<Board>,
+    roll: Arc<Roll>,
     hubs: Vec<Arc<Hub>>,
     counters: Vec<Arc<CoreCounters>>,
 }
@@ -141,6 +143,7 @@ impl Up {
             node: self.plan.node,
             hubs: self.hubs,
             board: self.board,
+            roll: self.roll,
             counters: self.counters,
             cores,
             claim,
@@ -181,7 +184,8 @@ where
         briefs.push(brief);
     }
     let board = Arc::new(Board::new(plan.node, plan.shards));
-    let mut up = Up { plan: plan.clone(), board, hubs: Vec::new(), counters: Vec::new() };
+    let roll = Arc::new(Roll::new(plan.shards));
+    let mut up = Up { plan: plan.clone(), board, roll, hubs: Vec::new(), counters: Vec::new() };
     let support_ms = u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX);
     let to_write = identity.to_write(support_ms);
     let node = to_write.clone().unwrap_or_else(|| identity.node().clone());
@@ -198,6 +202,7 @@ where
             inbox,
             bell,
             board: Arc::clone(&up.board),
+            roll: Arc::clone(&up.roll),
             counters: Arc::clone(&counters),
             ledger: Arc::clone(&ledger),
             arrivals,

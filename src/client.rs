@@ -18,13 +18,14 @@ use bowline_statemachine::kv::encode::{Expect, Ttl};
 use bowline_statemachine::kv::{Item, command, encode};
 use bowline_statemachine::{Measured, Query};
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::core::LocalShard;
 use crate::node::{Node, check, check_key};
 use crate::request::{Call, Consistency};
 use crate::route::{shard_of, whole_tag};
 use crate::ticket::Reply;
-use crate::{Error, Op, RequestError};
+use crate::{Error, Membership, Op, RequestError};
 use many::{All, gather};
 use reply::Take;
 
@@ -76,7 +77,12 @@ impl EmbeddedClient {
 
     /// The members of the cluster, as this node knows them.
     pub fn list_members(&self) -> Vec<NodeId> {
-        self.node.members.clone()
+        self.node.roll.now().members.iter().map(|member| member.node).collect()
+    }
+
+    /// Follows the members of the cluster, as this node knows them.
+    pub fn watch_membership(&self) -> watch::Receiver<Arc<Membership>> {
+        self.node.roll.watch()
     }
 
     /// A client for the application's state machine `M`; none: the engine runs another one.

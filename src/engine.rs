@@ -22,7 +22,9 @@ use crate::config::{Auto, Config};
 use crate::metrics::ShardMetrics;
 use crate::node::{Node, NodeParts};
 use crate::started::Started;
-use crate::{EmbeddedClient, LeaderInfo, Metrics, Op, Shard, StateMachine, Term};
+use crate::{
+    Admin, EmbeddedClient, LeaderInfo, Membership, Metrics, Op, Shard, StateMachine, Term,
+};
 use stop::{Drive, Running, Shared};
 
 pub use builder::Builder;
@@ -148,6 +150,21 @@ impl EmbeddedEngine {
         self.node().board.leads(self.shard_of(key))
     }
 
+    /// Changes of the cluster's members.
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(self.node()))
+    }
+
+    /// The members of the cluster, as this node knows them.
+    pub fn list_members(&self) -> Vec<NodeId> {
+        self.client().list_members()
+    }
+
+    /// Follows the members of the cluster, as this node knows them.
+    pub fn watch_membership(&self) -> watch::Receiver<Arc<Membership>> {
+        self.node().roll.watch()
+    }
+
     /// What the node is and how it does.
     pub fn status(&self) -> Status {
         ready::status(self.node())
@@ -176,8 +193,9 @@ impl EmbeddedEngine {
 
     /// Takes over a started node.
     fn adopt(started: Started, config: Arc<Config>, machine: TypeId, drive: Drive) -> Self {
-        let Started { node: id, hubs, board, counters, cores, claim, streams, shards } = started;
-        let parts = NodeParts { id, hubs, board, counters, streams, shards };
+        let Started { node: id, hubs, board, roll, counters, cores, claim, streams, shards } =
+            started;
+        let parts = NodeParts { id, hubs, board, roll, counters, streams, shards };
         let node = Arc::new(Node::new(parts, config, machine));
         let shared = Arc::new(Shared::new(node, Running { cores, claim }, drive));
         Self(Arc::new(Handle { shared }))

@@ -167,6 +167,7 @@ impl Error {
                 },
                 ShardFailure::LogWrite
                 | ShardFailure::Halted { .. }
+                | ShardFailure::Removed
                 | ShardFailure::Invariant(_) => false,
             },
             Self::Request(_)

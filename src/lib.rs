@@ -11,6 +11,7 @@
 //! * An application's own [`StateMachine`] takes the place of the key-value one with
 //!   [`EmbeddedEngine::start_custom`].
 
+mod admin;
 mod arena;
 mod board;
 mod boot;
@@ -19,6 +20,7 @@ pub mod config;
 mod core;
 mod engine;
 mod error;
+mod members;
 mod metrics;
 mod node;
 mod node_file;
@@ -33,6 +35,7 @@ mod shard;
 mod started;
 mod ticket;
 
+pub use admin::{Admin, ChangeReport};
 pub use board::LeaderInfo;
 pub use bowline_raft::{LogIndex, NodeId, ShardId, Term};
 pub use bowline_statemachine::kv::Item;
@@ -50,6 +53,8 @@ pub use error::{
     Budget, Code, ConfigError, ConfigFault, Error, ErrorRow, ErrorTable, Failure, Finding, Help,
     LeaderHint, NotReady, Origin, RequestError, Severity, ShardFailure, Unready,
 };
+pub use members::change::Outcome;
+pub use members::{Member, Membership};
 pub use metrics::{CoreMetrics, Kind as MetricKind, Latency, Metrics, Sample, ShardMetrics};
 pub use op::Op;
 pub use preflight::{Report, preflight};

@@ -9,6 +9,7 @@ use bowline_statemachine::{KEY_BYTES_MAX, Limits, Measured};
 
 use crate::board::Board;
 use crate::config::Config;
+use crate::members::Roll;
 use crate::metrics::CoreCounters;
 use crate::request::{Call, Request};
 use crate::ring::Hub;
@@ -20,8 +21,8 @@ use crate::{Error, Op, RequestError};
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
-    /// The members of the cluster, ascending.
-    pub(crate) members: Vec<NodeId>,
+    /// The members of the cluster.
+    pub(crate) roll: Arc<Roll>,
     pub(crate) hubs: Vec<Arc<Hub>>,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Vec<Arc<CoreCounters>>,
@@ -38,30 +39,13 @@ impl Node {
     /// A node out of what the start sequence handed over.
     pub(crate) fn new(started: NodeParts, config: Arc<Config>, machine: TypeId) -> Self {
         let entry = usize::try_from(config.wal.frame_cap.0).unwrap_or(usize::MAX);
-        let NodeParts { id, hubs, board, counters, streams, shards } = started;
+        let NodeParts { id, hubs, board, roll, counters, streams, shards } = started;
         assert!(!hubs.is_empty(), "a node has cores");
         assert!(streams > 0, "a node has streams");
         assert_eq!(board.of(), shards, "the board has every shard");
         let limits = Limits::of_entry(entry.saturating_sub(ENTRY_OVERHEAD));
         let stopping = AtomicBool::new(false);
-        let mut members: Vec<_> = config.cluster.peers.iter().map(|peer| NodeId(peer.id)).collect();
-        if members.is_empty() {
-            members.push(id);
-        }
-        members.sort_unstable();
-        Self {
-            id,
-            members,
-            hubs,
-            board,
-            counters,
-            streams,
-            shards,
-            config,
-            machine,
-            limits,
-            stopping,
-        }
+        Self { id, roll, hubs, board, counters, streams, shards, config, machine, limits, stopping }
     }
 
     /// The shard of a key.
@@ -119,6 +103,7 @@ pub(crate) struct NodeParts {
     pub(crate) id: NodeId,
     pub(crate) hubs: Vec<Arc<Hub>>,
     pub(crate) board: Arc<Board>,
+    pub(crate) roll: Arc<Roll>,
     pub(crate) counters: Vec<Arc<CoreCounters>>,
     pub(crate) streams: u16,
     pub(crate) shards: u32,

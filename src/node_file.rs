@@ -7,10 +7,11 @@
 //! +----------+------+------+------+----------------+-------+--------------+
 //! 56       60        62      64         72         80          82    84      88        152    160
 //! +--------+---------+-------+----------+----------+-----------+-----+-------+---------+------+
-//! | shards | streams | 0     | support  | founded  | machine   | 0   | peers | machine | 0    |
+//! | shards | streams | joined| support  | founded  | machine   | 0   | peers | machine | 0    |
 //! |        |         |       | ms       | ms       | version   |     | count | name 64 |      |
 //! +--------+---------+-------+----------+----------+-----------+-----+-------+---------+------+
 //! 160: peers, 24 bytes each: node u64, store id 16
+//! joined u16: 1 if the node was added to its cluster; until then its cluster id is 0
 //! ```
 //!
 //! Integers are little-endian. `crc` is crc32 of everything but itself. The first 16 bytes mean the
@@ -39,6 +40,9 @@ pub(crate) fn node_name() -> Name {
     Name::of("NODE")
 }
 
+/// The cluster id of a node that waits to be added to one.
+pub(crate) const NO_CLUSTER: u128 = 0;
+
 /// Longest file.
 pub(crate) const NODE_LEN_MAX: usize = HEADER_LEN + PEERS_MAX * PEER_LEN;
 
@@ -47,6 +51,8 @@ pub(crate) const NODE_LEN_MAX: usize = HEADER_LEN + PEERS_MAX * PEER_LEN;
 pub(crate) struct NodeFile {
     /// The cluster.
     pub(crate) cluster: u128,
+    /// It was added to its cluster, or waits to be.
+    pub(crate) joined: bool,
     /// The node.
     pub(crate) node: NodeId,
     /// This directory: chance, made when it was founded.
@@ -99,6 +105,7 @@ impl NodeFile {
         put(40, &self.store.to_le_bytes());
         put(56, &self.shards.to_le_bytes());
         put(60, &self.streams.to_le_bytes());
+        put(62, &u16::from(self.joined).to_le_bytes());
         put(64, &self.support_ms.to_le_bytes());
         put(72, &self.founded_ms.to_le_bytes());
         put(80, &self.machine_version.to_le_bytes());
@@ -152,12 +159,18 @@ impl NodeFile {
         let name = &bytes[88..88 + NAME_LEN_MAX];
         let name_len = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_LEN_MAX);
         let machine = core::str::from_utf8(&name[..name_len]).ok()?;
-        let unused = [&bytes[10..12], &bytes[62..64], &bytes[82..84], &bytes[152..160]];
+        let unused = [&bytes[10..12], &bytes[82..84], &bytes[152..160]];
         let unused = unused.into_iter().chain([&name[name_len..]]).flatten();
         if bytes[8..10] != FORMAT.to_le_bytes() || unused.copied().any(|byte| byte != 0) {
             return None;
         }
+        let joined = match u16::from_le_bytes(array(bytes, 62)) {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
         Some(Self {
+            joined,
             cluster: u128::from_le_bytes(array(bytes, 16)),
             node: NodeId(u64::from_le_bytes(array(bytes, 32))),
             store: u128::from_le_bytes(array(bytes, 40)),
@@ -169,6 +182,12 @@ impl NodeFile {
             founded_ms: u64::from_le_bytes(array(bytes, 72)),
             peers: rest.chunks_exact(PEER_LEN).map(peer).collect(),
         })
+    }
+
+    /// What its logs and runs are bound to. A node that waits to be added knows no cluster when it
+    /// makes them.
+    pub(crate) const fn bound_to(&self) -> u128 {
+        if self.joined { self.store } else { self.cluster }
     }
 
     fn is_sound(&self) -> bool {
@@ -268,6 +287,7 @@ mod tests {
             store: 0xAAAA_BBBB_CCCC_DDDD_EEEE_FFFF_0000_1111,
             shards: 16,
             streams: 4,
+            joined: false,
             machine: "kv".into(),
             machine_version: 1,
             support_ms: 600,
@@ -348,7 +368,7 @@ mod tests {
         resealed(|bytes| bytes[56] = 0, NodeFileError::Value);
         resealed(|bytes| bytes[59] = 0xFF, NodeFileError::Value);
         resealed(|bytes| bytes[60] = 0, NodeFileError::Value);
-        resealed(|bytes| bytes[62] = 1, NodeFileError::Value);
+        resealed(|bytes| bytes[62] = 2, NodeFileError::Value);
         resealed(|bytes| bytes[84] = 3, NodeFileError::Value);
         resealed(|bytes| bytes[87] = 0xFF, NodeFileError::Value);
         resealed(|bytes| bytes[88] = 0, NodeFileError::Value);

@@ -98,8 +98,7 @@ fn cpus(config: &Config, facts: &Facts) -> Option<Finding> {
 fn open_address(config: &Config) -> Option<Finding> {
     let peer = config.listen.peer;
     let guarded = !config.tls.cert_file.as_os_str().is_empty();
-    // A node without peers does not listen.
-    if config.cluster.peers.is_empty() || peer.ip().is_loopback() || guarded {
+    if !config.listens() || peer.ip().is_loopback() || guarded {
         return None;
     }
     let what = format!("listen.peer = {peer} is open to others without TLS");

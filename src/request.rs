@@ -8,6 +8,7 @@ use bowline_statemachine::Query;
 use bytes::Bytes;
 
 use crate::core::LocalShard;
+use crate::members::change::Change;
 use crate::ticket::Ticket;
 
 /// How fresh a read must be.
@@ -62,6 +63,8 @@ pub(crate) enum Call {
     Alarm(Nanos),
     /// Hand the leadership to this node. Answers `Reply::Unit` once it leads.
     Transfer(NodeId),
+    /// Change the shard's members or leader, here or at the node that leads. Answers an `Outcome`.
+    Change(Box<Change>),
     /// Flush the shard's state. Answers `Reply::Unit` once it is durable.
     Flush,
     /// Stop the core. Answers `Reply::Unit` once its log is closed cleanly.
@@ -85,6 +88,7 @@ impl Call {
             | Self::Run(_)
             | Self::Alarm(_)
             | Self::Transfer(_)
+            | Self::Change(_)
             | Self::Flush
             | Self::Stop => 0,
         }
@@ -99,6 +103,7 @@ impl fmt::Debug for Call {
             Self::Run(_) => f.write_str("Run"),
             Self::Alarm(after) => write!(f, "Alarm({after:?})"),
             Self::Transfer(to) => write!(f, "Transfer({to:?})"),
+            Self::Change(change) => write!(f, "{change:?}"),
             Self::Flush => f.write_str("Flush"),
             Self::Stop => f.write_str("Stop"),
         }

@@ -6,6 +6,7 @@ use bowline_env::{Claim, CoreThread};
 use bowline_raft::NodeId;
 
 use crate::board::Board;
+use crate::members::Roll;
 use crate::metrics::CoreCounters;
 use crate::ring::Hub;
 
@@ -18,6 +19,8 @@ pub(crate) struct Started {
     pub(crate) hubs: Vec<Arc<Hub>>,
     /// Who leads what.
     pub(crate) board: Arc<Board>,
+    /// Who the members are.
+    pub(crate) roll: Arc<Roll>,
     /// By core.
     pub(crate) counters: Vec<Arc<CoreCounters>>,
     /// By core; joined by stop.

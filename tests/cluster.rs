@@ -5,6 +5,8 @@
 #![expect(clippy::print_stdout, clippy::disallowed_macros, reason = "what nodes say is for people")]
 #![expect(clippy::needless_collect, reason = "all are begun before one is waited for")]
 
+#[path = "cluster/changes.rs"]
+mod changes;
 #[path = "cluster/disks.rs"]
 mod disks;
 #[path = "cluster/identity.rs"]
@@ -17,6 +19,10 @@ mod leaders;
 mod liveness;
 #[path = "cluster/lives.rs"]
 mod lives;
+#[path = "cluster/load.rs"]
+mod load;
+#[path = "cluster/members.rs"]
+mod members;
 #[path = "kit/node.rs"]
 mod node;
 #[path = "cluster/overload.rs"]

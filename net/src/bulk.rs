@@ -1,4 +1,5 @@
 //! Frames that move a shard's state as a whole: an offer, then pieces that the receiver asks for.
+//! And those by which a node asks the leader of a shard to change its members.
 //!
 //! ```text
 //! OFFER (16)   shard | to | from | 0 | 0          then the manifest
@@ -6,11 +7,13 @@
 //! CHUNK (18)   shard | section lo, hi | off | len then the bytes
 //! END (19)     shard | index | 0 | 0 | 0
 //! REFUSE (20)  shard | section lo, hi | 0 | 0     section 0: the offer as a whole
+//! ASK (22)     shard | id | verb | node | limit    then at most 255 bytes
+//! ANSWER (23)  shard | id | outcome | number | 0
 //! ```
 //!
 //! Integers are little-endian u64; what follows them ends the meta, under its checksum.
 
-use bowline_raft::{LogIndex, ReplicaId, ShardId};
+use bowline_raft::{LogIndex, NodeId, ReplicaId, ShardId};
 
 use crate::{Frame, Kind, control::ControlError};
 
@@ -19,11 +22,15 @@ const WANT: u8 = 17;
 const CHUNK: u8 = 18;
 const END: u8 = 19;
 const REFUSE: u8 = 20;
+const ASK: u8 = 22;
+const ANSWER: u8 = 23;
 /// Words before the bytes.
 const WORDS: usize = 5;
 pub(crate) const HEAD_LEN: usize = WORDS * 8;
 /// Bytes of a chunk at most; a lane's frames may ask for less.
 pub const CHUNK_MAX: usize = 256 << 10;
+/// Bytes after an ASK at most.
+const ASK_BYTES_MAX: usize = 255;
 
 /// A frame of a transfer. `B` holds its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +83,32 @@ pub enum Bulk<B> {
         /// The section.
         section: u128,
     },
+    /// A node asks the leader of a shard to change its members. Verbs belong to the engine.
+    Ask {
+        /// The shard.
+        shard: ShardId,
+        /// The asker's number of the question; its answer repeats it.
+        id: u64,
+        /// What to do.
+        verb: u64,
+        /// With whom.
+        node: NodeId,
+        /// Milliseconds after which nobody waits for the answer.
+        limit_ms: u64,
+        /// What else the verb needs, at most 255 bytes.
+        bytes: B,
+    },
+    /// What became of it. Outcomes belong to the engine.
+    Answer {
+        /// The shard.
+        shard: ShardId,
+        /// The number of the question.
+        id: u64,
+        /// What became of it.
+        outcome: u64,
+        /// What belongs to the outcome.
+        number: u64,
+    },
 }
 
 impl<B> Bulk<B> {
@@ -86,7 +119,9 @@ impl<B> Bulk<B> {
             | Self::Want { shard, .. }
             | Self::Chunk { shard, .. }
             | Self::End { shard, .. }
-            | Self::Refuse { shard, .. } => *shard,
+            | Self::Refuse { shard, .. }
+            | Self::Ask { shard, .. }
+            | Self::Answer { shard, .. } => *shard,
         }
     }
 }
@@ -99,6 +134,8 @@ impl<B: AsRef<[u8]>> Bulk<B> {
             Self::Chunk { .. } => CHUNK,
             Self::End { .. } => END,
             Self::Refuse { .. } => REFUSE,
+            Self::Ask { .. } => ASK,
+            Self::Answer { .. } => ANSWER,
         })
     }
 
@@ -123,13 +160,19 @@ impl<B: AsRef<[u8]>> Bulk<B> {
                 let (low, high) = halves(*section);
                 [shard.0, low, high, 0, 0]
             },
+            Self::Ask { shard, id, verb, node, limit_ms, .. } => {
+                [shard.0, *id, *verb, node.0, *limit_ms]
+            },
+            Self::Answer { shard, id, outcome, number } => [shard.0, *id, *outcome, *number, 0],
         }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Offer { manifest: bytes, .. } | Self::Chunk { bytes, .. } => bytes.as_ref(),
-            Self::Want { .. } | Self::End { .. } | Self::Refuse { .. } => &[],
+            Self::Offer { manifest: bytes, .. }
+            | Self::Chunk { bytes, .. }
+            | Self::Ask { bytes, .. } => bytes.as_ref(),
+            Self::Want { .. } | Self::End { .. } | Self::Refuse { .. } | Self::Answer { .. } => &[],
         }
     }
 
@@ -148,6 +191,17 @@ impl<B: AsRef<[u8]>> Bulk<B> {
             },
             Self::End { shard, index } => Bulk::End { shard: *shard, index: *index },
             Self::Refuse { shard, section } => Bulk::Refuse { shard: *shard, section: *section },
+            Self::Ask { shard, id, verb, node, limit_ms, bytes } => Bulk::Ask {
+                shard: *shard,
+                id: *id,
+                verb: *verb,
+                node: *node,
+                limit_ms: *limit_ms,
+                bytes: own(bytes),
+            },
+            Self::Answer { shard, id, outcome, number } => {
+                Bulk::Answer { shard: *shard, id: *id, outcome: *outcome, number: *number }
+            },
         }
     }
 }
@@ -188,6 +242,14 @@ impl<'a> Bulk<&'a [u8]> {
             },
             END => zero(&[high, off, len]).map(|()| Self::End { shard, index: LogIndex(low) }),
             REFUSE => zero(&[off, len]).map(|()| Self::Refuse { shard, section }),
+            ASK if bytes.len() <= ASK_BYTES_MAX => {
+                let (id, verb, node) = (low, high, NodeId(off));
+                Ok(Self::Ask { shard, id, verb, node, limit_ms: len, bytes })
+            },
+            ANSWER => {
+                let (id, outcome, number) = (low, high, off);
+                zero(&[len]).map(|()| Self::Answer { shard, id, outcome, number })
+            },
             _ => Err(ControlError::Field),
         }
     }
@@ -198,7 +260,7 @@ mod tests {
     use super::*;
     use crate::{Control, Expected, FrameHeader, Stamp};
 
-    const ALL: [Bulk<&[u8]>; 5] = [
+    const ALL: [Bulk<&[u8]>; 7] = [
         Bulk::Offer {
             shard: ShardId(7),
             to: ReplicaId(2),
@@ -209,6 +271,15 @@ mod tests {
         Bulk::Chunk { shard: ShardId(7), section: 9, off: 4_096, bytes: b"some bytes" },
         Bulk::End { shard: ShardId(7), index: LogIndex(99) },
         Bulk::Refuse { shard: ShardId(7), section: 0 },
+        Bulk::Ask {
+            shard: ShardId(7),
+            id: 5,
+            verb: 1,
+            node: NodeId(4),
+            limit_ms: 5_000,
+            bytes: b"10.0.0.4:7500",
+        },
+        Bulk::Answer { shard: ShardId(7), id: 5, outcome: 2, number: 900 },
     ];
 
     fn frame_of(what: Bulk<&[u8]>) -> Vec<u8> {

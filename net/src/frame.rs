@@ -49,7 +49,8 @@ pub enum Kind {
     Credit,
     /// The lane ends.
     Goodbye,
-    /// A frame of a bulk lane: offer, want, chunk, end, refuse, record (16 to 21).
+    /// A frame of a bulk lane: offer, want, chunk, end, refuse, record (16 to 21), ask, answer
+    /// (22, 23).
     Bulk(u8),
     /// An unknown frame that may be skipped.
     Unknown(u8),
@@ -84,7 +85,7 @@ impl Kind {
             6 => Some(Self::Shards),
             7 => Some(Self::Credit),
             8 => Some(Self::Goodbye),
-            16..=21 => Some(Self::Bulk(byte)),
+            16..=23 => Some(Self::Bulk(byte)),
             _ if byte & SKIPPABLE != 0 => Some(Self::Unknown(byte)),
             _ => None,
         }

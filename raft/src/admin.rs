@@ -12,6 +12,13 @@ use crate::{
 pub enum Admin<'a> {
     /// Another membership; only of a leader.
     Change(&'a [Step]),
+    /// The same, and another note that goes along with the configuration.
+    ChangeNoted {
+        /// What to change; may be nothing.
+        steps: &'a [Step],
+        /// The note from then on, at most [`crate::NOTE_LEN_MAX`] bytes.
+        note: &'a [u8],
+    },
     /// Hands the leadership over.
     Transfer {
         /// To this voter.
@@ -49,7 +56,8 @@ impl RaftCore {
             return Err(AdminError::Closed);
         }
         match verb {
-            Admin::Change(steps) => self.change(slot, steps)?,
+            Admin::Change(steps) => self.change(slot, steps, None)?,
+            Admin::ChangeNoted { steps, note } => self.change(slot, steps, Some(note))?,
             Admin::Transfer { to } => self.transfer(slot, to)?,
             Admin::Touch => {
                 self.touch_leaderless(slot);

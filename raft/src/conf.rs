@@ -6,11 +6,12 @@
 //! 32 member x 24:  0 node u64   8 replica u64   16 before u8, 17 after u8
 //!                  (0 absent, 1 voter, 2 learner, 3 witness: refused)
 //!                  18 priority u8   19 flags u8 (1 auto_promote)   20 zero u32
+//!    fmt 2: note_len u32 (1 to 1,024) | note, after the members
 //! ```
 //!
 //! Integers are little-endian. Members ascend by replica id, so equal configurations have equal
 //! bytes. In a stable configuration `before` = `after`. At most 15 members and, in each half, 1 to
-//! 7 voters.
+//! 7 voters. The note is the engine's: it goes along and means nothing here.
 
 use alloc::{vec, vec::Vec};
 use core::fmt;
@@ -24,6 +25,11 @@ pub const VOTERS_MAX: usize = 7;
 const HEAD_LEN: usize = 32;
 const MEMBER_LEN: usize = 24;
 const FORMAT: u8 = 1;
+/// The format of a configuration with a note.
+const FORMAT_NOTE: u8 = 2;
+const NOTE_HEAD_LEN: usize = 4;
+/// Bytes of a note at most.
+pub const NOTE_LEN_MAX: usize = 1_024;
 const AUTO_LEAVE: u32 = 1;
 const AUTO_PROMOTE: u8 = 1;
 
@@ -97,6 +103,8 @@ pub enum ConfError {
     Parts,
     /// Its number is not one above that of the configuration before.
     Epoch,
+    /// The note is over [`NOTE_LEN_MAX`], or empty where one is announced.
+    Note,
 }
 
 impl fmt::Display for ConfError {
@@ -109,6 +117,7 @@ impl fmt::Display for ConfError {
             Self::Ids => "an id is zero, repeated or out of order",
             Self::Parts => "a member's part does not fit the phase",
             Self::Epoch => "it does not follow the one before",
+            Self::Note => "a note that is too long or missing",
         })
     }
 }
@@ -130,6 +139,8 @@ pub struct Configuration {
     pub generation: u64,
     /// The members, ascending by replica id.
     pub members: Vec<Member>,
+    /// What the engine has to say of the members, at most [`NOTE_LEN_MAX`] bytes.
+    pub note: Vec<u8>,
 }
 
 impl Configuration {
@@ -151,6 +162,7 @@ impl Configuration {
             next_replica: ReplicaId(replica.0.saturating_add(1)),
             generation: 0,
             members: vec![member],
+            note: Vec::new(),
         }
     }
 
@@ -161,7 +173,7 @@ impl Configuration {
     /// [`ConfError`]: the bytes are no configuration that this build can follow.
     pub fn decode(bytes: &[u8]) -> Result<Self, ConfError> {
         let (head, rest) = bytes.split_at_checked(HEAD_LEN).ok_or(ConfError::Length)?;
-        if head[0] != FORMAT {
+        if head[0] != FORMAT && head[0] != FORMAT_NOTE {
             return Err(ConfError::Unknown);
         }
         let phase = match head[1] {
@@ -173,9 +185,8 @@ impl Configuration {
         if count == 0 || count > MEMBERS_MAX {
             return Err(ConfError::Members);
         }
-        if rest.len() != count * MEMBER_LEN {
-            return Err(ConfError::Length);
-        }
+        let cut = rest.split_at_checked(count * MEMBER_LEN).ok_or(ConfError::Length)?;
+        let (rest, note) = (cut.0, note(head[0] == FORMAT_NOTE, cut.1)?);
         let flags = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
         if flags & !AUTO_LEAVE != 0 {
             return Err(ConfError::Unknown);
@@ -188,6 +199,7 @@ impl Configuration {
             next_replica: ReplicaId(word(head, 16)),
             generation: word(head, 24),
             members: members?,
+            note: note.to_vec(),
         };
         conf.validate()?;
         Ok(conf)
@@ -202,7 +214,7 @@ impl Configuration {
         self.validate()?;
         let count = u16::try_from(self.members.len()).map_err(|_too_many| ConfError::Members)?;
         let mut out = Vec::with_capacity(HEAD_LEN + self.members.len() * MEMBER_LEN);
-        out.push(FORMAT);
+        out.push(if self.note.is_empty() { FORMAT } else { FORMAT_NOTE });
         out.push(match self.phase {
             Phase::Stable => 0,
             Phase::Joint => 1,
@@ -222,6 +234,11 @@ impl Configuration {
             out.push(u8::from(member.auto_promote));
             out.extend_from_slice(&[0; 4]);
         }
+        if !self.note.is_empty() {
+            let len = u32::try_from(self.note.len()).map_err(|_too_long| ConfError::Note)?;
+            out.extend_from_slice(&len.to_le_bytes());
+            out.extend_from_slice(&self.note);
+        }
         Ok(out)
     }
 
@@ -237,6 +254,9 @@ impl Configuration {
         let stable = self.phase == Phase::Stable;
         if stable && self.auto_leave {
             return Err(ConfError::Parts);
+        }
+        if self.note.len() > NOTE_LEN_MAX {
+            return Err(ConfError::Note);
         }
         let mut previous = ReplicaId(0);
         for (nth, member) in self.members.iter().enumerate() {
@@ -270,6 +290,22 @@ impl Configuration {
     pub fn is_voter(&self, replica: ReplicaId) -> bool {
         self.member(replica)
             .is_some_and(|member| member.before == Part::Voter || member.after == Part::Voter)
+    }
+}
+
+/// What stands after the members: a note if the format says so, else nothing.
+fn note(is_noted: bool, bytes: &[u8]) -> Result<&[u8], ConfError> {
+    if !is_noted {
+        return if bytes.is_empty() { Ok(bytes) } else { Err(ConfError::Length) };
+    }
+    let (len, note) = bytes.split_at_checked(NOTE_HEAD_LEN).ok_or(ConfError::Length)?;
+    let len = u32::from_le_bytes([len[0], len[1], len[2], len[3]]);
+    if usize::try_from(len) != Ok(note.len()) {
+        Err(ConfError::Length)
+    } else if note.is_empty() {
+        Err(ConfError::Note)
+    } else {
+        Ok(note)
     }
 }
 
@@ -328,6 +364,7 @@ mod tests {
                 member(5, Part::Absent, Part::Voter),
                 member(7, Part::Absent, Part::Learner),
             ],
+            note: Vec::new(),
         }
     }
 
@@ -383,6 +420,25 @@ mod tests {
         check(|c| c.members[3].after = Part::Absent, ConfError::Parts);
         check(|c| c.members[0].auto_promote = true, ConfError::Parts);
         check(|c| c.members.retain(|m| m.after != Part::Voter), ConfError::Voters);
+    }
+
+    #[test]
+    fn a_note_goes_along_and_is_bounded() {
+        let mut conf = joint();
+        conf.note = b"node 10 is at ten".to_vec();
+        let bytes = conf.encode().unwrap();
+        assert_eq!(bytes[0], FORMAT_NOTE);
+        assert_eq!(Configuration::decode(&bytes), Ok(conf.clone()));
+        for len in 0..bytes.len() {
+            assert!(Configuration::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        let mut empty = joint().encode().unwrap();
+        empty[0] = FORMAT_NOTE;
+        assert_eq!(Configuration::decode(&empty), Err(ConfError::Length));
+        empty.extend_from_slice(&[0; NOTE_HEAD_LEN]);
+        assert_eq!(Configuration::decode(&empty), Err(ConfError::Note));
+        conf.note = vec![0; NOTE_LEN_MAX + 1];
+        assert_eq!(conf.encode(), Err(ConfError::Note));
     }
 
     #[test]

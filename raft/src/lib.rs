@@ -57,7 +57,9 @@ pub use crate::core::{EVENTS_MAX, RaftCore};
 pub use admin::Admin;
 pub use batch::BatchHeader;
 pub use check::{Broken, Rule};
-pub use conf::{ConfError, Configuration, MEMBERS_MAX, Member, Part, Phase, VOTERS_MAX};
+pub use conf::{
+    ConfError, Configuration, MEMBERS_MAX, Member, NOTE_LEN_MAX, Part, Phase, VOTERS_MAX,
+};
 pub use config::{CoreConfig, Liveness, Times};
 pub use digest::{Digest, Row};
 pub use error::{AdminError, Budget, OpenError, ProposeError, ReadError};

@@ -50,7 +50,12 @@ pub enum Step {
 
 impl RaftCore {
     /// Works out the configuration that `steps` lead to; the next flush appends it.
-    pub(crate) fn change(&mut self, slot: Slot, steps: &[Step]) -> Result<(), AdminError> {
+    pub(crate) fn change(
+        &mut self,
+        slot: Slot,
+        steps: &[Step],
+        note: Option<&[u8]>,
+    ) -> Result<(), AdminError> {
         if !self.serves(slot) {
             return Err(AdminError::NotLeader);
         }
@@ -61,7 +66,11 @@ impl RaftCore {
         for step in steps {
             self.apply_step(slot, &mut next, *step)?;
         }
-        if next.members == self.conf(slot).conf.members {
+        if let Some(note) = note {
+            next.note = note.to_vec();
+        }
+        let conf = &self.conf(slot).conf;
+        if (&next.members, &next.note) == (&conf.members, &conf.note) {
             return Err(AdminError::NoChange);
         }
         let next = joined(next).map_err(AdminError::Configuration)?;

@@ -10,6 +10,10 @@
 //! leader                      leader NODE term TERM led SHARDS of SHARDS | leader none
 //! status                      status node NODE leads SHARDS of SHARDS stopping BOOL
 //! members                     members NODE ..
+//! add-learner NODE ADDRESS    changed SHARDS
+//! promote NODE                changed SHARDS
+//! remove NODE                 changed SHARDS
+//! transfer NODE               changed SHARDS
 //! anything that fails         error CODE (unapplied | maybe-applied) (ADDRESS | -) TEXT
 //! ```
 //!
@@ -20,7 +24,7 @@ use core::net::SocketAddr;
 use std::io;
 use std::sync::Arc;
 
-use bowline::{Code, Consistency, EmbeddedEngine, Error, Finding};
+use bowline::{ChangeReport, Code, Consistency, EmbeddedEngine, Error, Finding, NodeId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -115,6 +119,10 @@ enum Ask<'l> {
     Leader,
     Status,
     Members,
+    AddLearner { node: NodeId, address: &'l str },
+    Promote(NodeId),
+    Remove(NodeId),
+    Transfer(NodeId),
 }
 
 impl<'l> Ask<'l> {
@@ -139,6 +147,14 @@ impl<'l> Ask<'l> {
             (b"leader", None) => Some(Self::Leader),
             (b"status", None) => Some(Self::Status),
             (b"members", None) => Some(Self::Members),
+            (b"add-learner", Some(rest)) => {
+                let (node, address) = split(rest);
+                let address = core::str::from_utf8(address?).ok()?;
+                Some(Self::AddLearner { node: number(node)?, address })
+            },
+            (b"promote", Some(node)) => number(node).map(Self::Promote),
+            (b"remove", Some(node)) => number(node).map(Self::Remove),
+            (b"transfer", Some(node)) => number(node).map(Self::Transfer),
             _ => None,
         }
     }
@@ -173,8 +189,22 @@ impl<'l> Ask<'l> {
                 let listed = members.iter().map(|node| format!(" {}", node.0));
                 Ok(format!("members{}", listed.collect::<String>()))
             },
+            Self::AddLearner { node, address } => {
+                changed(engine.admin().add_learner(node, address).await?)
+            },
+            Self::Promote(node) => changed(engine.admin().promote(node).await?),
+            Self::Remove(node) => changed(engine.admin().remove(node).await?),
+            Self::Transfer(node) => changed(engine.admin().transfer(node).await?),
         }
     }
+}
+
+fn changed(report: ChangeReport) -> Result<String, Error> {
+    report.complete().map(|shards| format!("changed {shards}"))
+}
+
+fn number(text: &[u8]) -> Option<NodeId> {
+    core::str::from_utf8(text).ok()?.parse().ok().map(NodeId)
 }
 
 /// The first word, and what follows the space behind it.
@@ -212,6 +242,12 @@ mod tests {
             ("leader", Some(Ask::Leader)),
             ("status", Some(Ask::Status)),
             ("members", Some(Ask::Members)),
+            ("add-learner 4 a:1", Some(Ask::AddLearner { node: NodeId(4), address: "a:1" })),
+            ("add-learner 4", None),
+            ("promote 4", Some(Ask::Promote(NodeId(4)))),
+            ("promote four", None),
+            ("remove 4", Some(Ask::Remove(NodeId(4)))),
+            ("transfer 4", Some(Ask::Transfer(NodeId(4)))),
             ("", None),
             ("put k", None),
             ("get", None),

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{faults, plan};
 use crate::Error;
 use crate::config::Config;
-use crate::node_file::{NODE_LEN_MAX, NodeFile, node_name};
+use crate::node_file::{NO_CLUSTER, NODE_LEN_MAX, NodeFile, node_name};
 
 /// Who the node is.
 #[derive(Clone, Debug)]
@@ -78,7 +78,8 @@ async fn identify<E: Env>(
 }
 
 /// A node that is founded: its store's id is drawn. Founding members come to the same cluster id
-/// without asking each other; that of a node alone is drawn.
+/// without asking each other; that of a node alone is drawn, and one that waits to be added has
+/// none yet.
 fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores: u16) -> NodeFile {
     let draw = || {
         let mut bytes = [0; 16];
@@ -86,7 +87,12 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
         u128::from_le_bytes(bytes)
     };
     NodeFile {
-        cluster: if config.cluster.peers.is_empty() { draw() } else { cluster_id(config) },
+        cluster: match (config.cluster.join, config.cluster.peers.is_empty()) {
+            (true, _) => NO_CLUSTER,
+            (false, true) => draw(),
+            (false, false) => cluster_id(config),
+        },
+        joined: config.cluster.join,
         node: NodeId(config.node.id),
         store: draw(),
         shards: config.cluster.shards,

@@ -10,10 +10,11 @@ use bowline_raft::{Configuration, Member, NodeId, Part, Phase, ReplicaId};
 use bowline_statemachine::store::StoreOptions;
 
 use super::identity::Identity;
-use crate::config::{Auto, ByteCount, Config, CoreCount, DirectIo, Leaders};
+use crate::config::{Auto, ByteCount, Config, CoreCount, DirectIo};
 use crate::core::boot::Plan;
-use crate::core::peers::Members;
+use crate::core::peers::Known;
 use crate::core::run::Options;
+use crate::members::note::Note;
 use crate::node_file::NodeFile;
 
 /// A core's budget of client bytes at most, if it is chosen here.
@@ -66,6 +67,8 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
     Plan {
         node: node.node,
         cluster: node.cluster,
+        bound_to: node.bound_to(),
+        joined: node.joined,
         shards: node.shards,
         streams: node.streams,
         cores,
@@ -79,23 +82,22 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
             handing: nanos(config.raft.support),
             drain: nanos(limits.drain_timeout),
             transfer: (limits.transfer.0 / share).max(1),
-            prefers: config.cluster.leaders != Leaders::Any,
+            leaders: config.cluster.leaders,
             timeout_ms: u32::try_from(limits.op_timeout.as_millis()).unwrap_or(u32::MAX),
         },
         store: StoreOptions {
             delta_bytes: size(config.state.delta.0),
             resident_bytes: config.state.resident.of(facts.memory) / share,
-            cluster: node.cluster,
+            cluster: node.bound_to(),
             node: node.node.0,
             ..StoreOptions::default()
         },
         entry_bytes_max: size(entry_bytes_max),
         shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
         members: members(config, node, cores),
-        members_at_founding: founding(config),
-        leaders: config.cluster.leaders,
+        members_at_founding: noted(founding(config), &members(config, node, cores)),
         replica: replica_of(config),
-        listen: (!config.cluster.peers.is_empty()).then_some(config.listen.peer),
+        listen: config.listens().then_some(config.listen.peer),
         frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
         support: nanos(config.raft.support),
         beat: nanos(config.raft.heartbeat),
@@ -129,6 +131,7 @@ pub(super) fn founding(config: &Config) -> Configuration {
         next_replica: ReplicaId(1 + u64::try_from(members.len()).expect("members are few")),
         generation: 0,
         members,
+        note: Vec::new(),
     }
 }
 
@@ -139,12 +142,21 @@ fn replica_of(config: &Config) -> ReplicaId {
     own.map_or(ReplicaId(1), |member| member.replica)
 }
 
-fn members(config: &Config, node: &NodeFile, cores: u16) -> Members {
+/// A configuration with the members' addresses.
+fn noted(mut conf: Configuration, known: &Known) -> Configuration {
+    let own = (known.record.node, Arc::from(&*known.record.address));
+    let note = Note::of(known.peers.iter().cloned().chain([own]));
+    // What is too long together comes from the members' hellos alone.
+    conf.note = note.encode().unwrap_or_default();
+    conf
+}
+
+fn members(config: &Config, node: &NodeFile, cores: u16) -> Known {
     let mut peers: Vec<_> = config.cluster.peers.iter().collect();
     peers.sort_unstable_by_key(|peer| peer.id);
     let own = peers.iter().find(|peer| peer.id == node.node.0);
-    let address = own.map_or_else(|| config.listen.peer.to_string(), |own| own.address.clone());
-    Members {
+    let address = own.map_or_else(|| config.advertised(), |own| own.address.clone());
+    Known {
         peers: peers
             .iter()
             .filter(|peer| peer.id != node.node.0)

@@ -3,7 +3,26 @@
 use bowline_wal::GeometryError;
 
 use super::Config;
-use crate::{Code, ConfigError};
+use crate::{Code, ConfigError, Origin};
+
+impl Config {
+    /// Whether the node listens for peers: it has some, waits to be added to some, or is told
+    /// where.
+    pub(crate) fn listens(&self) -> bool {
+        let told = self.origin("listen.peer") != Origin::Default;
+        !self.cluster.peers.is_empty() || self.cluster.join || told
+    }
+
+    /// Where peers find this node, unless they were told otherwise.
+    pub(crate) fn advertised(&self) -> String {
+        let listen = &self.listen;
+        if listen.advertise.is_empty() {
+            listen.peer.to_string()
+        } else {
+            format!("{}:{}", listen.advertise, listen.peer.port())
+        }
+    }
+}
 
 /// The first contradiction.
 pub(super) fn contradictions(config: &Config) -> Result<(), ConfigError> {

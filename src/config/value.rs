@@ -441,6 +441,19 @@ words! {
     }
 }
 
+impl Leaders {
+    /// The rank of the member that is the `nth` of `count` by its id, as a leader of `shard`; lower
+    /// is preferred.
+    pub(crate) fn rank(self, nth: u64, count: u64, shard: bowline_raft::ShardId) -> u8 {
+        let rank = match self {
+            Self::Together => nth,
+            Self::Spread => (nth + count - shard.0 % count) % count,
+            Self::Any => 0,
+        };
+        u8::try_from(rank).unwrap_or(u8::MAX)
+    }
+}
+
 words! {
     /// Whether logs and runs bypass the page cache.
     DirectIo {

@@ -51,6 +51,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             | Call::Read { .. }
             | Call::Run(_)
             | Call::Transfer(_)
+            | Call::Change(_)
             | Call::Flush => {
                 if let Err(error) = self.admit_shard(shard, call, ticket, deadline) {
                     let (ticket, error) = *error;
@@ -71,15 +72,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         deadline: Nanos,
     ) -> Result<(), Box<(Ticket, Error)>> {
         let Some(slot) = self.slot_of(shard) else {
-            let error =
-                self.lost
-                    .get(&shard)
-                    .map_or(Error::Request(RequestError::UnknownShard(shard)), |why| {
-                        Error::Shard { shard, why: why.clone() }
-                    });
-            return Err(Box::new((ticket, error)));
+            return Err(Box::new((ticket, self.no_replica(shard))));
         };
-        if let Some(why) = &self.replicas[place(slot)].closed {
+        // Who leads elsewhere may be asked by a node whose own copy is closed.
+        let asks = matches!(call, Call::Change(_));
+        if let Some(why) = self.replicas[place(slot)].closed.as_ref().filter(|_| !asks) {
             let why = why.clone();
             return Err(Box::new((ticket, Error::Shard { shard, why })));
         }
@@ -94,6 +91,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.admit_read(slot, consistency, question);
             },
             Call::Transfer(to) => self.transfer_leadership(slot, to, ticket, deadline),
+            Call::Change(change) => self.change_members(slot, *change, ticket, deadline),
             Call::Flush => self.flush_shard(slot, ticket),
             Call::Run(job) => {
                 self.local_jobs.push((shard, job));
@@ -102,6 +100,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Call::Stop | Call::Alarm(_) => unreachable!("it names no shard"),
         }
         Ok(())
+    }
+
+    /// Why a shard has no replica here.
+    fn no_replica(&self, shard: ShardId) -> Error {
+        match self.lost.get(&shard) {
+            Some(why) => Error::Shard { shard, why: why.clone() },
+            None if self.is_unfounded(shard) => Error::NoLeader { shard },
+            None => Error::Request(RequestError::UnknownShard(shard)),
+        }
     }
 
     /// Checks a command and hands it to raft.

@@ -32,12 +32,13 @@ use super::lanes::Lanes;
 use super::lanes::connect::{Arrival, Doorman};
 use super::logs::Logs;
 use super::mail::Mail;
-use super::peers::{Ledger, Members};
-use super::run::{Core, Options};
+use super::members::Members;
+use super::peers::{Known, Ledger};
+use super::run::{Core, Layout, Options};
 use super::transfer::Transfers;
 use crate::Error;
 use crate::board::Board;
-use crate::config::Leaders;
+use crate::members::Roll;
 use crate::metrics::CoreCounters;
 use crate::ring::Inbox;
 
@@ -46,6 +47,10 @@ use crate::ring::Inbox;
 pub(crate) struct Plan {
     pub(crate) node: NodeId,
     pub(crate) cluster: u128,
+    /// What the streams are bound to: the cluster, or the store of a node that was added.
+    pub(crate) bound_to: u128,
+    /// The node was added to its cluster: it founds no shards.
+    pub(crate) joined: bool,
     /// Shards of the node, in all.
     pub(crate) shards: u32,
     /// Streams of the node, in all.
@@ -61,11 +66,9 @@ pub(crate) struct Plan {
     pub(crate) entry_bytes_max: usize,
     pub(crate) shard_uncommitted: u32,
     /// What is known of the cluster's nodes.
-    pub(crate) members: Members,
+    pub(crate) members: Known,
     /// The members of a shard that is founded now, and the own id among them.
     pub(crate) members_at_founding: Configuration,
-    /// Which of them are preferred as leaders.
-    pub(crate) leaders: Leaders,
     pub(crate) replica: ReplicaId,
     /// Where peers are listened for; none: this node is alone.
     pub(crate) listen: Option<SocketAddr>,
@@ -87,6 +90,8 @@ pub(crate) struct Stream<L> {
     pub(crate) shards: Vec<RecoveredShard>,
     /// Process life of the stream.
     pub(crate) boot: u64,
+    /// Frames that had been durable are bad.
+    pub(crate) corrupt: bool,
 }
 
 /// Which runs the manifests of a core name, and whether its logs were whole.
@@ -103,6 +108,7 @@ pub(crate) struct Links {
     pub(crate) inbox: Inbox,
     pub(crate) bell: Bell,
     pub(crate) board: Arc<Board>,
+    pub(crate) roll: Arc<Roll>,
     pub(crate) counters: Arc<CoreCounters>,
     /// Stores of peers.
     pub(crate) ledger: Arc<Ledger>,
@@ -117,20 +123,14 @@ impl Plan {
         let mut conf = self.members_at_founding.clone();
         let count = u64::try_from(conf.members.len()).expect("members are few");
         for (place, member) in (0..).zip(&mut conf.members) {
-            let rank = match self.leaders {
-                Leaders::Together => place,
-                Leaders::Spread => (place + count - shard.0 % count) % count,
-                Leaders::Any => 0,
-            };
-            member.priority = u8::try_from(rank).unwrap_or(u8::MAX);
+            member.priority = self.options.leaders.rank(place, count, shard);
         }
         conf.encode().expect("the configuration was checked")
     }
 
     /// Until when no vote is given: promises of a former life may still hold.
-    fn quiet_until(&self, now: Nanos) -> BootTime {
-        let alone = self.founding || self.members.peers.is_empty();
-        if alone { BootTime(0) } else { BootTime(now.after(self.quiet).0) }
+    fn quiet_until(&self, now: Nanos, alone: bool) -> BootTime {
+        if self.founding || alone { BootTime(0) } else { BootTime(now.after(self.quiet).0) }
     }
 
     /// Streams of this core, ascending.
@@ -141,7 +141,7 @@ impl Plan {
 
     fn stream_id(&self, stream: u16) -> StreamId {
         StreamId {
-            cluster: self.cluster,
+            cluster: self.bound_to,
             node: self.node.0,
             stream: u32::from(stream),
             streams: u32::from(self.streams),
@@ -181,12 +181,13 @@ pub(crate) async fn open_streams<E: Env, O: OpenLog<E>, M: Machine<E>>(
         let (mut log, mut recovered) = logs.open(env, id, bell.clone()).await?;
         let report = &recovered.report;
         tracing::info!(stream = no, boot = recovered.boot, ?report, "log opened");
-        if plan.founding {
+        if plan.founding && !plan.joined {
             found::<E, O::Log, M>(&mut log, plan, no, bell).await?;
             let founded = |shard| founded(shard, plan.replica);
             recovered.shards = plan.shards_of(no).map(founded).collect();
         }
-        streams.push(Stream { log, shards: recovered.shards, boot: recovered.boot });
+        let corrupt = recovered.report.corrupt_frames > 0;
+        streams.push(Stream { log, shards: recovered.shards, boot: recovered.boot, corrupt });
     }
     Ok(streams)
 }
@@ -270,10 +271,14 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
     streams: Vec<Stream<L>>,
     links: Links,
 ) -> Result<(Core<E, L, M>, mpsc::Receiver<Arrival>), Error> {
+    let corrupt = streams.iter().any(|stream| stream.corrupt);
     let (known, logs): (Vec<_>, Vec<_>) =
         streams.into_iter().map(|stream| (stream.shards, stream.log)).unzip();
     let shard_count = known.iter().map(Vec::len).sum();
-    let (mut core, arrivals) = empty_core::<E, L, M>(env, store, plan, logs, links);
+    let alone = known.iter().flatten().all(|shard| is_alone(plan, shard));
+    let damaged = known.iter().flatten().any(|it| it.bounds.damage != DamageState::Normal);
+    let raft = new_raft(&env, plan, alone);
+    let (mut core, arrivals) = empty_core::<E, L, M>(env, store, plan, logs, (links, raft));
     core.replicas.reserve_exact(shard_count);
     core.confs.reserve_exact(shard_count);
     core.logs.queues.reserve_exact(shard_count);
@@ -285,9 +290,26 @@ pub(crate) async fn open_core<E: Env, L: LogStorage, M: Machine<E>>(
             core.open_shard(stream, shard, plan).await;
         }
     }
-    core.missing_shards(plan);
+    core.missing_shards(plan, damaged || corrupt);
+    for slot in core.slots.values() {
+        core.members.conf_moved(*slot);
+    }
+    core.members_moved();
     core.want_lanes();
+    if plan.core == 0 && core.lanes.doorman.roster.borrow().is_told_otherwise() {
+        tracing::warn!("cluster.peers is not who the members are: the log has them");
+    }
     Ok((core, arrivals))
+}
+
+/// Whether nobody but this node has a copy of a shard.
+fn is_alone(plan: &Plan, shard: &RecoveredShard) -> bool {
+    let sole = |conf: &Configuration| conf.members.len() == 1;
+    let manifest = shard.manifest.as_ref().and_then(|(_, _, body)| Manifest::decode(body).ok());
+    let founded = || sole(&plan.members_at_founding);
+    let then = manifest
+        .map_or_else(founded, |it| Configuration::decode(&it.conf).is_ok_and(|conf| sole(&conf)));
+    then && shard.confs.is_empty()
 }
 
 /// A core without shards.
@@ -296,12 +318,12 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
     store: Rc<Store<E>>,
     plan: &Plan,
     logs: Vec<L>,
-    links: Links,
+    (links, raft): (Links, RaftCore),
 ) -> (Core<E, L, M>, mpsc::Receiver<Arrival>) {
     let stream_count = logs.len();
     let mail = Rc::new(Mail::new(links.bell.clone()));
     let doorman = Doorman::new(&env, &mail, plan, links.ledger);
-    let raft = new_raft(&env, plan);
+    let Plan { shards, streams, cores, core, .. } = *plan;
     let append_max = usize::try_from(CoreConfig::DEFAULT.append_bytes_max).expect("a small number");
     let append_max = append_max.min(plan.entry_bytes_max);
     let core = Core {
@@ -318,6 +340,8 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
         mail,
         lanes: Lanes::new(doorman, links.bell.clone(), append_max),
         transfers: Transfers::default(),
+        members: Members::new(links.roll),
+        join: plan.joined.then_some(Layout { shards, streams, cores, core }),
         bell: links.bell,
         inbox: links.inbox,
         board: links.board,
@@ -356,7 +380,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
     (core, links.arrivals)
 }
 
-fn new_raft<E: Env>(env: &E, plan: &Plan) -> RaftCore {
+fn new_raft<E: Env>(env: &E, plan: &Plan, alone: bool) -> RaftCore {
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
     let batch_bytes_max = u32::try_from(plan.entry_bytes_max).unwrap_or(u32::MAX);
@@ -371,7 +395,7 @@ fn new_raft<E: Env>(env: &E, plan: &Plan) -> RaftCore {
         catchup_bytes_max: fits(usual.catchup_bytes_max),
         core: plan.core,
         lease_reads: plan.lease_reads,
-        quiet_until: plan.quiet_until(env.now()),
+        quiet_until: plan.quiet_until(env.now(), alone),
         times: Times { support: plan.support.0, beat: plan.beat.0, ..Times::DEFAULT },
         ..usual
     };

@@ -80,6 +80,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for wait in self.flush_waits.drain(..) {
             wait.ticket.complete(Err(Error::stopped()), &mut self.wakes);
         }
+        for ticket in self.members.tickets() {
+            ticket.complete(Err(Error::stopped()), &mut self.wakes);
+        }
         for handing in self.handing.drain(..) {
             handing.into_ticket().complete(Err(Error::stopped()), &mut self.wakes);
         }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A lane is (this core, peer, peer's core), made on first need. Of two nodes the one with the
-//! lower id dials; the other answers (`docs/decisions/0014`).
+//! lower id dials; the other answers, and dials only where nothing comes (`docs/decisions/0014`,
+//! `0018`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -32,6 +33,10 @@ pub(crate) use link::Ended;
 
 /// Dials under way at once.
 const DIALS_MAX: usize = 8;
+/// A node with a lower id is dialed once it has not dialed for so long: it may not know this one.
+const LOWER_AFTER: Nanos = Nanos::from_millis(3_000);
+/// Time that a node has to hear that it was removed.
+const LEFT_AFTER: Nanos = Nanos::from_millis(5_000);
 
 /// A lane, up or not.
 pub(crate) struct Lane<E: Env> {
@@ -45,6 +50,8 @@ pub(crate) struct Lane<E: Env> {
     backoff: Backoff,
     dialing: bool,
     dial_at: Nanos,
+    /// Since when its node is known to be no member any more.
+    left_at: Option<Nanos>,
 }
 
 /// The lanes of a core.
@@ -100,6 +107,7 @@ impl<E: Env> Lanes<E> {
                 backoff: Backoff::new(),
                 dialing: false,
                 dial_at: Nanos(0),
+                left_at: None,
             });
             self.all.len() - 1
         })
@@ -174,8 +182,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             if let Some(down) = expired {
                 self.end_lane(at, &Ended::Down(down));
             }
+            self.end_departed(at);
             let lane = &mut self.lanes.all[at];
-            let due = lane.wanted && lane.node > own && lane.link.is_none() && !lane.dialing;
+            let due = lane.wanted && lane.link.is_none() && !lane.dialing;
+            if due && lane.node < own && lane.dial_at == Nanos(0) {
+                lane.dial_at = now.after(LOWER_AFTER);
+            }
             if due && now >= lane.dial_at && self.lanes.dials < DIALS_MAX && self.drain.is_none() {
                 lane.dialing = true;
                 self.lanes.dials += 1;
@@ -183,6 +195,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 let doorman = Rc::clone(&self.lanes.doorman);
                 drop(self.env.spawn(Class::Core, doorman.dial(node, core)));
             }
+        }
+    }
+
+    /// Ends the lane of a node that was removed, once it had time to hear of it.
+    fn end_departed(&mut self, at: usize) {
+        let lane = &mut self.lanes.all[at];
+        if lane.link.is_none() || !self.lanes.doorman.roster.borrow().has_left(lane.node) {
+            lane.left_at = None;
+        } else if self.logs.now.since(*lane.left_at.get_or_insert(self.logs.now)) >= LEFT_AFTER {
+            self.end_lane(at, &Ended::Left);
         }
     }
 
@@ -228,6 +250,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         tracing::info!(peer = node.0, core, %address, "a lane is up");
         lane.link = Some(Link::open(&self.env, &self.mail, opened, (at, life, window), now));
         lane.room = u32::MAX;
+        self.lanes.doorman.roster.borrow_mut().set_up((node, core), true);
         let event = LaneEvent::Up { node, core, boot, life };
         self.raft.handle_lane(lane_no(at), event, &mut self.logs, &mut self.out);
         self.counters.lanes_up.add(1);
@@ -241,6 +264,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let (node, core) = (lane.node, lane.core);
         tracing::info!(peer = node.0, core, ?why, "a lane is down");
         self.counters.lanes_down.add(1);
+        self.lanes.doorman.roster.borrow_mut().set_up((node, core), false);
         let wait = self.wait_of(at, false);
         self.lanes.all[at].dial_at = self.logs.now.after(wait);
         self.raft.handle_lane(lane_no(at), LaneEvent::Down, &mut self.logs, &mut self.out);
@@ -250,8 +274,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     fn wait_of(&mut self, at: usize, lasting: bool) -> Nanos {
         let mut chance = [0; 8];
         self.env.fill_random(&mut chance);
-        let backoff = &mut self.lanes.all[at].backoff;
-        if lasting { backoff.slow() } else { backoff.next(u64::from_le_bytes(chance)) }
+        let lane = &mut self.lanes.all[at];
+        let backoff = &mut lane.backoff;
+        let wait = if lasting { backoff.slow() } else { backoff.next(u64::from_le_bytes(chance)) };
+        if lane.node > self.node { wait } else { Nanos(wait.0 + LOWER_AFTER.0) }
     }
 
     /// Tells the peers that this node goes, and ends every task of the network.

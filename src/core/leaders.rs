@@ -13,6 +13,7 @@ use bowline_wal::LogStorage;
 use super::logs::place;
 use super::run::Core;
 use crate::board::LeaderChange;
+use crate::config::Leaders;
 use crate::ticket::{Reply, Ticket};
 use crate::{Error, LeaderHint, LeaderInfo, RequestError};
 
@@ -82,6 +83,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let known = leader.map(|member| (view.term, member.node));
         let replica = &mut self.replicas[place(slot)];
         replica.leader = replica.leader.or(known);
+        self.elected |= known.is_some();
         self.announce(slot);
     }
 
@@ -177,7 +179,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// and have the log; some at a time.
     pub(crate) fn prefer_leaders(&mut self) {
         let now = self.logs.now;
-        if !self.options.prefers || now < self.prefer_at || self.drain.is_some() {
+        if self.options.leaders == Leaders::Any || now < self.prefer_at || self.drain.is_some() {
             return;
         }
         self.prefer_at = now.after(PREFER_EVERY);

@@ -52,6 +52,8 @@ pub(crate) enum Event<E: Env> {
     Received(Box<Opened<E::Stream>>),
     /// A frame came over a lane.
     Frame { lane: usize, life: u32, frame: Received },
+    /// The empty state of a shard that is made here is open, or cannot be.
+    Founded { shard: ShardId, is_open: bool },
     /// A lane's connection ended.
     LaneEnded { lane: usize, life: u32, why: Ended },
 }

@@ -93,6 +93,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         self.publish_durable();
         self.retire_gone();
+        self.open_founded();
         self.take_outbox();
     }
 
@@ -134,6 +135,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Event::EntriesForPeer { slot, peer, from, result } => {
                     self.entries_for_peer(slot, peer, from, result);
                 },
+                Event::Founded { shard, is_open } => self.founded(shard, is_open),
                 Event::Dialed { node, core, result } => self.dialed((node, core), result),
                 Event::Received(opened) => self.received(*opened),
                 Event::Frame { lane, life, frame } => self.frame_came(lane, life, frame),
@@ -180,6 +182,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let now = self.logs.now;
         self.expire();
         self.expire_handing();
+        self.carry_changes();
         self.prefer_leaders();
         self.retry_parked();
         self.jobs_tick(now);
@@ -246,16 +249,26 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for event in out.event.drain(..) {
             let (shard, term) = (event.shard.0, event.term.0);
             tracing::info!(shard, term, reason = ?event.reason, "raft");
-            if let Reason::Broken(_) = event.reason {
-                self.close_shard(event.slot, ShardFailure::Invariant("raft closed the shard"));
-            }
-            if event.reason == Reason::TransferEnded {
-                self.give_up_handing(event.slot);
-            }
+            self.happened(event.slot, event.reason);
         }
         out.accepted.clear();
         debug_assert!(self.out.is_empty(), "nothing was put out while it was taken");
         self.out = out;
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the other reasons are told and no more")]
+    fn happened(&mut self, slot: Slot, reason: Reason) {
+        match reason {
+            Reason::Broken(_) => {
+                self.close_shard(slot, ShardFailure::Invariant("raft closed the shard"));
+            },
+            Reason::Configuration | Reason::ConfigurationUndone | Reason::Installed => {
+                self.members.conf_moved(slot);
+            },
+            Reason::Gone => self.left_shard(slot),
+            Reason::TransferEnded => self.give_up_handing(slot),
+            _ => {},
+        }
     }
 
     /// Answers whoever waits for a shard that can answer nothing more, and remembers why.
@@ -293,6 +306,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     fn tell_board(&mut self) {
+        self.members_moved();
         if !self.changes.is_empty() {
             self.board.update(&self.changes);
             self.changes.clear();

@@ -1,11 +1,13 @@
 //! Who the other nodes are: where they listen, how they are laid out, what this node says of
 //! itself.
 //!
-//! One roster per core, shared with its tasks that shake hands. What a peer's hello said last
-//! counts: the addresses of the configuration are only where to begin.
+//! One roster per core, shared with its tasks that shake hands. It follows the configurations of
+//! the core's shards, which say who the members are and where; the configuration file counts only
+//! where they say nothing. A node that is in none of them is let in unless it left: it may be a
+//! member that this node has not heard of yet.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,7 +16,8 @@ use bowline_net::{Class, Hello, HelloKind, NodeRecord, Refusal, Versions};
 use bowline_raft::{NodeId, ShardId};
 
 use crate::LeaderHint;
-use crate::node_file::{NodeFile, PEERS_MAX, node_name};
+use crate::members::note::Departed;
+use crate::node_file::{NO_CLUSTER, NodeFile, PEERS_MAX, node_name};
 use crate::route::core_of;
 
 /// Largest lane window, in bytes.
@@ -41,6 +44,14 @@ pub(crate) struct Roster {
     /// What a hello of this core says; receiver, kind and numbers of the connection are filled in.
     hello: Hello,
     peers: BTreeMap<NodeId, Peer>,
+    /// Nodes that were let in and belong to no shard here.
+    guests: BTreeMap<NodeId, Peer>,
+    /// Nodes that were members and are no more.
+    left: Departed,
+    /// Where the configuration file says that nodes are.
+    told: Vec<(NodeId, Arc<str>)>,
+    /// Lanes that have a connection.
+    up: BTreeSet<(NodeId, u16)>,
     /// By peer and its core: boot and epoch of the connection that was let in last.
     live: BTreeMap<(NodeId, u16), (u64, u64)>,
     epoch: u64,
@@ -60,21 +71,36 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`Refusal::StoreReplaced`]; [`Refusal::Limit`] if it cannot be written down.
+    /// [`Refusal::StoreReplaced`]; [`Refusal::WrongCluster`]; [`Refusal::Limit`] if it cannot be
+    /// written down.
     pub(super) async fn check<E: Env>(
         &self,
         env: &E,
-        node: NodeId,
-        store: u128,
+        theirs: &Hello,
+        roster: &SharedRoster,
     ) -> Result<(), Refusal> {
+        let Hello { from: node, store, cluster, .. } = *theirs;
         let mut file = self.0.lock().await;
-        let at = match file.peers.binary_search_by_key(&node, |(id, _)| *id) {
-            Ok(at) if file.peers[at].1 == store => return Ok(()),
-            Ok(_) => return Err(Refusal::StoreReplaced),
-            Err(at) => at,
-        };
         let mut next = file.clone();
-        next.peers.insert(at, (node, store));
+        if file.cluster == NO_CLUSTER {
+            // A node that waits to be added belongs to whoever adds it first.
+            next.cluster = cluster;
+        } else if file.cluster != cluster {
+            return Err(Refusal::WrongCluster);
+        }
+        match file.peers.binary_search_by_key(&node, |(id, _)| *id) {
+            Ok(at) if file.peers[at].1 != store => return Err(Refusal::StoreReplaced),
+            Ok(_) => {},
+            Err(at) => next.peers.insert(at, (node, store)),
+        }
+        if next == *file {
+            return Ok(());
+        }
+        if next.peers.len() > PEERS_MAX {
+            // Who left is refused by its id.
+            let roster = roster.borrow();
+            next.peers.retain(|(id, _)| !roster.has_left(*id));
+        }
         if next.peers.len() > PEERS_MAX {
             return Err(Refusal::Limit);
         }
@@ -93,7 +119,7 @@ pub(crate) type SharedRoster = Rc<RefCell<Roster>>;
 
 /// What the start sequence knows of the cluster.
 #[derive(Clone, Debug)]
-pub(crate) struct Members {
+pub(crate) struct Known {
     /// The other nodes and where they listen, ascending.
     pub(crate) peers: Vec<(NodeId, Arc<str>)>,
     /// Stores of peers, as first seen; ascending by node.
@@ -107,16 +133,16 @@ pub(crate) struct Members {
 impl Roster {
     /// The roster of core `core`, of the process life `boot`.
     pub(crate) fn new(
-        members: &Members,
+        members: &Known,
         cluster: u128,
         core: u16,
         boot: u64,
         frame_max: u32,
     ) -> Self {
-        let store_of = |node| members.stores.iter().find(|(id, _)| *id == node).map(|(_, it)| *it);
-        let peers = members.peers.iter().map(|(node, address)| {
-            let address = Arc::clone(address);
-            (*node, Peer { address, app: None, layout: None, store: store_of(*node) })
+        let guests = members.stores.iter().map(|(node, store)| {
+            let told = members.peers.iter().find(|(id, _)| id == node);
+            let address = told.map(|(_, address)| Arc::clone(address)).unwrap_or_default();
+            (*node, Peer { address, app: None, layout: None, store: Some(*store) })
         });
         let lanes = u32::try_from(members.peers.len()).unwrap_or(u32::MAX);
         let share = RECEIVE_MAX / lanes.max(1);
@@ -142,7 +168,57 @@ impl Roster {
             table_version: 0,
             record: members.record.clone(),
         };
-        Self { hello, peers: peers.collect(), live: BTreeMap::new(), epoch: 0 }
+        Self {
+            hello,
+            peers: BTreeMap::new(),
+            guests: guests.collect(),
+            left: Departed::default(),
+            told: members.peers.clone(),
+            up: BTreeSet::new(),
+            live: BTreeMap::new(),
+            epoch: 0,
+        }
+    }
+
+    /// The other members are these from now on, and those left.
+    pub(super) fn follow(&mut self, members: BTreeMap<NodeId, Option<Arc<str>>>, left: Departed) {
+        let mut before = std::mem::take(&mut self.peers);
+        for (node, address) in members {
+            let none = Peer { address: Arc::default(), app: None, layout: None, store: None };
+            let known = before.remove(&node).or_else(|| self.guests.remove(&node));
+            let mut peer = known.unwrap_or(none);
+            let told =
+                || self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| Arc::clone(it));
+            if let Some(address) = address {
+                peer.address = address;
+            } else if peer.address.is_empty() {
+                peer.address = told().unwrap_or_default();
+            }
+            self.peers.insert(node, peer);
+        }
+        // Who left may have something to hear still.
+        self.guests.extend(before);
+        self.left = left;
+    }
+
+    /// Whether the configuration file names other nodes than there are.
+    pub(in crate::core) fn is_told_otherwise(&self) -> bool {
+        let told = self.told.iter().map(|(node, _)| node);
+        !self.told.is_empty() && !told.eq(self.peers.keys())
+    }
+
+    /// Whether a node was a member and is no more.
+    pub(super) fn has_left(&self, node: NodeId) -> bool {
+        self.left.contains(node) && !self.peers.contains_key(&node)
+    }
+
+    /// A lane has a connection, or has none.
+    pub(super) fn set_up(&mut self, lane: (NodeId, u16), is_up: bool) {
+        if is_up {
+            self.up.insert(lane);
+        } else {
+            self.up.remove(&lane);
+        }
     }
 
     pub(crate) fn own(&self) -> NodeId {
@@ -154,7 +230,7 @@ impl Roster {
     }
 
     pub(crate) fn peer(&self, node: NodeId) -> Option<&Peer> {
-        self.peers.get(&node)
+        self.peers.get(&node).or_else(|| self.guests.get(&node))
     }
 
     /// The hello of a dial to core `core` of `node`.
@@ -169,20 +245,28 @@ impl Roster {
     /// The answer to `theirs`.
     pub(super) fn answer(&self, theirs: &Hello, kind: HelloKind) -> Hello {
         let (to, class, echo) = (theirs.from, theirs.class, theirs.nonce);
-        let want_core = theirs.from_core;
-        Hello { kind, to, class, echo, want_core, epoch: theirs.epoch, ..self.hello.clone() }
+        let (want_core, epoch) = (theirs.from_core, theirs.epoch);
+        let own = self.hello.cluster;
+        let cluster = if own == NO_CLUSTER { theirs.cluster } else { own };
+        Hello { kind, to, class, echo, want_core, epoch, cluster, ..self.hello.clone() }
     }
 
-    /// Whether a connection with this hello may take the place of what is there. Only the node
-    /// with the lower id dials, so two cannot meet half-way (decision 0014).
+    /// Whether a connection with this hello may take the place of what is there. The node with the
+    /// lower id dials; the other one only where nothing came for a while (decisions 0014, 0018).
     pub(super) fn admit(&self, theirs: &Hello) -> Result<(), Refusal> {
-        if !self.peers.contains_key(&theirs.from) {
+        if theirs.cluster == NO_CLUSTER {
+            return Err(Refusal::WrongCluster);
+        }
+        if self.has_left(theirs.from) {
             return Err(Refusal::NotMember);
         }
-        if theirs.from >= self.own() || theirs.class != Class::Lane {
+        let live = self.live.get(&(theirs.from, theirs.from_core));
+        // What was up with a former life of the node is up no more.
+        let same_life = live.is_some_and(|(boot, _)| theirs.boot <= *boot);
+        let up = same_life && self.up.contains(&(theirs.from, theirs.from_core));
+        if theirs.class != Class::Lane || (up && theirs.from >= self.own()) {
             return Err(Refusal::Duplicate);
         }
-        let live = self.live.get(&(theirs.from, theirs.from_core));
         if live.is_some_and(|live| (theirs.boot, theirs.epoch) <= *live) {
             return Err(Refusal::Duplicate);
         }
@@ -192,8 +276,16 @@ impl Roster {
     /// A connection is there: what its hello says of the peer counts from now on.
     pub(super) fn learn(&mut self, theirs: &Hello) {
         self.live.insert((theirs.from, theirs.from_core), (theirs.boot, theirs.epoch));
-        let Some(peer) = self.peers.get_mut(&theirs.from) else { return };
+        self.hello.cluster = theirs.cluster;
         let record = &theirs.record;
+        let none = Peer { address: Arc::default(), app: None, layout: None, store: None };
+        let peer = match self.peers.get_mut(&theirs.from) {
+            Some(peer) => peer,
+            None => self.guests.entry(theirs.from).or_insert(none),
+        };
+        if peer.address.is_empty() {
+            peer.address = Arc::from(&*record.address);
+        }
         peer.layout = Some((record.cores, record.streams));
         peer.store.get_or_insert(theirs.store);
         let app = &record.client_address;

@@ -19,11 +19,13 @@ use super::leaders::Handing;
 use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
+use super::members::Members;
 use super::queue::Pending;
 use super::replica::{Question, Replica, SharedStore};
 use super::transfer::Transfers;
 use crate::ShardFailure;
 use crate::board::{Board, LeaderChange};
+use crate::config::Leaders;
 use crate::metrics::CoreCounters;
 use crate::op::mark_core_thread;
 use crate::request::Request;
@@ -52,12 +54,21 @@ pub(crate) struct Options {
     pub(crate) handing: Nanos,
     /// Bytes a second of states that are sent.
     pub(crate) transfer: u64,
-    /// Some members are preferred as leaders.
-    pub(crate) prefers: bool,
+    /// Which members are preferred as leaders.
+    pub(crate) leaders: Leaders,
     /// How long stopping may take.
     pub(crate) drain: Nanos,
     /// Deadline of a call on the core, in milliseconds.
     pub(crate) timeout_ms: u32,
+}
+
+/// How the shards of a node are laid out, and the core's place in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) shards: u32,
+    pub(crate) streams: u16,
+    pub(crate) cores: u16,
+    pub(crate) core: u16,
 }
 
 /// A call that waits for a leader.
@@ -93,6 +104,9 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) mail: Rc<Mail<E>>,
     pub(crate) lanes: Lanes<E>,
     pub(crate) transfers: Transfers<E, M>,
+    pub(crate) members: Members<M>,
+    /// How shards are laid out, on a node that was added to its cluster.
+    pub(crate) join: Option<Layout>,
     pub(crate) inbox: Inbox,
     pub(crate) board: Arc<Board>,
     pub(crate) counters: Arc<CoreCounters>,
@@ -174,6 +188,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             || !self.starved.is_empty()
             || !self.parked.is_empty()
             || !self.handing.is_empty()
+            || self.members.is_busy()
             || !self.jobs_are_over()
             || self.drain.is_some()
             || self.lanes.is_wanting()

@@ -36,6 +36,7 @@ use crate::Error;
 
 mod receive;
 
+pub(super) use receive::Slate;
 use receive::{Outcome, Receiving};
 
 /// Transfers that a core receives at a time.
@@ -144,7 +145,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Gives a frame to a lane to `node`; false: there is none, or it takes none now.
-    fn send_bulk(&mut self, node: NodeId, what: Bulk<&[u8]>) -> bool {
+    pub(super) fn send_bulk(&mut self, node: NodeId, what: Bulk<&[u8]>) -> bool {
         let now = self.logs.now.0;
         let Some(link) = self.lanes.link_to(node, what.shard()) else { return false };
         let consumed = link.consumed();
@@ -152,7 +153,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         true
     }
 
-    /// A frame of a transfer came from `node`. False: it has no meaning.
+    /// A frame of a transfer, or about members, came from `node`. False: it has no meaning.
     pub(crate) fn bulk_came(&mut self, node: NodeId, frame: Received) -> bool {
         let taken = frame.frame();
         let Ok(what) = Bulk::decode(&taken) else { return false };
@@ -186,6 +187,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     self.end_incoming(slot, node);
                 }
             },
+            Bulk::Ask { .. } | Bulk::Answer { .. } => self.change_came(node, what),
             _ => return false,
         }
         true

@@ -45,6 +45,11 @@ pub enum RequestError {
     Overflow,
     /// A change of members or leaders is refused now, for this reason.
     Membership(&'static str),
+    /// A member cannot vote or lead yet: it lacks so many entries, or cannot be reached.
+    Behind {
+        /// Entries that it lacks, as far as its leader knows.
+        entries: u64,
+    },
     /// A guard of a batch did not hold: this one, counted from 0. Nothing was written.
     GuardFailed(u32),
 }
@@ -64,7 +69,7 @@ impl RequestError {
             Self::WatchLimit => Code::WATCH_LIMIT,
             Self::NotANumber => Code::NOT_A_NUMBER,
             Self::Overflow => Code::OVERFLOW,
-            Self::Membership(_) => Code::MEMBERSHIP,
+            Self::Membership(_) | Self::Behind { .. } => Code::MEMBERSHIP,
             Self::GuardFailed(_) => Code::GUARD_FAILED,
         }
     }
@@ -78,6 +83,9 @@ impl fmt::Display for RequestError {
             },
             Self::UnknownShard(shard) => write!(f, "there is no shard {shard}"),
             Self::Invalid(what) | Self::Membership(what) => f.write_str(what),
+            Self::Behind { entries } => {
+                write!(f, "the member is {entries} entries behind, or cannot be reached")
+            },
             Self::ReplyGone(index) => {
                 write!(f, "applied earlier at index {index}; the reply is gone")
             },
@@ -132,6 +140,8 @@ pub enum ShardFailure {
         /// The panic's text, or what the entry needs.
         message: Arc<str>,
     },
+    /// This node was removed from the shard's members.
+    Removed,
     /// An invariant is broken.
     Invariant(&'static str),
 }
@@ -150,6 +160,7 @@ impl ShardFailure {
             Self::LogDamaged => Code::LOG_DAMAGED,
             Self::RunDamaged => Code::RUN_DAMAGED,
             Self::Halted { .. } => Code::APPLY_HALTED,
+            Self::Removed => Code::REMOVED,
             Self::Invariant(_) => Code::INVARIANT,
         }
     }
@@ -168,9 +179,11 @@ impl fmt::Display for ShardFailure {
                 write!(f, "the state machine halted at index {index}: {message}")
             },
             Self::Invariant(what) => write!(f, "an invariant is broken: {what}"),
-            Self::LogWrite | Self::DiskFull | Self::LogDamaged | Self::RunDamaged => {
-                f.write_str(super::ErrorTable::row(self.code()).what)
-            },
+            Self::LogWrite
+            | Self::DiskFull
+            | Self::LogDamaged
+            | Self::RunDamaged
+            | Self::Removed => f.write_str(super::ErrorTable::row(self.code()).what),
         }
     }
 }

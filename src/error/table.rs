@@ -201,6 +201,9 @@ rows! {
     MEMBERSHIP = 507: "the membership change is refused",
         cause: "one is in flight, the member is behind, or the quorum would be lost",
         fix: "wait for the running change or the member, then repeat";
+    REMOVED = 508: "this node is no member of the shard any more",
+        cause: "it was removed; its copy is not kept up to date, and its id is not used again",
+        fix: "use the other members, or start a node under a new id and add that";
     LOG_WRITE = 601: "a log write failed",
         cause: "the disk failed a write or a sync; the stream is closed to further writes and the \
                 write is not repeated",

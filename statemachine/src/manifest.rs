@@ -32,9 +32,9 @@ use crate::run::format::SECTION_BYTES_MAX;
 /// Most sections of a shard.
 pub const SECTIONS_MAX: usize = 16;
 /// Longest encoded manifest, in bytes.
-pub const MANIFEST_BYTES_MAX: usize = 2_048;
+pub const MANIFEST_BYTES_MAX: usize = 3_072;
 /// Longest membership, in bytes: what 16 sections leave of a manifest.
-pub const CONF_BYTES_MAX: usize = 512;
+pub const CONF_BYTES_MAX: usize = 1_536;
 /// Layout of the archive.
 pub const MANIFEST_FMT: u16 = 1;
 /// Generations, indexes and terms that no manifest reaches: consensus lets half of it through, so

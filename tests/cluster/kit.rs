@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bowline::{EmbeddedEngine, Error, ShardId, Term};
+use bowline::{ChangeReport, EmbeddedEngine, Error, NodeId, ShardId, Term};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, SimTask, World};
 
@@ -44,6 +44,65 @@ impl Cluster {
         let mut cluster = Self::new(seed, nodes, shards);
         cluster.start_all();
         cluster
+    }
+
+    /// One more node, which waits to be added; it is started and its number is given back.
+    pub(crate) fn join(&mut self) -> u64 {
+        let node = self.next_node();
+        self.start(node);
+        node
+    }
+
+    /// The same, not started.
+    pub(crate) fn next_node(&mut self) -> u64 {
+        let node = u64::try_from(self.nodes.len()).unwrap() + 1;
+        let shards = self.setups[0].shards;
+        let setup = Setup { join: true, ..Setup::new(node, &[node], shards) };
+        self.nodes.push(node);
+        self.setups.push(setup);
+        self.engines.push(None);
+        node
+    }
+
+    /// Where a node listens for its peers.
+    pub(crate) fn address(node: u64) -> String {
+        format!("{}:{}", World::addr(node), crate::node::PORT)
+    }
+
+    /// Adds a node as learner, through another one.
+    #[track_caller]
+    pub(crate) fn add(&self, by: u64, node: u64) -> Result<ChangeReport, Error> {
+        let admin = self.engine(by).admin();
+        self.run(async move { admin.add_learner(NodeId(node), Self::address(node)).await })
+    }
+
+    /// Lets a learner vote, through another node.
+    #[track_caller]
+    pub(crate) fn promote(&self, by: u64, node: u64) -> Result<ChangeReport, Error> {
+        let admin = self.engine(by).admin();
+        self.run(async move { admin.promote(NodeId(node)).await })
+    }
+
+    /// Removes a node, through another one.
+    #[track_caller]
+    pub(crate) fn remove(&self, by: u64, node: u64) -> Result<ChangeReport, Error> {
+        let admin = self.engine(by).admin();
+        self.run(async move { admin.remove(NodeId(node)).await })
+    }
+
+    /// Starts a node and makes it a voter of everything.
+    #[track_caller]
+    pub(crate) fn grow(&mut self, by: u64) -> u64 {
+        let node = self.join();
+        self.add(by, node).unwrap().complete().unwrap();
+        self.promote(by, node).unwrap().complete().unwrap();
+        node
+    }
+
+    /// The members as a node knows them, and which of them vote in everything.
+    pub(crate) fn members(&self, node: u64) -> Vec<(u64, bool)> {
+        let members = self.engine(node).admin().members();
+        members.iter().map(|member| (member.node.0, member.is_voter())).collect()
     }
 
     pub(crate) fn start_all(&mut self) {

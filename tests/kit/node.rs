@@ -17,6 +17,8 @@ pub(crate) struct Setup {
     /// Every node of the cluster; of one alone, none is named.
     pub(crate) nodes: Vec<u64>,
     pub(crate) cluster: &'static str,
+    /// It waits to be added.
+    pub(crate) join: bool,
     pub(crate) shards: u32,
     pub(crate) cores: u32,
     /// Fixed when the node's directory is founded.
@@ -43,6 +45,7 @@ impl Setup {
             node,
             nodes: nodes.to_vec(),
             cluster: "sim",
+            join: false,
             shards,
             cores: 1,
             streams: 1,
@@ -86,8 +89,9 @@ impl Setup {
         if self.nodes.len() > 1 {
             let peer = |id: &u64| Peer { id: *id, address: format!("{}:{PORT}", World::addr(*id)) };
             config.cluster.peers = self.nodes.iter().map(peer).collect();
-            config.security.insecure = true;
         }
+        config.cluster.join = self.join;
+        config.security.insecure = true;
         config
     }
 

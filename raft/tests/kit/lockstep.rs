@@ -195,6 +195,7 @@ fn founding(nodes: u64) -> Configuration {
         next_replica: ReplicaId(nodes + 1),
         generation: 0,
         members,
+        note: Vec::new(),
     }
 }
 

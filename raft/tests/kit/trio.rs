@@ -96,6 +96,7 @@ fn founding() -> Configuration {
         next_replica: ReplicaId(4),
         generation: 0,
         members,
+        note: Vec::new(),
     }
 }
 

@@ -44,6 +44,7 @@ impl World {
                 next_replica: ReplicaId(voters as u64 + 1),
                 generation: 0,
                 members: members.collect(),
+                note: Vec::new(),
             };
             self.founders.push(conf.encode().expect("founders are valid"));
             for member in &conf.members {

@@ -150,6 +150,7 @@ fn founding() -> Configuration {
         next_replica: ReplicaId(4),
         generation: 0,
         members: (1..=3).map(member).collect(),
+        note: Vec::new(),
     }
 }
 

@@ -128,7 +128,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Shards that belong here and that the log does not know are damaged, not new.
-    pub(super) fn missing_shards(&mut self, plan: &Plan) {
+    /// On a node that was added they are made when their leaders speak to them, unless the log lost
+    /// something.
+    pub(super) fn missing_shards(&mut self, plan: &Plan, damaged: bool) {
+        if plan.joined && !damaged {
+            return;
+        }
         for stream in plan.own_streams() {
             for shard in plan.shards_of(stream) {
                 if !self.slots.contains_key(&shard) {
@@ -140,7 +145,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// A shard has no replica here at all.
-    fn lose(&mut self, shard: ShardId, why: ShardFailure) {
+    pub(in crate::core) fn lose(&mut self, shard: ShardId, why: ShardFailure) {
         self.board.close(shard, why.code(), true);
         self.lost.insert(shard, why);
     }

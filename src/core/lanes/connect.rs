@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bowline_env::{Env, EnvError, Kind, Moved, Op};
 use bowline_net::{
-    DialError, Hello, HelloKind, Opened, Preamble, Refusal, answer, dial, judge, read_hello,
+    DialError, HelloKind, Opened, Preamble, Refusal, answer, dial, judge, read_hello,
 };
 use bowline_raft::NodeId;
 
@@ -63,8 +63,10 @@ impl<E: Env> Doorman<E> {
         };
         let to = resolve(&self.env, address).await.map_err(DialError::Env)?;
         let opened = dial(self.env.clone(), to, hello, known).await?;
-        let Hello { from, store, .. } = opened.theirs;
-        self.ledger.check(&self.env, from, store).await.map_err(DialError::Refused)?;
+        self.ledger
+            .check(&self.env, &opened.theirs, &self.roster)
+            .await
+            .map_err(DialError::Refused)?;
         self.roster.borrow_mut().learn(&opened.theirs);
         Ok(opened)
     }
@@ -90,7 +92,7 @@ impl<E: Env> Doorman<E> {
             (own, verdict)
         };
         if verdict.is_ok()
-            && let Err(refusal) = self.ledger.check(&self.env, theirs.from, theirs.store).await
+            && let Err(refusal) = self.ledger.check(&self.env, &theirs, &self.roster).await
         {
             verdict = Err(refusal);
         }

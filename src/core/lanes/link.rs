@@ -72,6 +72,8 @@ pub(crate) enum Ended {
     Overrun,
     /// Raft found the peer false.
     Reset,
+    /// The peer is no member any more.
+    Left,
     /// Another connection took its place.
     Replaced,
 }

@@ -201,10 +201,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     self.note_full(at, message.shard);
                     self.keep(at, origin, &message);
                 },
-                Verdict::NoRoom | Verdict::UnknownShard => self.counters.messages_refused.add(1),
+                Verdict::NoRoom => self.counters.messages_refused.add(1),
                 Verdict::False(why) => {
                     tracing::debug!(peer = node.0, ?why, "a message was refused");
                     self.counters.messages_refused.add(1);
+                },
+                Verdict::UnknownShard => {
+                    self.counters.messages_refused.add(1);
+                    self.unknown_shard(node, &message);
                 },
             }
         }

@@ -30,7 +30,7 @@ const SPARE_PART: u64 = 20;
 pub(super) type Outcome<M> = Rc<Slate<Result<(M, Bytes), Failed>>>;
 
 /// A place that is written once and taken once.
-pub(super) struct Slate<T>(Cell<Option<T>>);
+pub(in crate::core) struct Slate<T>(Cell<Option<T>>);
 
 impl<T> Default for Slate<T> {
     fn default() -> Self {
@@ -39,7 +39,11 @@ impl<T> Default for Slate<T> {
 }
 
 impl<T> Slate<T> {
-    pub(super) fn take(&self) -> Option<T> {
+    pub(in crate::core) fn put(&self, what: T) {
+        self.0.set(Some(what));
+    }
+
+    pub(in crate::core) fn take(&self) -> Option<T> {
         self.0.take()
     }
 }
@@ -118,7 +122,7 @@ impl<E: Env> Receiving<E> {
                 }
             }
         }
-        outcome.0.set(Some(result));
+        outcome.put(result);
         self.mail.push(Event::TransferEnded { slot: self.slot });
     }
 

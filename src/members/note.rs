@@ -1,0 +1,238 @@
+//! What goes along with a shard's configuration: where its members are, and which nodes were
+//! members once. So every member knows both from its log, whatever its configuration file says.
+//!
+//! ```text
+//! 0 fmt u8 = 1   1 addresses u8   2 ranges u16
+//! 4 address: node u64 | len u8 | text      ascending by node
+//!   range:   first u64 | last u64          nodes that left, ascending and apart
+//! ```
+//!
+//! Integers are little-endian. A node that left does not come back under its old id, so what is
+//! kept of it is its number alone; numbers in a row are one range. Where the space ends, the two
+//! ranges that are closest become one: a number too many is refused rather than one too few.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bowline_raft::{MEMBERS_MAX, NOTE_LEN_MAX, NodeId};
+
+const FORMAT: u8 = 1;
+const HEAD_LEN: usize = 4;
+const RANGE_LEN: usize = 16;
+/// Bytes of an address at most.
+pub(crate) const ADDRESS_LEN_MAX: usize = 255;
+
+/// Addresses of members, and nodes that left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Note {
+    addresses: BTreeMap<NodeId, Arc<str>>,
+    left: Departed,
+}
+
+/// Nodes that were members and are no more: ranges, ascending and apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Departed(Vec<(u64, u64)>);
+
+impl Departed {
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.0.iter().any(|(first, last)| (*first..=*last).contains(&node.0))
+    }
+
+    fn insert(&mut self, node: NodeId) {
+        self.unite(&Self(vec![(node.0, node.0)]));
+    }
+
+    /// Takes in what another one holds.
+    pub(crate) fn unite(&mut self, other: &Self) {
+        self.0.extend_from_slice(&other.0);
+        self.0.sort_unstable();
+        self.0.dedup_by(|next, range| {
+            let touches = next.0 <= range.1.saturating_add(1);
+            if touches {
+                range.1 = range.1.max(next.1);
+            }
+            touches
+        });
+    }
+
+    /// Makes one range of the two that are closest. False: there is one at most.
+    fn merge_closest(&mut self) -> bool {
+        let gaps = self.0.windows(2).map(|pair| pair[1].0 - pair[0].1);
+        let Some((at, _)) = gaps.enumerate().min_by_key(|(_, gap)| *gap) else { return false };
+        let next = self.0.remove(at + 1);
+        self.0[at].1 = next.1;
+        true
+    }
+
+    fn is_sound(&self) -> bool {
+        self.0.iter().all(|(first, last)| *first > 0 && first <= last)
+            && self.0.windows(2).all(|pair| pair[0].1.saturating_add(1) < pair[1].0)
+    }
+}
+
+impl Note {
+    /// The note of members that found a shard.
+    pub(crate) fn of(addresses: impl IntoIterator<Item = (NodeId, Arc<str>)>) -> Self {
+        Self { addresses: addresses.into_iter().collect(), left: Departed::default() }
+    }
+
+    /// Where a member is, if it was told.
+    pub(crate) fn address(&self, node: NodeId) -> Option<&Arc<str>> {
+        self.addresses.get(&node)
+    }
+
+    /// Nodes that left.
+    pub(crate) const fn left(&self) -> &Departed {
+        &self.left
+    }
+
+    /// Notes where a node is that comes.
+    pub(crate) fn add(&mut self, node: NodeId, address: Arc<str>) {
+        self.addresses.insert(node, address);
+    }
+
+    /// Notes that a node goes, for good.
+    pub(crate) fn remove(&mut self, node: NodeId) {
+        self.addresses.remove(&node);
+        self.left.insert(node);
+    }
+
+    /// The bytes; none: the addresses are too long together.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        let mut left = self.left.clone();
+        let texts: usize = self.addresses.values().map(|text| 9 + text.len()).sum();
+        while NOTE_LEN_MAX < HEAD_LEN + texts + left.0.len() * RANGE_LEN {
+            if !left.merge_closest() {
+                return None;
+            }
+        }
+        let mut out = vec![FORMAT, u8::try_from(self.addresses.len()).ok()?];
+        out.extend_from_slice(&u16::try_from(left.0.len()).ok()?.to_le_bytes());
+        for (node, text) in &self.addresses {
+            out.extend_from_slice(&node.0.to_le_bytes());
+            out.push(u8::try_from(text.len()).ok()?);
+            out.extend_from_slice(text.as_bytes());
+        }
+        for (first, last) in &left.0 {
+            out.extend_from_slice(&first.to_le_bytes());
+            out.extend_from_slice(&last.to_le_bytes());
+        }
+        Some(out)
+    }
+
+    /// Reads a note; no bytes are an empty one. None: they are none of ours.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return Some(Self::default());
+        }
+        let (head, mut rest) = bytes.split_first_chunk::<HEAD_LEN>()?;
+        let [format, addresses, low, high] = *head;
+        if format != FORMAT || usize::from(addresses) > MEMBERS_MAX {
+            return None;
+        }
+        let mut note = Self::default();
+        let mut previous = NodeId(0);
+        for _ in 0..addresses {
+            let node = NodeId(number(&mut rest)?);
+            let (len, after) = rest.split_first()?;
+            let (text, after) = after.split_at_checked(usize::from(*len))?;
+            rest = after;
+            if node <= previous || !is_address(text) {
+                return None;
+            }
+            previous = node;
+            note.add(node, Arc::from(core::str::from_utf8(text).ok()?));
+        }
+        for _ in 0..u16::from_le_bytes([low, high]) {
+            note.left.0.push((number(&mut rest)?, number(&mut rest)?));
+        }
+        (rest.is_empty() && note.left.is_sound()).then_some(note)
+    }
+}
+
+/// Whether these can be the bytes of an address: they go into logs as they are.
+pub(crate) fn is_address(text: &[u8]) -> bool {
+    !text.is_empty() && text.len() <= ADDRESS_LEN_MAX && text.iter().all(u8::is_ascii_graphic)
+}
+
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let (bytes, after) = rest.split_first_chunk::<8>()?;
+    *rest = after;
+    Some(u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> Note {
+        let mut note = Note::of([(NodeId(1), Arc::from("a:1")), (NodeId(4), Arc::from("four:4"))]);
+        for node in [2, 9, 3] {
+            note.remove(NodeId(node));
+        }
+        note
+    }
+
+    #[test]
+    fn golden_note_v1() {
+        let want = [
+            &[1, 2, 2, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, 3],
+            b"a:1",
+            &[4, 0, 0, 0, 0, 0, 0, 0, 6],
+            b"four:4",
+            &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0],
+            &[9, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        let bytes = note().encode().unwrap();
+        assert_eq!(bytes, want.concat());
+        assert_eq!(Note::decode(&bytes), Some(note()));
+        assert_eq!(Note::decode(&[]), Some(Note::default()));
+    }
+
+    #[test]
+    fn no_cut_and_no_false_order_is_read() {
+        let bytes = note().encode().unwrap();
+        for len in 1..bytes.len() {
+            assert_eq!(Note::decode(&bytes[..len]), None, "{len} bytes");
+        }
+        let broken = |at: usize, to: u8| {
+            let mut bytes = bytes.clone();
+            bytes[at] = to;
+            assert_eq!(Note::decode(&bytes), None, "{at} = {to}");
+        };
+        broken(0, 2);
+        broken(1, 16);
+        broken(4, 5);
+        broken(13, 0x20);
+        broken(31, 9);
+        broken(47, 4);
+    }
+
+    #[test]
+    fn nodes_that_left_are_known_and_others_are_not() {
+        let note = note();
+        for node in 1..12 {
+            assert_eq!(note.left().contains(NodeId(node)), [2, 3, 9].contains(&node), "{node}");
+        }
+        assert_eq!(note.address(NodeId(4)).map(|text| &**text), Some("four:4"));
+        assert_eq!(note.address(NodeId(2)), None);
+    }
+
+    #[test]
+    fn where_the_space_ends_a_number_too_many_is_refused_and_never_one_too_few() {
+        let mut note = note();
+        for node in 0..500 {
+            note.remove(NodeId(10 + 3 * node));
+        }
+        let bytes = note.encode().unwrap();
+        assert!(bytes.len() <= NOTE_LEN_MAX);
+        let read = Note::decode(&bytes).unwrap();
+        for node in 0..500 {
+            assert!(read.left().contains(NodeId(10 + 3 * node)));
+        }
+        let long: Arc<str> = "x".repeat(ADDRESS_LEN_MAX).into();
+        let many = Note::of((1..=5).map(|node| (NodeId(node), Arc::clone(&long))));
+        assert_eq!(many.encode(), None);
+    }
+}
