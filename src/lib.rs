@@ -50,7 +50,9 @@ pub use error::{
     Budget, Code, ConfigError, ConfigFault, Error, ErrorRow, ErrorTable, Failure, Finding, Help,
     LeaderHint, NotReady, Origin, RequestError, Severity, ShardFailure, Unready,
 };
-pub use metrics::{CoreMetrics, Kind as MetricKind, Latency, Metrics, Sample, ShardMetrics};
+pub use metrics::{
+    CoreMetrics, Kind as MetricKind, Latency, Metrics, PeerFault, Sample, ShardMetrics,
+};
 pub use op::Op;
 pub use preflight::{Report, preflight};
 pub use request::Consistency;
