@@ -3,8 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::panic, reason = "so is a panic that says more")]
 
+#[cfg(feature = "tls")]
+#[path = "../net/tests/shared/certs.rs"]
+mod certs;
 #[path = "sockets/kit.rs"]
 mod kit;
+#[path = "sockets/replay.rs"]
+mod replay;
+#[cfg(feature = "tls")]
+#[path = "sockets/tls.rs"]
+mod tls;
 
 use bowline::{Code, Error};
 use kit::Trio;
