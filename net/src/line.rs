@@ -104,7 +104,10 @@ impl<S: Stream> Line<S> {
     /// # Errors
     ///
     /// Those of [`Stream::poll_write`].
-    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "TLS has bytes to write"))]
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(unused_variables, clippy::needless_pass_by_ref_mut, reason = "TLS writes")
+    )]
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EnvError>> {
         match &mut self.0 {
             Inner::Plain(_) => Poll::Ready(Ok(())),

@@ -21,6 +21,7 @@ use rustls::{CertificateError, Error};
 use crate::TlsError;
 
 /// What an error of rustls is to us.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more, and new ones")]
 fn tls_error(error: &Error) -> TlsError {
     match error {
         Error::NoCertificatesPresented => TlsError::NoCertificate,
@@ -30,6 +31,7 @@ fn tls_error(error: &Error) -> TlsError {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more, and new ones")]
 fn certificate_error(error: &CertificateError) -> TlsError {
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsError::Issuer,

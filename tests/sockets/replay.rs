@@ -1,4 +1,4 @@
-//! sc_03: what a node sent to another one, sent again on a new connection. A go-between that keeps
+//! `sc_03`: what a node sent to another one, sent again on a new connection. A go-between that keeps
 //! what it carries stands before node 3.
 
 use std::io::{Read, Write};
@@ -88,10 +88,4 @@ pub(crate) fn replay(mut trio: Trio, fault: PeerFault) {
     }
     trio.check(3, "value");
     trio.stop_all();
-}
-
-#[test]
-fn sc_03_a_recorded_connection_is_refused_by_its_hello() {
-    let Some(trio) = Trio::new() else { return };
-    replay(trio, PeerFault::Refused);
 }

@@ -277,6 +277,7 @@ impl Parts {
 }
 
 /// Why the own certificate and key make no configuration.
+#[expect(clippy::wildcard_enum_match_arm, reason = "rustls knows many more, and new ones")]
 fn own_error(error: &rustls::Error) -> IdentityError {
     match error {
         rustls::Error::InconsistentKeys(_) => IdentityError::Mismatch,

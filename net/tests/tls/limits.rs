@@ -13,8 +13,8 @@ fn endless(len: usize) -> Vec<u8> {
     let mut message = vec![1, 0, 0xff, 0xf0];
     message.resize(len, 7);
     for record in message.chunks(4 << 10) {
-        let record_len = u16::try_from(record.len()).unwrap().to_be_bytes();
-        out.extend([22, 3, 1, record_len[0], record_len[1]]);
+        let [high, low] = [record.len() >> 8, record.len() & 0xff];
+        out.extend([22, 3, 1, u8::try_from(high).unwrap(), u8::try_from(low).unwrap()]);
         out.extend(record);
     }
     out

@@ -86,7 +86,7 @@ fn two_nodes_come_to_terms_and_the_next_byte_is_the_first_frames() {
     }
 }
 
-/// sc_01, the acceptor's half.
+/// `sc_01`, the acceptor's half.
 #[test]
 fn a_caller_without_the_right_certificate_is_refused_before_its_hello_is_read() {
     let ours = Authority::new("ours");
@@ -131,7 +131,7 @@ fn a_certificate_vouches_for_the_node_that_it_names_and_for_no_other() {
     assert!(accepted.is_err(), "{accepted:?}");
 }
 
-/// sc_01, the dialer's half: a server is no peer because it has some certificate.
+/// `sc_01`, the dialer's half: a server is no peer because it has some certificate.
 #[test]
 fn a_dialer_sends_no_hello_to_whom_it_does_not_believe() {
     let ours = Authority::new("ours");
@@ -210,7 +210,7 @@ fn a_caller_without_any_certificate_is_refused() {
     assert!(took < Nanos::from_millis(500), "{took:?}");
 }
 
-/// sc_02: a TLS 1.3 client believes itself connected before the server has looked at its
+/// `sc_02`: a TLS 1.3 client believes itself connected before the server has looked at its
 /// certificate; so only its hello may be on its way then.
 #[test]
 fn the_dialer_sends_only_its_hello_before_the_welcome() {
@@ -237,7 +237,7 @@ fn the_dialer_sends_only_its_hello_before_the_welcome() {
     assert!(Nanos::from_millis(2_900) < took, "{took:?}");
 }
 
-/// sc_03: everything that node 1 ever sent, sent again.
+/// `sc_03`: everything that node 1 ever sent, sent again.
 #[test]
 fn a_recorded_connection_cannot_be_replayed() {
     let ours = Authority::new("ours");

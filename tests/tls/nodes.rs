@@ -1,4 +1,14 @@
-//! The same three nodes over TLS, and strangers at their ports.
+//! Three nodes in one process that speak TLS over real sockets, and strangers at their ports. A
+//! package of its own, so that whoever builds other tests of the engine builds no certificates.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
+#![expect(clippy::panic, reason = "so is a panic that says more")]
+
+#[path = "../../net/tests/shared/certs.rs"]
+mod certs;
+#[path = "../sockets/kit.rs"]
+mod kit;
+#[path = "../sockets/replay.rs"]
+mod replay;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
