@@ -17,7 +17,7 @@ pub(super) fn security(config: &Config) -> Result<Security, Error> {
     if config.tls.cert_file.as_os_str().is_empty() {
         return Ok(Security::Plain);
     }
-    files::security(config).map_err(|finding| Error::Net(Arc::new(finding)))
+    files::security(config).map_err(|finding| Error::Net(Arc::from(finding)))
 }
 
 /// Whether peers would accept this node at the wall time `now`.
@@ -49,7 +49,7 @@ mod files {
     /// What nobody but its owner, and a group that reads, may do with a key.
     const NOT_ALLOWED: u32 = 0o037;
 
-    pub(super) fn security(config: &Config) -> Result<Security, Finding> {
+    pub(super) fn security(config: &Config) -> Result<Security, Box<Finding>> {
         let tls = &config.tls;
         let certificate = read("tls.cert_file", &tls.cert_file, false)?;
         let key = read("tls.key_file", &tls.key_file, true)?;
@@ -59,14 +59,17 @@ mod files {
         let identity = Identity::new(pems, node, &config.cluster.name);
         match identity {
             Ok(identity) => Ok(Security::Tls(Arc::new(identity))),
-            Err(error) => Err(misfit(error).fact("tls.cert_file", tls.cert_file.display())),
+            Err(error) => {
+                let finding = misfit(error).fact("tls.cert_file", tls.cert_file.display());
+                Err(Box::new(finding))
+            },
         }
     }
 
     pub(super) fn check(security: &Security, now: Millis) -> Option<Finding> {
         match security {
             Security::Tls(identity) => identity.check(now).err().map(misfit),
-            _ => None,
+            Security::Plain | _ => None,
         }
     }
 
@@ -101,17 +104,18 @@ mod files {
         clippy::disallowed_methods,
         reason = "before any core runs, outside the data directory"
     )]
-    fn read(key: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, Finding> {
+    fn read(key: &'static str, path: &Path, secret: bool) -> Result<Vec<u8>, Box<Finding>> {
         let fault = |cause: String| {
             let finding = Finding::error(Code::TLS_FILES, format!("{key} cannot be used"));
-            finding.cause(cause).fact(key, path.display())
+            Box::new(finding.cause(cause).fact(key, path.display()))
         };
         let unreadable = |error: std::io::Error| fault(format!("{}: {error}", path.display()));
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mode = file.metadata().map_err(unreadable)?.permissions().mode();
         if secret && mode & NOT_ALLOWED != 0 {
             let cause = format!("others than its owner may use {} ({mode:o})", path.display());
-            return Err(fault(cause).fix(format!("chmod 600 {}", path.display())));
+            let fix = format!("chmod 600 {}", path.display());
+            return Err(Box::new(fault(cause).fix(fix)));
         }
         let mut bytes = Vec::new();
         file.take(LEN_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
@@ -129,8 +133,8 @@ mod files {
     use super::{Config, Finding, Millis, Security};
     use crate::Code;
 
-    pub(super) fn security(_: &Config) -> Result<Security, Finding> {
-        Err(Finding::error(Code::TLS_FILES, "this build of bowline has no TLS"))
+    pub(super) fn security(_: &Config) -> Result<Security, Box<Finding>> {
+        Err(Box::new(Finding::error(Code::TLS_FILES, "this build of bowline has no TLS")))
     }
 
     pub(super) fn check(_: &Security, _: Millis) -> Option<Finding> {

@@ -77,8 +77,17 @@ impl PeerFault {
             TlsError::Required => Self::ClearText,
             TlsError::NotSetUp => Self::TlsNotSetUp,
             TlsError::Identity => Self::Identity,
-            error if error.is_of_certificate() => Self::Certificate,
-            _ => Self::Handshake,
+            TlsError::NoCertificate
+            | TlsError::Issuer
+            | TlsError::Expired
+            | TlsError::NotYetValid
+            | TlsError::Purpose
+            | TlsError::Certificate => Self::Certificate,
+            TlsError::Alert { .. }
+            | TlsError::Closed
+            | TlsError::Length
+            | TlsError::Protocol
+            | _ => Self::Handshake,
         }
     }
 

@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bowline::config::{ByteCount, CoreCount, CpuList, Peer};
@@ -19,7 +18,7 @@ const SHARDS: u32 = 4;
 const PORTS: core::ops::Range<u16> = 20_000..32_000;
 
 pub(crate) struct Trio {
-    dir: TempDir,
+    _dir: TempDir,
     ports: [u16; 3],
     configs: [Config; 3],
     engines: [Option<EmbeddedEngine>; 3],
@@ -39,8 +38,8 @@ impl Trio {
             return None;
         }
         let ports = free_ports();
-        let configs = Self::NODES.map(|node| config(&dir, &ports, &facts.cpus, node));
-        Some(Self { dir, ports, configs, engines: [None, None, None] })
+        let configs = Self::NODES.map(|node| config(&dir, ports, &facts.cpus, node));
+        Some(Self { _dir: dir, ports, configs, engines: [None, None, None] })
     }
 
     pub(crate) fn port(&self, node: u64) -> u16 {
@@ -54,11 +53,6 @@ impl Trio {
     /// How the node is started next.
     pub(crate) fn config(&mut self, node: u64) -> &mut Config {
         &mut self.configs[place(node)]
-    }
-
-    /// A path beside the directories of the nodes.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
     }
 
     pub(crate) fn try_start(&mut self, node: u64) -> Result<(), Error> {
@@ -189,7 +183,7 @@ impl Trio {
     }
 }
 
-fn config(dir: &TempDir, ports: &[u16; 3], cpus: &[u32], node: u64) -> Config {
+fn config(dir: &TempDir, ports: [u16; 3], cpus: &[u32], node: u64) -> Config {
     let address = |id| format!("127.0.0.1:{}", ports[place(id)]);
     let mut config = Config::default();
     config.node.id = node;

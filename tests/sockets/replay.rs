@@ -1,5 +1,6 @@
 //! `sc_03`: what a node sent to another one, sent again on a new connection. A go-between that keeps
 //! what it carries stands before node 3.
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it is no part of a node")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -37,9 +38,8 @@ fn go_between(trio: &mut Trio) -> Kept {
             let ends = [caller.try_clone(), called.try_clone()].map(Result::unwrap);
             let [back_to, back_from] = ends;
             thread::spawn(move || {
-                carry(caller, called, |bytes| {
-                    keep.lock().unwrap()[nth].extend_from_slice(bytes);
-                })
+                let keep = |bytes: &[u8]| keep.lock().unwrap()[nth].extend_from_slice(bytes);
+                carry(caller, called, keep);
             });
             thread::spawn(move || carry(back_from, back_to, |_| {}));
         }

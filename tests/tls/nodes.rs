@@ -39,8 +39,9 @@ fn expired(params: &mut CertificateParams) {
 
 /// Writes files of `[tls]` for a node and names them in its configuration.
 fn give(trio: &mut Trio, node: u64, authority: &Authority, papers: &Papers) {
+    let dir = trio.config(node).node.data_dir.clone();
     let write = |kind: &str, text: &str| -> PathBuf {
-        let path = trio.path(&format!("{kind}-{node}.pem"));
+        let path = dir.with_file_name(format!("{kind}-{node}.pem"));
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         path
@@ -82,7 +83,11 @@ fn sc_02_three_nodes_speak_tls_and_take_one_back() {
         assert!(0 < trio.engine(node).metrics().cores[0].lanes_up);
     }
     let first = trio.leader();
-    let [away, _] = Trio::others(first);
+    let [away, other] = Trio::others(first);
+    let key = trio.key_led_by(first);
+    trio.client(first).put(&key, "put here, got there").wait().unwrap();
+    let got = trio.client(other).get(&key).wait().unwrap();
+    assert_eq!(got.as_deref(), Some(&b"put here, got there"[..]));
     trio.stop(away);
     trio.fill("two");
     trio.start(away);
@@ -95,6 +100,9 @@ fn sc_02_three_nodes_speak_tls_and_take_one_back() {
         trio.ready(node);
         trio.check(node, "three");
     }
+    trio.stop(2);
+    trio.stop(3);
+    trio.wait_leaderless(1);
     trio.stop_all();
 }
 
