@@ -7,8 +7,8 @@
 //! Nothing is allocated for received messages, and nothing is deserialized.
 //!
 //! A lane begins with a handshake ([`dial`], [`answer`]) and is then a [`Receiver`], a [`Sender`]
-//! and a [`LaneLife`]: synchronous, told of bytes and time. Its bytes travel through a [`Line`]: the
-//! socket as it is, or with the feature `tls` and a [`Security`] that says so, TLS 1.3 over it.
+//! and a [`LaneLife`]: synchronous, told of bytes and time. Its bytes travel through a [`Line`]:
+//! the socket as it is, or with the feature `tls` and a [`Security`] that says so, TLS 1.3 over it.
 
 mod bulk;
 mod control;

@@ -1,5 +1,5 @@
-//! `sc_03`: what a node sent to another one, sent again on a new connection. A go-between that keeps
-//! what it carries stands before node 3.
+//! `sc_03`: what a node sent to another one, sent again on a new connection. A go-between that
+//! keeps what it carries stands before node 3.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "it is no part of a node")]
 
 use std::io::{Read, Write};
