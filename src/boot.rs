@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Claim, CoreNo, CoreOptions, CoreThread, Env, EnvFactory, Facts};
+use bowline_net::Security;
 use bowline_statemachine::Machine;
 use bowline_statemachine::store::Store;
 use bowline_wal::OpenLog;
@@ -37,6 +38,7 @@ mod faults;
 mod identity;
 mod listen;
 mod plan;
+mod tls;
 
 /// What a core is given once the node's identity is known.
 struct Brief<O> {
@@ -66,6 +68,8 @@ struct Settle {
     live: Option<LiveRuns>,
     /// Where to listen for peers.
     listen: Option<SocketAddr>,
+    /// How peers are spoken to, if it is to be looked at.
+    security: Security,
 }
 
 /// The starter's ends.
@@ -110,9 +114,10 @@ where
 {
     let facts = factory.facts();
     faults::preflight(&config, &facts)?;
+    let security = tls::security(&config)?;
     let claim = factory.claim().map_err(|error| faults::claim(&facts, &error))?;
     let mut cores = Vec::new();
-    match bring_up::<F, O, M>(&factory, logs, &config, &facts, &mut cores).await {
+    match bring_up::<F, O, M>(&factory, logs, (&config, security), &facts, &mut cores).await {
         Ok(up) => Ok(up.started(cores, claim)),
         Err(error) => {
             // Every channel of the starter is gone by now, so every core ends.
@@ -156,7 +161,7 @@ impl Up {
 async fn bring_up<F, O, M>(
     factory: &F,
     logs: O,
-    config: &Arc<Config>,
+    (config, security): (&Arc<Config>, Security),
     facts: &Facts,
     cores: &mut Vec<CoreThread>,
 ) -> Result<Up, Error>
@@ -177,7 +182,7 @@ where
     cores.push(first);
     let mut briefs = vec![brief];
     let identity = identity_out.await.map_err(|_closed| faults::core_ended(0))??;
-    let plan = plan::plan(config, facts, &identity, cpus.len());
+    let plan = Plan { security, ..plan::plan(config, facts, &identity, cpus.len()) };
     for core in 1..plan.cores {
         let (thread, brief) = spawn::<F, O, M>(factory, config, &cpus, core, None)?;
         cores.push(thread);
@@ -215,7 +220,8 @@ where
         up.counters.push(counters);
         ends.push(end);
     }
-    let settle = Settle { node: to_write, live: None, listen: plan.listen };
+    let (listen, security) = (plan.listen, plan.security);
+    let settle = Settle { node: to_write, live: None, listen, security };
     step_together(ends, settle).await?;
     Ok(up)
 }
@@ -368,6 +374,7 @@ async fn settle_alone<E: Env>(
     store: &Rc<Store<E>>,
     work: Settle,
 ) -> Result<Option<E::Listener>, Error> {
+    tls::check(&work.security, env.wall())?;
     let listen = |at| env.listen(at).map_err(|error| faults::listen(at, &error));
     let listener = work.listen.map(listen).transpose()?;
     if let Some(node) = work.node {

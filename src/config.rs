@@ -704,6 +704,12 @@ mod tests {
         contradiction("[wal]\nslot_bytes = \"64000001B\"", "wal.slot_bytes");
         contradiction("[limits]\nshard_uncommitted = \"512KiB\"", "limits.shard_uncommitted");
         contradiction("[tls]\ncert_file = \"c\"", "tls.cert_file");
+        let whole = "[tls]\ncert_file = \"c\"\nkey_file = \"k\"\nca_file = \"a\"";
+        if cfg!(feature = "tls") {
+            assert!(from_text(whole).is_ok());
+        } else {
+            contradiction(whole, "tls.cert_file");
+        }
         let peers = "peers = [{ id = 2, address = \"a:1\" }]";
         contradiction(&format!("[cluster]\n{peers}"), "node.id");
         contradiction(&format!("[node]\nid = 2\n[cluster]\njoin = true\n{peers}"), "cluster.join");

@@ -55,7 +55,9 @@ pub use error::{
 };
 pub use members::change::Outcome;
 pub use members::{Member, Membership};
-pub use metrics::{CoreMetrics, Kind as MetricKind, Latency, Metrics, Sample, ShardMetrics};
+pub use metrics::{
+    CoreMetrics, Kind as MetricKind, Latency, Metrics, PeerFault, Sample, ShardMetrics,
+};
 pub use op::Op;
 pub use preflight::{Report, preflight};
 pub use request::Consistency;

@@ -4,6 +4,7 @@
 //! units are frozen once released; labels are `core`, `shard`, `peer` and small enums, never a key.
 
 mod names;
+mod peer_fault;
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use bowline_raft::{NodeId, ShardId, Term};
 use crate::Budget;
 
 pub use names::{Kind, Sample};
+pub use peer_fault::PeerFault;
 
 /// Buckets of an octave.
 const SUB_COUNT: usize = 8;
@@ -150,6 +152,8 @@ pub(crate) struct CoreCounters {
     pub(crate) lanes_up: Counter,
     /// Connections to peers that ended.
     pub(crate) lanes_down: Counter,
+    /// Connections to or from peers that came to nothing, in the order of [`PeerFault::ALL`].
+    pub(crate) peers_refused: [Counter; PeerFault::ALL.len()],
     /// States received and installed.
     pub(crate) installs: Counter,
     /// Messages given to lanes.
@@ -207,6 +211,7 @@ impl CoreCounters {
             shards_failed: self.shards_failed.now(),
             lanes_up: self.lanes_up.now(),
             lanes_down: self.lanes_down.now(),
+            peers_refused: self.peers_refused.each_ref().map(Counter::now),
             installs: self.installs.now(),
             messages_sent: self.messages_sent.now(),
             messages_dropped: self.messages_dropped.now(),
@@ -264,6 +269,7 @@ pub struct CoreMetrics {
     pub shards_failed: u64,
     pub lanes_up: u64,
     pub lanes_down: u64,
+    pub peers_refused: [u64; PeerFault::ALL.len()],
     pub installs: u64,
     pub messages_sent: u64,
     pub messages_dropped: u64,

@@ -5,9 +5,12 @@
 
 #[path = "sockets/kit.rs"]
 mod kit;
+#[path = "sockets/replay.rs"]
+mod replay;
 
-use bowline::{Code, Error};
+use bowline::{Code, Error, PeerFault};
 use kit::Trio;
+use replay::replay;
 
 #[test]
 fn three_nodes_elect_write_read_and_take_one_back() {
@@ -73,4 +76,11 @@ fn a_taken_port_comes_out_of_start() {
     drop(taken);
     trio.start_all();
     trio.stop_all();
+}
+
+#[test]
+fn sc_03_a_recorded_connection_is_refused_by_its_hello() {
+    if let Some(trio) = Trio::new() {
+        replay(trio, PeerFault::Refused);
+    }
 }

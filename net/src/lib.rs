@@ -7,7 +7,8 @@
 //! Nothing is allocated for received messages, and nothing is deserialized.
 //!
 //! A lane begins with a handshake ([`dial`], [`answer`]) and is then a [`Receiver`], a [`Sender`]
-//! and a [`LaneLife`]: synchronous, told of bytes and time.
+//! and a [`LaneLife`]: synchronous, told of bytes and time. Its bytes travel through a [`Line`]:
+//! the socket as it is, or with the feature `tls` and a [`Security`] that says so, TLS 1.3 over it.
 
 mod bulk;
 mod control;
@@ -15,9 +16,13 @@ mod frame;
 mod handshake;
 mod hello;
 mod lane;
+mod line;
 mod msgs;
 mod recv;
+mod security;
 mod send;
+#[cfg(feature = "tls")]
+mod tls;
 mod waiting;
 mod wire;
 
@@ -27,15 +32,18 @@ pub use frame::{
     ALIGN, Expected, FREE_LEN_MAX, Frame, FrameError, FrameHeader, HEADER_LEN, Kind, MAGIC,
 };
 pub use handshake::{
-    DialError, HandshakeError, Opened, Pending, PendingGuard, answer, dial, read_hello,
-    read_preamble,
+    DialError, HandshakeError, Opened, Pending, PendingGuard, answer, dial, greet, read_preamble,
 };
 pub use hello::{
     Agreed, Class, HELLO_LEN_MAX, Hello, HelloError, HelloKind, NodeRecord, PREAMBLE_LEN, Preamble,
     Refusal, Versions, judge,
 };
 pub use lane::{Backoff, Down, LaneLife};
+pub use line::{Line, Pipe};
 pub use msgs::{BATCHES_MAX, MSGS_MAX, Msgs, MsgsError, MsgsWriter, PushError, Stamp};
 pub use recv::{Received, Receiver};
+pub use security::{Security, TlsError};
 pub use send::Sender;
+#[cfg(feature = "tls")]
+pub use tls::{Identity, IdentityError, Pems};
 pub use wire::MessageError;

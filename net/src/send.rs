@@ -17,11 +17,11 @@
 use core::task::{Context, Poll};
 use std::{collections::VecDeque, io::IoSlice};
 
-use bowline_env::{EnvError, Kind as EnvKind, Op, SharedBuf, Stream};
+use bowline_env::{EnvError, Kind as EnvKind, Op, SharedBuf};
 use bowline_raft::{BatchHeader, Message};
 
 use crate::{
-    Control, FrameError, MsgsWriter, PushError, Stamp,
+    Control, FrameError, MsgsWriter, Pipe, PushError, Stamp,
     frame::{index, word},
     msgs::frame_len,
     waiting::{Overrun, WaitingControl, WaitingMessages},
@@ -183,10 +183,10 @@ impl Sender {
     /// # Errors
     ///
     /// Of the stream: an unknown prefix arrived. The lane is to be closed.
-    pub fn poll_write<S: Stream>(
+    pub fn poll_write<P: Pipe>(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut S,
+        stream: &mut P,
     ) -> Poll<Result<(), EnvError>> {
         while self.unsent.is_any() || self.start() {
             let (mut parts, mut count) = ([IoSlice::new(&[]); PARTS_MAX], 0);

@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use bowline_env::sim::{Fault, Profile, SimEnv, SimStream, World};
 use bowline_env::{CoreNo, Env, EnvError, Kind, Listener, Nanos, Op, Stream};
 use bowline_net::{
-    Class, DialError, HandshakeError, Hello, HelloError, HelloKind, Opened, Pending, Preamble,
-    Refusal, answer, dial, judge, read_hello, read_preamble,
+    Class, DialError, HandshakeError, Hello, HelloError, HelloKind, Line, Opened, Pending, Pipe,
+    Preamble, Refusal, Security, answer, dial, greet, judge, read_preamble,
 };
 use shared::{acceptor, dialer};
 
@@ -21,12 +21,13 @@ const MINUTE: Nanos = Nanos(60_000_000_000);
 const PORT: u16 = 7_500;
 
 type Dialed = Result<Opened<SimStream>, DialError>;
+type Accepted = (Preamble, Hello, Line<SimStream>);
 
 fn node(id: u64) -> SocketAddr {
     SocketAddr::new(World::addr(id), PORT)
 }
 
-async fn write(stream: &mut SimStream, mut bytes: &[u8]) -> Result<(), EnvError> {
+async fn write<P: Pipe>(stream: &mut P, mut bytes: &[u8]) -> Result<(), EnvError> {
     while !bytes.is_empty() {
         let sent = poll_fn(|cx| stream.poll_write(cx, &[IoSlice::new(bytes)])).await?;
         bytes = &bytes[sent..];
@@ -35,7 +36,7 @@ async fn write(stream: &mut SimStream, mut bytes: &[u8]) -> Result<(), EnvError>
 }
 
 /// Reads `len` bytes; fewer at the end.
-async fn read(stream: &mut SimStream, len: usize) -> Vec<u8> {
+async fn read<P: Pipe>(stream: &mut P, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut at = 0;
     while at < len {
@@ -83,7 +84,7 @@ where
     }));
     let dialed = world.run_on(1, MINUTE, async |env: SimEnv| {
         let begin = env.now();
-        let dialed = dial(env.clone(), node(2), dialer(), None).await;
+        let dialed = dial(env.clone(), node(2), dialer(), None, &Security::Plain).await;
         // The peer sees what there is to see before the world ends.
         let took = env.now().since(begin);
         sleep(&env, Nanos::SECOND).await;
@@ -105,9 +106,10 @@ fn dial_answered(bytes: Vec<u8>) -> (Result<Hello, DialError>, Nanos) {
 }
 
 /// How the acceptor of the engine goes about a connection.
-async fn accept(env: &SimEnv, stream: &mut SimStream) -> Result<(Preamble, Hello), HandshakeError> {
-    let preamble = read_preamble(env, stream).await?;
-    Ok((preamble, read_hello(env, stream).await?))
+async fn accept(env: &SimEnv, mut stream: SimStream) -> Result<Accepted, HandshakeError> {
+    let preamble = read_preamble(env, &mut stream).await?;
+    let (line, hello) = greet(env, stream, &preamble, &Security::Plain).await?;
+    Ok((preamble, hello, line))
 }
 
 /// Node 2 accepts the connection of `caller` at node 1: what comes of it, and when.
@@ -124,9 +126,10 @@ where
     }));
     let accepted = world.run_on(2, MINUTE, async |env: SimEnv| {
         let listener = env.listen(node(2)).unwrap();
-        let mut stream = listener.accept().await.unwrap();
+        let stream = listener.accept().await.unwrap();
         let begin = env.now();
-        (accept(&env, &mut stream).await, env.now().since(begin))
+        let accepted = accept(&env, stream).await.map(|(preamble, hello, _)| (preamble, hello));
+        (accepted, env.now().since(begin))
     });
     accepted.unwrap()
 }
@@ -156,20 +159,22 @@ fn two_nodes_come_to_terms_and_the_next_byte_is_the_first_frames() {
         let world = World::new(seed, Profile::calm().with(Fault::NetSlices));
         let server = world.spawn_on(2, CoreNo(0), async |env: SimEnv| {
             let listener = env.listen(node(2)).unwrap();
-            let mut stream = listener.accept().await.unwrap();
-            let (preamble, hello) = accept(&env, &mut stream).await.unwrap();
+            let stream = listener.accept().await.unwrap();
+            let (preamble, hello, mut line) = accept(&env, stream).await.unwrap();
             assert_eq!((preamble.class, preamble.want_core, preamble.tls), (Class::Lane, 6, false));
             assert_eq!(hello, dialer());
             let agreed = judge(&acceptor(), &hello, None).unwrap();
-            answer(&env, &mut stream, &acceptor()).await.unwrap();
-            write(&mut stream, b"frame of node 2").await.unwrap();
-            (agreed, read(&mut stream, 15).await, stream)
+            answer(&env, &mut line, &acceptor()).await.unwrap();
+            write(&mut line, b"frame of node 2").await.unwrap();
+            (agreed, read(&mut line, 15).await, line)
         });
         let client = async |env: SimEnv| {
-            let mut opened = dial(env, node(2), dialer(), Some(acceptor().store)).await.unwrap();
-            assert_eq!((&opened.theirs, opened.rest.len()), (&acceptor(), 0));
-            write(&mut opened.stream, b"frame of node 1").await.unwrap();
-            (opened.agreed, read(&mut opened.stream, 15).await)
+            let mut opened = dial(env, node(2), dialer(), Some(acceptor().store), &Security::Plain)
+                .await
+                .unwrap();
+            assert_eq!(opened.theirs, acceptor());
+            write(&mut opened.line, b"frame of node 1").await.unwrap();
+            (opened.agreed, read(&mut opened.line, 15).await)
         };
         let (agreed, frame) = world.run_on(1, MINUTE, client).unwrap();
         assert_eq!(frame, b"frame of node 2");
@@ -208,7 +213,7 @@ fn a_dial_is_bounded_in_time() {
     let nowhere = SocketAddr::from(([192, 0, 2, 1], PORT));
     let dialed = world.run_on(1, MINUTE, async move |env: SimEnv| {
         let begin = env.now();
-        (dial(env.clone(), nowhere, dialer(), None).await, env.now().since(begin))
+        (dial(env.clone(), nowhere, dialer(), None, &Security::Plain).await, env.now().since(begin))
     });
     let (dialed, took) = dialed.unwrap();
     let error = EnvError::new(Op::Connect, Kind::TimedOut);
@@ -220,7 +225,8 @@ fn a_dial_is_bounded_in_time() {
 fn a_port_nobody_listens_at_is_told_from_one_that_is_silent() {
     let world = World::new(1, Profile::calm());
     drop(world.spawn_on(2, CoreNo(0), async |env: SimEnv| sleep(&env, MINUTE).await));
-    let dialed = world.run_on(1, MINUTE, async |env| dial(env, node(2), dialer(), None).await);
+    let dialed = world
+        .run_on(1, MINUTE, async |env| dial(env, node(2), dialer(), None, &Security::Plain).await);
     let error = EnvError::new(Op::Connect, Kind::Refused);
     assert_eq!(dialed.unwrap().map(|_| ()), Err(DialError::Env(error)));
 }
@@ -277,11 +283,11 @@ fn a_peer_may_close_before_it_has_read() {
 #[test]
 fn both_sides_can_refuse() {
     for refusal in [Refusal::Duplicate, Refusal::Draining, Refusal::WrongCluster] {
-        let (dialed, _) = dial_to(async move |env, mut stream| {
-            let (_, hello) = accept(&env, &mut stream).await.unwrap();
+        let (dialed, _) = dial_to(async move |env, stream| {
+            let (_, hello, mut line) = accept(&env, stream).await.unwrap();
             let kind = HelloKind::Refuse(refusal);
             let refuse = Hello { kind, echo: hello.nonce, ..acceptor() };
-            answer(&env, &mut stream, &refuse).await.unwrap();
+            answer(&env, &mut line, &refuse).await.unwrap();
         });
         assert_eq!(dialed.map(|_| ()), Err(DialError::Refused(refusal)));
     }
@@ -297,16 +303,16 @@ fn a_node_that_dials_itself_is_told_so() {
     let world = World::new(1, Profile::calm());
     drop(world.spawn_on(1, CoreNo(0), async |env: SimEnv| {
         let listener = env.listen(node(1)).unwrap();
-        let mut stream = listener.accept().await.unwrap();
-        let (_, hello) = accept(&env, &mut stream).await.unwrap();
+        let stream = listener.accept().await.unwrap();
+        let (_, hello, mut line) = accept(&env, stream).await.unwrap();
         let own = Hello { nonce: 77, to: hello.from, echo: hello.nonce, ..dialer() };
         let refusal = judge(&own, &hello, None).unwrap_err();
         let refuse = Hello { kind: HelloKind::Refuse(refusal), ..own };
-        answer(&env, &mut stream, &refuse).await.unwrap();
+        answer(&env, &mut line, &refuse).await.unwrap();
     }));
     let dialed = world.spawn_on(1, CoreNo(1), async |env: SimEnv| {
         sleep(&env, Nanos::MILLI).await;
-        dial(env, node(1), dialer(), None).await.map(|_| ())
+        dial(env, node(1), dialer(), None, &Security::Plain).await.map(|_| ())
     });
     world.run_until(|| dialed.is_done(), MINUTE).unwrap();
     assert_eq!(dialed.take(), Some(Err(DialError::Refused(Refusal::SelfConnection))));
@@ -316,12 +322,14 @@ fn a_node_that_dials_itself_is_told_so() {
 fn a_record_that_cannot_be_sent_is_an_error_of_its_own_node() {
     let mut own = dialer();
     own.record.address = "x".repeat(256);
-    let (accepted, _) = accepted_from(async move |env: SimEnv, mut stream| {
-        let dialed = dial(env.clone(), node(2), own.clone(), None).await.map(|_| ());
+    let (accepted, _) = accepted_from(async move |env: SimEnv, stream| {
+        let dialed =
+            dial(env.clone(), node(2), own.clone(), None, &Security::Plain).await.map(|_| ());
         assert_eq!(dialed, Err(DialError::Hello(HelloError::Record)));
-        let answered = answer(&env, &mut stream, &own).await;
+        let mut line = Line::plain(stream);
+        let answered = answer(&env, &mut line, &own).await;
         assert_eq!(answered, Err(HandshakeError::Hello(HelloError::Record)));
-        write(&mut stream, &opening()).await.unwrap();
+        write(&mut line, &opening()).await.unwrap();
     });
     assert_eq!(accepted.unwrap().1, dialer(), "nothing else was sent");
 }
@@ -403,7 +411,7 @@ fn an_answer_to_a_peer_that_does_not_read_is_bounded_in_time() {
         let mut stream = listener.accept().await.unwrap();
         let full = write(&mut stream, &vec![0; 256 << 10]).await;
         let begin = env.now();
-        let answered = answer(&env, &mut stream, &acceptor()).await;
+        let answered = answer(&env, &mut Line::plain(stream), &acceptor()).await;
         assert_eq!((full, answered), (Ok(()), Err(HandshakeError::TimedOut)));
         env.now().since(begin)
     });
@@ -418,15 +426,16 @@ fn on_a_bad_network_both_sides_end_in_time() {
         let world = World::new(seed, Profile::swarm());
         drop(world.spawn_on(2, CoreNo(0), async |env: SimEnv| {
             let listener = env.listen(node(2)).unwrap();
-            let mut stream = listener.accept().await.unwrap();
-            if let Ok((_, hello)) = accept(&env, &mut stream).await {
-                assert_eq!(hello, dialer());
-                drop(answer(&env, &mut stream, &acceptor()).await);
+            let stream = listener.accept().await.unwrap();
+            let mut accepted = accept(&env, stream).await;
+            if let Ok((_, hello, line)) = &mut accepted {
+                assert_eq!(*hello, dialer());
+                drop(answer(&env, line, &acceptor()).await);
             }
             sleep(&env, MINUTE).await;
         }));
         let dialed = world.run_on(1, Nanos(30_000_000_000), async |env| {
-            dial(env, node(2), dialer(), None).await.map(|opened| opened.theirs)
+            dial(env, node(2), dialer(), None, &Security::Plain).await.map(|opened| opened.theirs)
         });
         match dialed.unwrap() {
             Ok(theirs) => {

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is this test failing")]
 
+#[cfg(feature = "tls")]
+#[path = "shared/certs.rs"]
+mod certs;
 #[path = "lanes/control.rs"]
 mod control;
 #[path = "lanes/credit.rs"]
@@ -12,5 +15,11 @@ mod kit;
 mod receive;
 #[path = "lanes/send.rs"]
 mod send;
+#[cfg(feature = "tls")]
+#[path = "shared/hello.rs"]
+mod shared;
 #[path = "lanes/sockets.rs"]
 mod sockets;
+#[cfg(feature = "tls")]
+#[path = "lanes/tls.rs"]
+mod tls;

@@ -9,6 +9,7 @@ use bowline_net::{Pending, PendingGuard, read_preamble};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::core::lanes::connect::{Arrival, Doorman};
+use crate::metrics::PeerFault;
 
 /// Connections that wait for one core.
 pub(super) const ARRIVALS_MAX: usize = 64;
@@ -37,8 +38,8 @@ pub(super) fn listen<E: Env>(
                     tracing::debug!(from = %stream.peer(), "too many connections without a hello");
                     continue;
                 };
-                let hand_over = hand_over(env.clone(), stream, Rc::clone(&doors), guard);
                 let doorman = Rc::clone(&doorman);
+                let hand_over = hand_over(Rc::clone(&doorman), stream, Rc::clone(&doors), guard);
                 drop(env.spawn(Class::Core, async move {
                     let _: Option<()> = doorman.gate.or(hand_over).await;
                 }));
@@ -50,12 +51,12 @@ pub(super) fn listen<E: Env>(
 
 /// Finds out which core a connection wants, and gives it the socket.
 async fn hand_over<E: Env>(
-    env: E,
+    doorman: Rc<Doorman<E>>,
     mut stream: E::Stream,
     doors: Rc<[mpsc::Sender<Arrival>]>,
     guard: PendingGuard,
 ) {
-    match read_preamble(&env, &mut stream).await {
+    match read_preamble(&doorman.env, &mut stream).await {
         Ok(preamble) => {
             let door = &doors[usize::from(preamble.want_core) % doors.len()];
             let arrival = Arrival { preamble, socket: stream.detach() };
@@ -63,7 +64,7 @@ async fn hand_over<E: Env>(
                 tracing::debug!("a core takes no more connections");
             }
         },
-        Err(error) => tracing::debug!(%error, "a connection without a preamble is closed"),
+        Err(error) => doorman.note(PeerFault::of(&error), &stream.peer(), &error),
     }
     drop(guard);
 }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bowline_env::{Facts, Nanos};
-use bowline_net::NodeRecord;
+use bowline_net::{NodeRecord, Security};
 use bowline_raft::{Configuration, Member, NodeId, Part, Phase, ReplicaId};
 use bowline_statemachine::store::StoreOptions;
 
@@ -98,6 +98,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         members_at_founding: noted(founding(config), &members(config, node, cores)),
         replica: replica_of(config),
         listen: config.listens().then_some(config.listen.peer),
+        security: Security::Plain,
         frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
         support: nanos(config.raft.support),
         beat: nanos(config.raft.heartbeat),

@@ -54,6 +54,11 @@ pub(super) fn contradictions(config: &Config) -> Result<(), ConfigError> {
         let what = "tls.cert_file, tls.key_file and tls.ca_file are given together or not at all";
         return Err(fault("tls.cert_file", what.into()));
     }
+    if given[0] && !cfg!(feature = "tls") {
+        let what = "this build of bowline has no TLS";
+        let fix = "build it with the feature `tls`, or leave [tls] out";
+        return Err(fault("tls.cert_file", what.into()).fix(fix));
+    }
     Ok(())
 }
 

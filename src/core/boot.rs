@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bowline_env::{Bell, Env, Nanos};
+use bowline_net::Security;
 use bowline_raft::{
     BootTime, Configuration, CoreConfig, LogIndex, Lsn, NodeId, RaftCore, ReplicaId, ShardId, Times,
 };
@@ -72,6 +73,8 @@ pub(crate) struct Plan {
     pub(crate) replica: ReplicaId,
     /// Where peers are listened for; none: this node is alone.
     pub(crate) listen: Option<SocketAddr>,
+    /// How peers are spoken to.
+    pub(crate) security: Security,
     /// Largest frame of a lane.
     pub(crate) frame_max: u32,
     /// How long promises to leaders hold, and between two beats.
@@ -322,7 +325,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
 ) -> (Core<E, L, M>, mpsc::Receiver<Arrival>) {
     let stream_count = logs.len();
     let mail = Rc::new(Mail::new(links.bell.clone()));
-    let doorman = Doorman::new(&env, &mail, plan, links.ledger);
+    let doorman = Doorman::new(&env, &mail, plan, links.ledger, Arc::clone(&links.counters));
     let Plan { shards, streams, cores, core, .. } = *plan;
     let append_max = usize::try_from(CoreConfig::DEFAULT.append_bytes_max).expect("a small number");
     let append_max = append_max.min(plan.entry_bytes_max);

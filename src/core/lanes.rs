@@ -220,8 +220,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         match result {
             Ok(opened) => self.received(*opened),
             Err(error) => {
-                let lasting = matches!(&error, DialError::Refused(why) if why.is_lasting());
-                let wait = self.wait_of(at, lasting);
+                let wait = self.wait_of(at, error.is_lasting());
                 self.lanes.all[at].dial_at = self.logs.now.after(wait);
                 tracing::debug!(peer = node.0, core, %error, "a peer was not reached");
             },
@@ -289,7 +288,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             link.sender.control(&Control::Goodbye { reason: 0 }, now.0, consumed);
             let mut cx = Context::from_waker(Waker::noop());
             // What the kernel does not take at once is not waited for: the peer sees the end.
-            if link.sender.poll_write(&mut cx, &mut *link.stream.borrow_mut()).is_pending() {
+            let mut line = link.line.borrow_mut();
+            let said = link.sender.poll_write(&mut cx, &mut *line);
+            if said.is_pending() || line.poll_close(&mut cx).is_pending() {
                 tracing::debug!(peer = lane.node.0, "a lane ends without a goodbye");
             }
         }

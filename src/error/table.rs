@@ -234,8 +234,9 @@ rows! {
         cause: "a certificate or key file is missing, unreadable or does not fit",
         fix: "correct tls.cert_file, tls.key_file and tls.ca_file";
     PEER_IDENTITY = 705: "a peer's identity is rejected",
-        cause: "its certificate does not name the node it says it is",
-        fix: "issue a certificate for node-<id>.<cluster name>";
+        cause: "its certificate is not signed by one of tls.ca_file, is not valid now, or does not \
+                name the node it says it is",
+        fix: "issue a certificate for node-<id>.<cluster name> by an authority of all nodes";
     AUTHENTICATION = 706: "authentication failed",
         cause: "the user or password is wrong",
         fix: "correct the credentials";

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{CoreMetrics, Latency, Metrics, ShardMetrics};
+use super::{CoreMetrics, Latency, Metrics, PeerFault, ShardMetrics};
 use crate::Budget;
 
 /// What kind of number a sample is.
@@ -55,6 +55,16 @@ impl Metrics {
                 kind: Kind::Counter,
                 labels: vec![label(core), ("what", what.name().into())],
                 value: float(core.busy[place]),
+                latency: None,
+            }));
+        }
+        for fault in PeerFault::ALL {
+            samples.extend(self.cores.iter().map(|core| Sample {
+                name: "bowline_peers_refused_total",
+                help: "connections to or from peers that came to nothing",
+                kind: Kind::Counter,
+                labels: vec![label(core), ("reason", fault.name().into())],
+                value: float(core.peers_refused[fault.place()]),
                 latency: None,
             }));
         }

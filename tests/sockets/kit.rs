@@ -18,9 +18,9 @@ const SHARDS: u32 = 4;
 const PORTS: core::ops::Range<u16> = 20_000..32_000;
 
 pub(crate) struct Trio {
-    dir: TempDir,
+    _dir: TempDir,
     ports: [u16; 3],
-    cpus: Vec<u32>,
+    configs: [Config; 3],
     engines: [Option<EmbeddedEngine>; 3],
 }
 
@@ -37,7 +37,9 @@ impl Trio {
             assert!(skip, "io_uring cannot be used here; BOWLINE_NO_URING=1 skips these tests");
             return None;
         }
-        Some(Self { dir, ports: free_ports(), cpus: facts.cpus, engines: [None, None, None] })
+        let ports = free_ports();
+        let configs = Self::NODES.map(|node| config(&dir, ports, &facts.cpus, node));
+        Some(Self { _dir: dir, ports, configs, engines: [None, None, None] })
     }
 
     pub(crate) fn port(&self, node: u64) -> u16 {
@@ -48,27 +50,14 @@ impl Trio {
         format!("app-{node}:80")
     }
 
-    fn config(&self, node: u64) -> Config {
-        let address = |id| format!("127.0.0.1:{}", self.port(id));
-        let mut config = Config::default();
-        config.node.id = node;
-        config.node.data_dir = self.dir.path().join(format!("node-{node}"));
-        config.node.app_address = Self::app(node);
-        config.cluster.peers =
-            Self::NODES.into_iter().map(|id| Peer { id, address: address(id) }).collect();
-        config.cluster.shards = SHARDS;
-        config.cores.count = CoreCount::Is(1);
-        config.cores.cpus = CpuList(vec![self.cpus[place(node) % self.cpus.len()]]);
-        config.wal.allow_cow = true;
-        config.wal.slot_bytes = ByteCount::mib(1);
-        config.wal.frame_cap = ByteCount::kib(64);
-        config.wal.log_bytes = ByteCount::mib(16);
-        config.listen.peer = address(node).parse().unwrap();
-        config
+    /// How the node is started next.
+    pub(crate) fn config(&mut self, node: u64) -> &mut Config {
+        &mut self.configs[place(node)]
     }
 
     pub(crate) fn try_start(&mut self, node: u64) -> Result<(), Error> {
-        let engine = EmbeddedEngine::builder().config(self.config(node)).start().wait()?;
+        let engine =
+            EmbeddedEngine::builder().config(self.configs[place(node)].clone()).start().wait()?;
         self.engines[place(node)] = Some(engine);
         Ok(())
     }
@@ -95,7 +84,7 @@ impl Trio {
     }
 
     #[track_caller]
-    fn engine(&self, node: u64) -> &EmbeddedEngine {
+    pub(crate) fn engine(&self, node: u64) -> &EmbeddedEngine {
         self.engines[place(node)].as_ref().expect("the node is up")
     }
 
@@ -167,7 +156,12 @@ impl Trio {
     /// Writes every key, each through the node that leads its shard.
     #[track_caller]
     pub(crate) fn fill(&self, value: &str) {
-        let mut node = self.leader();
+        self.fill_through(self.leader(), value);
+    }
+
+    /// The same, beginning at `node`.
+    #[track_caller]
+    pub(crate) fn fill_through(&self, mut node: u64, value: &str) {
         for key in 0..KEYS {
             while let Err(error) = self.client(node).put(name(key), value).wait() {
                 let leader = error.leader_hint().map(|leader| leader.id.0);
@@ -189,6 +183,25 @@ impl Trio {
     }
 }
 
+fn config(dir: &TempDir, ports: [u16; 3], cpus: &[u32], node: u64) -> Config {
+    let address = |id| format!("127.0.0.1:{}", ports[place(id)]);
+    let mut config = Config::default();
+    config.node.id = node;
+    config.node.data_dir = dir.path().join(format!("node-{node}"));
+    config.node.app_address = Trio::app(node);
+    config.cluster.peers =
+        Trio::NODES.into_iter().map(|id| Peer { id, address: address(id) }).collect();
+    config.cluster.shards = SHARDS;
+    config.cores.count = CoreCount::Is(1);
+    config.cores.cpus = CpuList(vec![cpus[place(node) % cpus.len()]]);
+    config.wal.allow_cow = true;
+    config.wal.slot_bytes = ByteCount::mib(1);
+    config.wal.frame_cap = ByteCount::kib(64);
+    config.wal.log_bytes = ByteCount::mib(16);
+    config.listen.peer = address(node).parse().unwrap();
+    config
+}
+
 fn name(key: u32) -> String {
     format!("key-{key}")
 }
@@ -197,18 +210,20 @@ fn place(node: u64) -> usize {
     usize::try_from(node - 1).unwrap()
 }
 
-/// Three ports that nobody listens at, and that no other test of this process is given.
 fn free_ports() -> [u16; 3] {
+    std::array::from_fn(|_| free_port())
+}
+
+/// A port that nobody listens at, and that no other test of this process is given.
+pub(crate) fn free_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id().wrapping_mul(37);
     let span = u32::from(PORTS.end - PORTS.start);
-    std::array::from_fn(|_| {
-        loop {
-            let nth = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % span;
-            let port = PORTS.start + u16::try_from(nth).unwrap();
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return port;
-            }
+    loop {
+        let nth = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % span;
+        let port = PORTS.start + u16::try_from(nth).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
         }
-    })
+    }
 }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use bowline_env::EnvError;
 
-use crate::{HelloError, Refusal};
+use crate::{HelloError, Refusal, TlsError};
 
 /// Why an accepted connection came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum HandshakeError {
     Env(EnvError),
     /// What came is no preamble or no hello; or the own record cannot be sent.
     Hello(HelloError),
+    /// TLS did not come about, or only one side wants it.
+    Tls(TlsError),
     /// The other side took too long.
     TimedOut,
 }
@@ -23,6 +25,7 @@ impl fmt::Display for HandshakeError {
         match self {
             Self::Env(error) => write!(f, "the connection failed: {error}"),
             Self::Hello(error) => write!(f, "the caller does not speak as a node does: {error}"),
+            Self::Tls(error) => error.fmt(f),
             Self::TimedOut => f.write_str("the caller said nothing, or not enough, in time"),
         }
     }
@@ -40,8 +43,22 @@ pub enum DialError {
     Hello(HelloError),
     /// One of the two sides refuses the other. [`Refusal::is_lasting`] says how soon to dial again.
     Refused(Refusal),
+    /// TLS did not come about. [`TlsError::is_lasting`] says how soon to dial again.
+    Tls(TlsError),
     /// Connected, but not answered in time.
     TimedOut,
+}
+
+impl DialError {
+    /// Whether it stays until an operator changes something: dial again every 30 s only.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.is_lasting(),
+            Self::Tls(error) => error.is_lasting(),
+            Self::Env(_) | Self::Hello(_) | Self::TimedOut => false,
+        }
+    }
 }
 
 impl From<HandshakeError> for DialError {
@@ -49,6 +66,7 @@ impl From<HandshakeError> for DialError {
         match error {
             HandshakeError::Env(error) => Self::Env(error),
             HandshakeError::Hello(error) => Self::Hello(error),
+            HandshakeError::Tls(error) => Self::Tls(error),
             HandshakeError::TimedOut => Self::TimedOut,
         }
     }
@@ -68,6 +86,7 @@ impl fmt::Display for DialError {
                  and TLS settings"
             ),
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Self::Tls(error) => error.fmt(f),
             Self::TimedOut => f.write_str(
                 "the peer took the connection but did not answer; check that the port is its peer \
                  port and that the node is not stuck",

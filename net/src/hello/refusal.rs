@@ -28,10 +28,12 @@ pub enum Refusal {
     Draining,
     /// The hello does not repeat the class and core that the connection was opened for.
     WrongLane,
+    /// The certificate of the connection is not that of the node which the hello names.
+    WrongIdentity,
 }
 
 impl Refusal {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::WrongCluster,
         Self::WrongNode,
         Self::StoreReplaced,
@@ -43,6 +45,7 @@ impl Refusal {
         Self::NotMember,
         Self::Draining,
         Self::WrongLane,
+        Self::WrongIdentity,
     ];
 
     /// Its number on the wire.
@@ -60,6 +63,7 @@ impl Refusal {
             Self::NotMember => 9,
             Self::Draining => 10,
             Self::WrongLane => 11,
+            Self::WrongIdentity => 12,
         }
     }
 
@@ -78,7 +82,8 @@ impl Refusal {
             | Self::StoreReplaced
             | Self::SelfConnection
             | Self::VersionMismatch
-            | Self::FeatureMissing => true,
+            | Self::FeatureMissing
+            | Self::WrongIdentity => true,
             Self::Duplicate | Self::Limit | Self::NotMember | Self::Draining | Self::WrongLane => {
                 false
             },
@@ -116,6 +121,9 @@ impl fmt::Display for Refusal {
             Self::WrongLane => {
                 "the hello is for another class or core than its connection; upgrade the older \
                  build if it stays"
+            },
+            Self::WrongIdentity => {
+                "the certificate is of another node; it has to name node-<id>.<cluster name>"
             },
         })
     }

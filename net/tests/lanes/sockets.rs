@@ -4,27 +4,27 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
-use bowline_env::sim::{Fault, Profile, Rng, SimEnv, SimStream, World};
-use bowline_env::{CoreNo, Env, EnvError, Kind as EnvKind, Listener, Nanos, Op, Stream};
-use bowline_net::{Control, ControlFrame};
+use bowline_env::sim::{Fault, Profile, Rng, SimEnv, World};
+use bowline_env::{CoreNo, Env, EnvError, Kind as EnvKind, Listener, Nanos, Op};
+use bowline_net::{Control, ControlFrame, Pipe};
 
 use crate::kit::{End, OVERHEAD, answer, append, batch};
 
 const FRAME_MAX: u32 = 160 << 10;
-const MESSAGES: usize = 200;
-const LIMIT: Nanos = Nanos(60 * Nanos::SECOND.0);
+pub(crate) const MESSAGES: usize = 200;
+pub(crate) const LIMIT: Nanos = Nanos(60 * Nanos::SECOND.0);
 const GOODBYE: ControlFrame = ControlFrame::Goodbye { reason: 3 };
 
 /// One end, its socket, and what is left of its story.
-struct Side {
+struct Side<P> {
     end: End,
-    stream: SimStream,
+    stream: P,
     env: SimEnv,
     said_goodbye: bool,
 }
 
-impl Side {
-    fn new(env: SimEnv, stream: SimStream, seed: u64) -> Self {
+impl<P: Pipe> Side<P> {
+    fn new(env: SimEnv, stream: P, seed: u64) -> Self {
         let (rng, mut end) = (Rng::new(seed), End::new(FRAME_MAX, 2 * FRAME_MAX));
         for shard in (0..).take(MESSAGES) {
             if rng.ratio(1, 2) {
@@ -77,9 +77,9 @@ impl Side {
 }
 
 /// How a lane ended on one side, and the shards of the messages that came.
-type Told = (Result<(), EnvError>, Vec<u64>);
+pub(crate) type Told = (Result<(), EnvError>, Vec<u64>);
 
-async fn live(env: SimEnv, stream: SimStream, seed: u64, linger: Nanos) -> Told {
+pub(crate) async fn live<P: Pipe>(env: SimEnv, stream: P, seed: u64, linger: Nanos) -> Told {
     let mut side = Side::new(env, stream, seed);
     let ended = poll_fn(|cx| side.poll(cx)).await;
     // A socket that is dropped with bytes unread takes from its peer what was sent before.

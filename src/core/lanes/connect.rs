@@ -1,14 +1,15 @@
 //! Making connections: dialing, and answering who dialed. Tasks of the core; they report to its
 //! mail and end by themselves, by a limit or by the core's gate.
 
+use core::fmt::Display;
 use core::net::SocketAddr;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bowline_env::{Env, EnvError, Kind, Moved, Op};
+use bowline_env::{Env, EnvError, Kind, Moved, Nanos, Op, Stream as _};
 use bowline_net::{
-    DialError, HelloKind, Opened, Preamble, Refusal, answer, dial, judge, read_hello,
+    DialError, HelloKind, Opened, Preamble, Refusal, Security, answer, dial, greet, judge,
 };
 use bowline_raft::NodeId;
 
@@ -16,6 +17,8 @@ use crate::core::boot::Plan;
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
 use crate::core::peers::{Ledger, Roster, SharedRoster};
+use crate::metrics::{CoreCounters, PeerFault};
+use crate::{Code, ErrorTable};
 
 /// A connection that another node dialed, from the core that listens.
 #[derive(Debug)]
@@ -31,10 +34,20 @@ pub(crate) struct Doorman<E: Env> {
     pub(crate) roster: SharedRoster,
     pub(crate) gate: Rc<Gate>,
     pub(crate) ledger: Arc<Ledger>,
+    security: Security,
+    counters: Arc<CoreCounters>,
+    /// Until when refusals are only counted: whoever can reach the port could fill the log.
+    quiet_until: Cell<Nanos>,
 }
 
 impl<E: Env> Doorman<E> {
-    pub(crate) fn new(env: &E, mail: &Rc<Mail<E>>, plan: &Plan, ledger: Arc<Ledger>) -> Rc<Self> {
+    pub(crate) fn new(
+        env: &E,
+        mail: &Rc<Mail<E>>,
+        plan: &Plan,
+        ledger: Arc<Ledger>,
+        counters: Arc<CoreCounters>,
+    ) -> Rc<Self> {
         let roster = Roster::new(&plan.members, plan.cluster, plan.core, plan.boot, plan.frame_max);
         Rc::new(Self {
             env: env.clone(),
@@ -42,6 +55,9 @@ impl<E: Env> Doorman<E> {
             roster: Rc::new(RefCell::new(roster)),
             gate: Rc::new(Gate::default()),
             ledger,
+            security: plan.security.clone(),
+            counters,
+            quiet_until: Cell::new(Nanos(0)),
         })
     }
 
@@ -49,6 +65,9 @@ impl<E: Env> Doorman<E> {
     pub(super) async fn dial(self: Rc<Self>, node: NodeId, core: u16) {
         let attempt = self.gate.or(self.attempt(node, core)).await;
         if let Some(result) = attempt {
+            if let Err(DialError::Tls(error)) = &result {
+                self.note(PeerFault::of_tls(*error), &format_args!("node {}", node.0), error);
+            }
             self.mail.push(Event::Dialed { node, core, result: result.map(Box::new) });
         }
     }
@@ -62,7 +81,7 @@ impl<E: Env> Doorman<E> {
             (roster.dialing(&self.env, node, core), known, address.unwrap_or_default())
         };
         let to = resolve(&self.env, address).await.map_err(DialError::Env)?;
-        let opened = dial(self.env.clone(), to, hello, known).await?;
+        let opened = dial(self.env.clone(), to, hello, known, &self.security).await?;
         self.ledger
             .check(&self.env, &opened.theirs, &self.roster)
             .await
@@ -74,17 +93,22 @@ impl<E: Env> Doorman<E> {
     /// Answers a node that dialed this core, and reports if it is let in.
     pub(crate) async fn receive(self: Rc<Self>, arrival: Arrival) {
         let preamble = arrival.preamble;
-        let Ok(mut stream) = self.env.adopt(arrival.socket) else { return };
-        let Some(Ok(theirs)) = self.gate.or(read_hello(&self.env, &mut stream)).await else {
-            tracing::debug!("a connection ended before its hello");
-            return;
+        let Ok(stream) = self.env.adopt(arrival.socket) else { return };
+        let from = stream.peer();
+        let greeting = greet(&self.env, stream, &preamble, &self.security);
+        let (mut line, theirs) = match self.gate.or(greeting).await {
+            Some(Ok(greeted)) => greeted,
+            Some(Err(error)) => return self.note(PeerFault::of(&error), &from, &error),
+            None => return,
         };
         let (mut own, mut verdict) = {
             let roster = self.roster.borrow();
             let own = roster.answer(&theirs, HelloKind::Welcome);
             let repeated = preamble.class == theirs.class && preamble.want_core == theirs.want_core;
             let known = roster.peer(theirs.from).and_then(|peer| peer.store);
-            let verdict = if repeated {
+            let verdict = if !self.security.vouches_for(&line, theirs.from) {
+                Err(Refusal::WrongIdentity)
+            } else if repeated {
                 roster.admit(&theirs).and_then(|()| judge(&own, &theirs, known))
             } else {
                 Err(Refusal::WrongLane)
@@ -99,17 +123,41 @@ impl<E: Env> Doorman<E> {
         if let Err(refusal) = verdict {
             own.kind = HelloKind::Refuse(refusal);
         }
-        let sent = self.gate.or(answer(&self.env, &mut stream, &own)).await;
+        let sent = self.gate.or(answer(&self.env, &mut line, &own)).await;
         match (verdict, sent) {
             (Ok(agreed), Some(Ok(()))) => {
                 self.roster.borrow_mut().learn(&theirs);
-                let opened = Box::new(Opened { stream, theirs, agreed, rest: Vec::new() });
+                let opened = Box::new(Opened { line, theirs, agreed });
                 self.mail.push(Event::Received(opened));
             },
             (Err(refusal), _) => {
-                tracing::warn!(peer = theirs.from.0, %refusal, "a peer was refused");
+                let who = format_args!("{from}, node {}", theirs.from.0);
+                self.note(PeerFault::of_refusal(refusal), &who, &refusal);
             },
             (Ok(_), Some(Err(_)) | None) => {},
+        }
+    }
+
+    /// Counts a connection that came to nothing, and tells of it at most once a second.
+    pub(crate) fn note(&self, fault: PeerFault, who: &dyn Display, why: &dyn Display) {
+        self.counters.peers_refused[fault.place()].add(1);
+        let now = self.env.now();
+        if now < self.quiet_until.get() {
+            return;
+        }
+        self.quiet_until.set(now.after(Nanos::SECOND));
+        let reason = fault.name();
+        match fault {
+            PeerFault::Certificate | PeerFault::Identity => {
+                let what = ErrorTable::row(Code::PEER_IDENTITY).what;
+                tracing::warn!(code = %Code::PEER_IDENTITY, %who, %why, reason, "{what}");
+            },
+            PeerFault::ClearText | PeerFault::TlsNotSetUp | PeerFault::Refused => {
+                tracing::warn!(%who, %why, reason, "a peer was refused");
+            },
+            PeerFault::Handshake | PeerFault::Hello | PeerFault::TimedOut | PeerFault::Broken => {
+                tracing::debug!(%who, %why, reason, "a connection came to nothing");
+            },
         }
     }
 }

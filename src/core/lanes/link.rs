@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
-use bowline_env::{Bell, Env, EnvError, Nanos, SharedBuf, Stream};
-use bowline_net::{Down, FrameError, LaneLife, Opened, Received, Receiver, Sender};
+use bowline_env::{Bell, Env, EnvError, Nanos, SharedBuf};
+use bowline_net::{Down, FrameError, LaneLife, Line, Opened, Pipe, Received, Receiver, Sender};
 use bowline_raft::{BatchHeader, LogIndex, Message, ShardId};
 
 use crate::core::gate::Gate;
@@ -83,7 +83,7 @@ pub(super) type Pending = VecDeque<(Message, Vec<(BatchHeader, SharedBuf)>)>;
 
 /// A connection that is up.
 pub(crate) struct Link<E: Env> {
-    pub(super) stream: Rc<RefCell<E::Stream>>,
+    pub(super) line: Rc<RefCell<Line<E::Stream>>>,
     pub(super) receiver: Rc<RefCell<Receiver>>,
     pub(in crate::core) sender: Sender,
     pub(super) life: u32,
@@ -133,13 +133,13 @@ impl<E: Env> Link<E> {
         let agreed = opened.agreed;
         let record = &opened.theirs.record;
         let end = (opened.theirs.from_core, record.cores.max(1), record.streams.max(1));
-        let stream = Rc::new(RefCell::new(opened.stream));
+        let line = Rc::new(RefCell::new(opened.line));
         let receiver = Rc::new(RefCell::new(Receiver::new(agreed.frame_max, window)));
         let ended = Rc::new(Gate::default());
         let reader = Reader {
             env: env.clone(),
             mail: Rc::clone(mail),
-            stream: Rc::clone(&stream),
+            line: Rc::clone(&line),
             receiver: Rc::clone(&receiver),
             lane,
             life,
@@ -149,7 +149,7 @@ impl<E: Env> Link<E> {
             let _: Option<()> = gate.or(reader.run()).await;
         }));
         Self {
-            stream,
+            line,
             receiver,
             sender: Sender::new(agreed.frame_max, agreed.window),
             life,
@@ -186,7 +186,7 @@ impl<E: Env> Link<E> {
 struct Reader<E: Env> {
     env: E,
     mail: Rc<Mail<E>>,
-    stream: Rc<RefCell<E::Stream>>,
+    line: Rc<RefCell<Line<E::Stream>>>,
     receiver: Rc<RefCell<Receiver>>,
     lane: usize,
     life: u32,
@@ -211,7 +211,7 @@ impl<E: Env> Reader<E> {
                 Ok(room) => room,
                 Err(error) => return Poll::Ready(Err(error)),
             };
-            let read = self.stream.borrow_mut().poll_read(cx, room);
+            let read = self.line.borrow_mut().poll_read(cx, room);
             read.map(|read| read.inspect(|bytes| receiver.filled(*bytes)))
         });
         match read.await {

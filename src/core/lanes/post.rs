@@ -144,13 +144,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 continue;
             }
             link.credited = consumed;
-            let mut stream = link.stream.borrow_mut();
+            let mut line = link.line.borrow_mut();
             let written = loop {
                 let credit = link.sender.credit();
                 let pushed = push_pending(&mut link.pending, &mut link.sender);
                 self.counters.messages_sent.add(pushed);
                 link.sender.seal(now.0, consumed);
-                let written = link.sender.poll_write(&mut cx, &mut *stream);
+                let written = link.sender.poll_write(&mut cx, &mut *line);
                 // What came up while the frame before was under way makes the next one.
                 let more = !link.sender.is_clear() || !link.pending.is_empty();
                 let went = link.sender.credit() != credit && more;
@@ -158,7 +158,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                     break written;
                 }
             };
-            drop(stream);
+            drop(line);
             link.liveness.note_unsent(now, written.is_pending());
             let why = match written {
                 Poll::Ready(Err(error)) => Some(Ended::Socket(error)),
