@@ -5,10 +5,10 @@
 //! cargo bench --bench cluster -- [idle|snapshot] [--shards N] [--seconds N] [--mib N] [--rate N]
 //! ```
 //!
-//! `idle`: CPU of all three, and bytes on the loopback, while nobody calls, with few shards and with
-//! many. `snapshot`: two nodes are filled and flush, the third starts empty and gets their state;
-//! once alone, once while clients write to the leader. `--rate`: MiB a second that a node may send of
-//! states.
+//! `idle`: CPU of all three, and bytes on the loopback, while nobody calls, with few shards and
+//! with many. `snapshot`: two nodes are filled and flush, the third starts empty and gets their
+//! state; once alone, once while clients write to the leader. `--rate`: MiB a second that a node may
+//! send of states.
 
 #[path = "../examples/kit/trio.rs"]
 mod trio;

@@ -16,7 +16,7 @@ use bowline_raft::NodeId;
 use shared::{acceptor, dialer};
 
 const PREAMBLE: Preamble = Preamble { class: Class::Bulk, want_core: 0x0102, tls: true };
-const REFUSALS: [Refusal; 11] = [
+const REFUSALS: [Refusal; 12] = [
     Refusal::WrongCluster,
     Refusal::WrongNode,
     Refusal::StoreReplaced,
@@ -28,6 +28,7 @@ const REFUSALS: [Refusal; 11] = [
     Refusal::NotMember,
     Refusal::Draining,
     Refusal::WrongLane,
+    Refusal::WrongIdentity,
 ];
 
 /// Gives a preamble the checksum that it should have.
@@ -202,7 +203,7 @@ fn each_field_of_a_forged_hello_is_held() {
     let places = [118, 119, 207].into_iter().chain(136..152);
     places.for_each(|place| forge(place, &[1], HelloError::Padding));
     let refuse = |code: u32| [&[3, 0, 1, 0, 1, 0][..], &code.to_le_bytes()].concat();
-    for code in [0, 12, u32::MAX] {
+    for code in [0, 13, u32::MAX] {
         forge(6, &refuse(code), HelloError::Refusal { code });
     }
 }
@@ -443,8 +444,8 @@ fn each_refusal_has_one_code_and_says_what_to_do() {
         let text = refusal.to_string();
         assert!(text.split_once("; ").is_some_and(|(cause, fix)| cause != fix), "{text}");
     }
-    assert_eq!((codes.first(), codes.last()), (Some(&1), Some(&11)));
-    assert_eq!((Refusal::from_code(0), Refusal::from_code(12)), (None, None));
+    assert_eq!((codes.first(), codes.last()), (Some(&1), Some(&12)));
+    assert_eq!((Refusal::from_code(0), Refusal::from_code(13)), (None, None));
     let lasting: Vec<_> = REFUSALS.into_iter().filter(|refusal| refusal.is_lasting()).collect();
-    assert_eq!(lasting, REFUSALS[..6]);
+    assert_eq!(lasting, [&REFUSALS[..6], &[Refusal::WrongIdentity]].concat());
 }

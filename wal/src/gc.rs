@@ -1,4 +1,5 @@
-//! Which shards hold the oldest slot: one victim at a time, a bounded walk per call.
+//! Which shards hold the oldest slot: one victim at a time, a bounded walk per call. And when a
+//! checkpoint is needed to free slots.
 
 use bowline_env::Nanos;
 use bowline_raft::{LogIndex, ShardId};
@@ -74,6 +75,22 @@ impl Stream {
         if self.gc.next >= self.index.places() {
             self.gc.ended = Some(now);
         }
+    }
+
+    /// Most slots are used and a new checkpoint would free two at least: without it a log that
+    /// refuses proposals would never come to its next roll. With the last slot anything counts that
+    /// the one after it would free.
+    pub(crate) fn wants_roll(&self) -> bool {
+        let last = self.slots.left() <= 1 && self.slots.has_dead();
+        self.checkpoint.is_none()
+            && self.slots.used_permille() >= 750
+            && self.slots.can_roll()
+            && (last || self.dead_slots(self.complete_epoch).count() >= 2)
+    }
+
+    /// The number of the slot to make next, if another is needed.
+    pub(crate) fn poll_grow(&mut self) -> Option<u32> {
+        self.slots.poll_grow(self.checkpoint.is_some())
     }
 
     /// How full the log is, by slots or index memory.

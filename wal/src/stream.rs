@@ -397,22 +397,6 @@ impl Stream {
         self.cover_at().is_some_and(|at| self.draining || now >= at)
     }
 
-    /// Most slots are used and a new checkpoint would free two at least: without it a log that
-    /// refuses proposals would never come to its next roll. With the last slot anything counts that
-    /// the one after it would free.
-    fn wants_roll(&self) -> bool {
-        let last = self.slots.left() <= 1 && self.slots.has_dead();
-        self.checkpoint.is_none()
-            && self.slots.used_permille() >= 750
-            && self.slots.can_roll()
-            && (last || self.dead_slots(self.complete_epoch).count() >= 2)
-    }
-
-    /// The number of the slot to make next, if another is needed.
-    pub(crate) fn poll_grow(&mut self) -> Option<u32> {
-        self.slots.poll_grow(self.checkpoint.is_some())
-    }
-
     /// A checkpoint is under way that slots wait for.
     fn wants_chunk(&self) -> bool {
         self.checkpoint.is_some() && self.slots.used_permille() >= 500
