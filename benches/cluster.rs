@@ -7,8 +7,8 @@
 //!
 //! `idle`: CPU of all three, and bytes on the loopback, while nobody calls, with few shards and
 //! with many. `snapshot`: two nodes are filled and flush, the third starts empty and gets their
-//! state; once alone, once while clients write to the leader. `--rate`: MiB a second that a node may
-//! send of states.
+//! state; once alone, once while clients write to the leader. `--rate`: MiB a second that a node
+//! may send of states.
 
 #[path = "../examples/kit/trio.rs"]
 mod trio;
