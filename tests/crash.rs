@@ -153,7 +153,7 @@ fn take(known: &mut BTreeMap<String, Known>, line: &str, dumped: &mut u64) -> bo
 }
 
 #[test]
-fn every_acknowledged_write_survives_fifty_kills() {
+fn wa_07_every_acknowledged_write_survives_fifty_kills() {
     let rounds = setting("BOWLINE_ROUNDS").unwrap_or(ROUNDS);
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut seed = setting("BOWLINE_SEED").unwrap_or(clock);

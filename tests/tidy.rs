@@ -192,3 +192,75 @@ fn the_library_brings_no_runtime_of_tokio() {
     }
     assert!(lines > 0, "the line was found");
 }
+
+/// The scenarios of the steps reached: each group of ids with its numbers.
+const SCENARIOS: &[(&str, &[u8])] = &[
+    ("rs", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]),
+    ("mc", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
+    ("rd", &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ("wa", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+    ("dk", &[1, 2, 3, 5, 6, 7, 8, 9, 11]),
+    ("nw", &[1, 2, 3, 4, 5, 6]),
+    ("by", &[1, 2, 3, 4]),
+    ("ov", &[1, 2, 3, 4]),
+    ("em", &[1, 2, 4, 5]),
+    ("mt", &[1]),
+    ("up", &[1, 2, 3]),
+    ("sd", &[1, 2, 3, 5]),
+    ("sc", &[1, 2, 3, 4, 6, 8]),
+];
+
+/// What stands between backticks, in order.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The names of the tests of a file.
+fn tests_of(text: &str) -> Vec<&str> {
+    let mut is_test = false;
+    let mut names = Vec::new();
+    for line in text.lines().map(str::trim_start) {
+        is_test |= line == "#[test]";
+        if let Some(rest) = line.strip_prefix("fn ") {
+            names.extend(rest.split('(').next().filter(|_| is_test));
+            is_test = false;
+        }
+    }
+    names
+}
+
+/// Whether there is such a test: `path::function`, or the path of a script.
+fn is_test(name: &str) -> bool {
+    let (path, function) = name.split_once("::").unwrap_or((name, ""));
+    let Ok(text) = fs::read_to_string(root().join(path)) else { return false };
+    let is_script = function.is_empty() && path.starts_with("raft/testdata/");
+    is_script || tests_of(&text).contains(&function)
+}
+
+#[test]
+fn every_scenario_has_its_row_and_every_row_its_test() {
+    let page = fs::read_to_string(root().join("docs/scenarios.md")).unwrap();
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let mut faults = Vec::new();
+    for row in &rows {
+        let tests: Vec<_> = quoted(row[row.len() - 1]).collect();
+        assert!(!tests.is_empty(), "a row names its test: {row:?}");
+        let there = |name: &&str| *name == "missing" || is_test(name);
+        let gone = tests.into_iter().filter(|name| !there(name));
+        faults.extend(gone.map(|name| format!("{name}: no such test")));
+    }
+    let ids: Vec<_> = rows.iter().filter(|row| row.len() == 3).map(|row| row[0]).collect();
+    for (group, numbers) in SCENARIOS {
+        for id in numbers.iter().map(|number| format!("{group}_{number:02}")) {
+            let count = ids.iter().filter(|it| **it == id).count();
+            if count != 1 {
+                faults.push(format!("{id} has {count} rows"));
+            }
+        }
+    }
+    none(&faults, "docs/scenarios.md");
+}

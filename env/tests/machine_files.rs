@@ -31,7 +31,7 @@ fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
 }
 
 #[test]
-fn the_first_open_of_an_empty_file_is_harmless() {
+fn dk_11_the_first_open_of_an_empty_file_is_harmless() {
     on_core(|env| async move {
         let name = Name::of("empty");
         let file = env.dir().create(&name, Mode::WriteSynced).await.unwrap();
@@ -88,7 +88,7 @@ fn what_is_written_is_read_directly() {
 }
 
 #[test]
-fn what_is_written_is_read_without_direct_io() {
+fn dk_11_what_is_written_is_read_without_direct_io() {
     let dir = directory();
     let factory = GlommioFactory::new(dir.path());
     let options = CoreOptions { direct_io: false, ..options(&factory) };
@@ -130,7 +130,7 @@ fn a_mapping_is_checked_and_outlives_its_core() {
 }
 
 #[test]
-fn a_link_is_not_followed() {
+fn sc_05_a_link_is_not_followed() {
     let dir = directory();
     std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link")).unwrap();
     std::os::unix::fs::symlink("/etc", dir.path().join("sub")).unwrap();

@@ -84,8 +84,8 @@ fn a_filter_of_system_calls_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn a_kernel_without_io_uring_is_an_error_and_no_panic() {
-    in_child("a_kernel_without_io_uring_is_an_error_and_no_panic", || {
+fn em_04_a_kernel_without_io_uring_is_an_error_and_no_panic() {
+    in_child("em_04_a_kernel_without_io_uring_is_an_error_and_no_panic", || {
         forbid_io_uring(libc::ENOSYS);
         let (factory, outcome) = start();
         assert_eq!(outcome.expect_err("no core").kind, Kind::Unsupported);
@@ -95,8 +95,8 @@ fn a_kernel_without_io_uring_is_an_error_and_no_panic() {
 
 /// Trap 5: glommio tells it only when its thread is joined.
 #[test]
-fn little_lockable_memory_is_told_at_start() {
-    in_child("little_lockable_memory_is_told_at_start", || {
+fn em_04_little_lockable_memory_is_told_at_start() {
+    in_child("em_04_little_lockable_memory_is_told_at_start", || {
         let limit = Some(64 << 10);
         setrlimit(Resource::Memlock, Rlimit { current: limit, maximum: limit }).unwrap();
         let (factory, outcome) = start();

@@ -191,7 +191,7 @@ fn every_cut_asks_for_more() {
 /// Bug: crafted archives passed a checked access (RUSTSEC-2026-0233 to -0235). So: valid
 /// checksums, wrong meta.
 #[test]
-fn a_forged_meta_with_good_checksums_is_refused_or_in_bounds() {
+fn by_02_a_forged_meta_with_good_checksums_is_refused_or_in_bounds() {
     let (frame, _) = full_frame();
     let meta_len =
         usize::try_from(FrameHeader::decode(&frame, &EXPECTED).unwrap().meta_len).unwrap();
@@ -349,7 +349,7 @@ fn building_and_reading_a_frame_allocates_nothing_once_warm() {
 
 /// The frames of each release lie in `golden/`: later releases read them and write them again.
 #[test]
-fn golden_frames_v1() {
+fn up_03_golden_frames_v1() {
     let golden = include_bytes!("golden/v1-msgs.bin");
     let (frame, want) = full_frame();
     assert!(frame[..] == golden[..], "the format changed");

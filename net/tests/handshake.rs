@@ -335,7 +335,7 @@ fn a_record_that_cannot_be_sent_is_an_error_of_its_own_node() {
 }
 
 #[test]
-fn a_caller_is_bounded_in_time() {
+fn nw_02_a_caller_is_bounded_in_time() {
     let silent = async |env: SimEnv, _stream| sleep(&env, MINUTE).await;
     let (accepted, took) = accepted_from(silent);
     assert_eq!(accepted, Err(HandshakeError::TimedOut));
@@ -450,7 +450,7 @@ fn on_a_bad_network_both_sides_end_in_time() {
 }
 
 #[test]
-fn connections_before_their_hello_are_limited_per_address_and_in_all() {
+fn nw_02_connections_before_their_hello_are_limited_per_address_and_in_all() {
     let pending = Pending::new();
     let from = |host: u8, port: u16| SocketAddr::from(([10, 0, 0, host], port));
     let mut guards: Vec<_> =

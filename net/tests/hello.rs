@@ -380,7 +380,7 @@ fn refuses(change: impl Fn(&mut Hello), want: Refusal) {
 }
 
 #[test]
-fn each_reason_to_refuse_is_found() {
+fn nw_06_each_reason_to_refuse_is_found() {
     refuses(|theirs| theirs.cluster ^= 1, Refusal::WrongCluster);
     refuses(|theirs| theirs.to = NodeId(3), Refusal::WrongNode);
     let other = |theirs: &mut Hello| (theirs.from, theirs.record.node) = (NodeId(3), NodeId(3));

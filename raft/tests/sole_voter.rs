@@ -224,7 +224,7 @@ fn a_shard_over_its_budget_is_busy_until_it_commits() {
 }
 
 #[test]
-fn a_read_waits_for_the_own_term_and_for_the_state() {
+fn rs_05_a_read_waits_for_the_own_term_and_for_the_state() {
     let mut node = node();
     let slot = node.open(1, 0).unwrap();
     node.sync(0);

@@ -165,7 +165,7 @@ fn ov_03_ten_minutes_without_a_quorum_end_well() {
 }
 
 #[test]
-fn a_net_of_three_parts_that_heals_has_one_leader_and_one_state() {
+fn nw_01_a_net_of_three_parts_that_heals_has_one_leader_and_one_state() {
     let cluster = Cluster::up(19, 5, 8);
     let mut kept = 0;
     for round in 0..6_u64 {

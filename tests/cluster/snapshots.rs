@@ -27,7 +27,7 @@ fn installs(cluster: &Cluster, node: u64) -> u64 {
 }
 
 #[test]
-fn a_node_that_was_away_too_long_gets_a_snapshot() {
+fn sn_06_a_node_that_was_away_too_long_gets_a_snapshot() {
     let mut cluster = Cluster::up(11, 3, 2);
     let leader = cluster.leader();
     let away = if leader == 3 { 2 } else { 3 };

@@ -82,7 +82,7 @@ fn many_threads_write_through_clones() {
 }
 
 #[test]
-fn a_second_engine_is_told_who_holds_the_directory() {
+fn wa_08_a_second_engine_is_told_who_holds_the_directory() {
     let Some(dir) = directory() else { return };
     let engine = start(&dir).wait().unwrap();
     let error = start(&dir).wait().unwrap_err();
@@ -94,7 +94,7 @@ fn a_second_engine_is_told_who_holds_the_directory() {
 }
 
 #[test]
-fn a_foreign_directory_is_refused_and_left_alone() {
+fn wa_09_a_foreign_directory_is_refused_and_left_alone() {
     let Some(dir) = directory() else { return };
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
@@ -148,7 +148,7 @@ impl std::task::Wake for Bomb {
 }
 
 #[test]
-fn a_core_that_panics_stops_the_node_and_stop_says_why() {
+fn em_05_a_core_that_panics_stops_the_node_and_stop_says_why() {
     let Some(dir) = directory() else { return };
     let path = dir.path().join("data");
     let config = |config: &mut bowline::Config| {

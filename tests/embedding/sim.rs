@@ -73,7 +73,7 @@ fn seed_lifecycle() {
 }
 
 #[test]
-fn stop_is_idempotent_and_reopens_at_once() {
+fn em_02_stop_is_idempotent_and_reopens_at_once() {
     run(async move |factory| {
         for _ in 0..3 {
             let engine = ready(factory, 2).await;
@@ -107,7 +107,7 @@ async fn start_after_others(world: &World, factory: SimFactory) -> EmbeddedEngin
 }
 
 #[test]
-fn a_dropped_start_and_a_dropped_engine_give_the_directory_back() {
+fn em_01_a_dropped_start_and_a_dropped_engine_give_the_directory_back() {
     let world = World::new(7, Profile::calm());
     let (inside, factory) = (world.clone(), world.node(1));
     let test = async move {
@@ -196,7 +196,7 @@ fn every_operation_answers_from_a_thread_and_on_a_core() {
 }
 
 #[test]
-fn a_core_refuses_to_wait_and_to_take_keys_of_others() {
+fn em_02_a_core_refuses_to_wait_and_to_take_keys_of_others() {
     run(async move |factory| {
         let engine = ready(factory, 4).await;
         let shard = engine.shard(ShardId(1)).unwrap();
@@ -217,7 +217,7 @@ fn a_core_refuses_to_wait_and_to_take_keys_of_others() {
 }
 
 #[test]
-fn oversized_keys_and_values_are_refused_before_they_are_queued() {
+fn by_04_oversized_keys_and_values_are_refused_before_they_are_queued() {
     run(async move |factory| {
         let engine = ready(factory, 2).await;
         let kv = engine.client();

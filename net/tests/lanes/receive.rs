@@ -156,7 +156,7 @@ fn every_flipped_bit_is_caught_or_lies_in_a_body() {
 }
 
 #[test]
-fn lengths_at_their_extremes_take_no_buffer() {
+fn by_01_lengths_at_their_extremes_take_no_buffer() {
     on_core(|env| {
         for len in [0, 32, 47, 49, FRAME_MAX + 16, u32::MAX - 15, u32::MAX] {
             let mut receiver = Receiver::new(FRAME_MAX, WINDOW);
@@ -357,7 +357,7 @@ fn receiving_allocates_nothing_but_buffers() {
 
 /// Random damage: right frames, then an error or silence; never a panic, never a wild length.
 #[test]
-fn damaged_streams_are_refused_within_the_bounds() {
+fn sc_04_damaged_streams_are_refused_within_the_bounds() {
     let bytes = stream(&[16, 48, 3_008, 16]);
     on_core(move |env| {
         let want: Vec<Message> = {

@@ -139,7 +139,7 @@ fn an_applications_state_survives_a_restart_through_its_snapshot() {
 }
 
 #[test]
-fn user_panic_halts_shard_only() {
+fn em_03_user_panic_halts_shard_only() {
     on_bank(async |mut shard| {
         shard.commit(entry(&deposit("ann", 5))).await;
         shard.job(Pressure::Flush).await;

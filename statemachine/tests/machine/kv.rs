@@ -142,7 +142,7 @@ fn rejects_index_gap() {
 }
 
 #[test]
-fn invalid_archive_is_deterministic_noop() {
+fn by_06_invalid_archive_is_deterministic_noop() {
     on_shard(warm(), async |mut shard| {
         shard.commit(put(100, b"k", b"v", Ttl::None)).await;
         let good = body(|out| encode::put(out, b"k", b"other", Ttl::None, false));
@@ -168,7 +168,7 @@ fn invalid_archive_is_deterministic_noop() {
 }
 
 #[test]
-fn unknown_kind_halts_not_skips() {
+fn up_03_unknown_kind_halts_not_skips() {
     for (kind, version) in [
         (KIND_USER, KV_VERSION),
         (KIND_SESSION_OPEN, KV_VERSION),
@@ -206,7 +206,7 @@ fn ticks_and_empty_entries_count_and_a_tick_moves_the_clock() {
 }
 
 #[test]
-fn keys_and_values_are_bytes() {
+fn by_04_keys_and_values_are_bytes() {
     on_shard(warm(), async |mut shard| {
         let keys: Vec<Vec<u8>> = vec![
             vec![],
@@ -287,7 +287,7 @@ fn expire_removes_only_what_is_due() {
 }
 
 #[test]
-fn cas_not_repeated_after_replay() {
+fn sd_04_cas_not_repeated_after_replay() {
     on_shard(cold(), async |mut shard| {
         let cas = body(|out| encode::cas(out, b"k", Expect::Absent, Some(b"v"), Ttl::None));
         let won = shard.commit(command(0, wire::KIND_CAS, &cas)).await;

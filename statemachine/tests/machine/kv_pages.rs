@@ -75,7 +75,7 @@ fn publish_between_stage_and_apply() {
 }
 
 #[test]
-fn storage_error_is_never_not_found() {
+fn rd_09_storage_error_is_never_not_found() {
     let world = World::new(8, Profile::calm());
     let disk = world.disk(1);
     on_shard_of(&world, cold(), async move |mut shard| {
@@ -239,7 +239,7 @@ fn keys_that_are_gone_are_passed_in_bounded_pages() {
 }
 
 #[test]
-fn poison_command_never_enters_log() {
+fn by_06_poison_command_never_enters_log() {
     let admit = |kind, body: &[u8]| {
         <Kv<SimEnv> as Machine<SimEnv>>::admit(kind, body, &Limits::of_entry(16_384))
     };

@@ -157,11 +157,11 @@ fn crash_everywhere(what: Act) {
 }
 
 #[test]
-fn crash_at_every_fs_call_flush() {
+fn sn_01_crash_at_every_fs_call_flush() {
     crash_everywhere(Act::Flush);
 }
 
 #[test]
-fn crash_at_every_fs_call_merge() {
+fn sn_01_crash_at_every_fs_call_merge() {
     crash_everywhere(Act::Merge);
 }

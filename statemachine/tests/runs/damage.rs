@@ -146,7 +146,7 @@ fn a_read_that_fails_once_is_not_damage_and_one_that_fails_again_is() {
 }
 
 #[test]
-fn a_missing_or_cut_run_is_damaged() {
+fn dk_07_a_missing_or_cut_run_is_damaged() {
     with_store(BIG, async move |world, store| {
         let level = Level::random(&mut Dice::new(4), 1, 900, 100);
         let at = flush(&store, &level, false).await.unwrap().add.unwrap();

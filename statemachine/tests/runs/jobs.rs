@@ -11,7 +11,7 @@ use super::reads::check;
 use super::support::*;
 
 #[test]
-fn enospc_keeps_serving() {
+fn dk_03_enospc_keeps_serving() {
     with_store(BIG, async move |world, store| {
         let mut shard = Shard::new(&store);
         let level = Level::random(&mut Dice::new(8), 1, 100, 200);

@@ -208,19 +208,19 @@ fn entries_of(models: &Models) -> Entries {
 }
 
 #[test]
-fn a_power_cut_at_every_change_loses_nothing_acknowledged() {
+fn wa_01_a_power_cut_at_every_change_loses_nothing_acknowledged() {
     (0..44).for_each(|nth| lives_by_change(nth, Crash::Power, nth));
 }
 
 /// In this one a slot's header, in flight when its life was killed, once landed in the next life
 /// over the newer header of a slot in use: the frames in it count, not that header.
 #[test]
-fn a_kill_at_every_change_loses_nothing_acknowledged() {
+fn wa_05_a_kill_at_every_change_loses_nothing_acknowledged() {
     (0..44).for_each(|nth| lives_by_change(1000 + nth, Crash::Kill, nth));
 }
 
 #[test]
-fn a_crash_at_any_moment_loses_nothing_acknowledged() {
+fn wa_03_a_crash_at_any_moment_loses_nothing_acknowledged() {
     for seed in 0..60 {
         lives_by_time(2000 + seed, Crash::Power);
         lives_by_time(3000 + seed, Crash::Kill);

@@ -44,7 +44,7 @@ fn a_failed_or_short_write_poisons_the_log_and_is_not_tried_again() {
 }
 
 #[test]
-fn nothing_is_acknowledged_after_a_failed_sync_though_later_ones_succeed() {
+fn dk_02_nothing_is_acknowledged_after_a_failed_sync_though_later_ones_succeed() {
     let world = calm(53);
     let handle = world.clone();
     live(&world, async move |env| {
@@ -99,7 +99,7 @@ fn a_device_that_hangs_stalls_the_log_and_its_answer_ends_the_stall() {
 }
 
 #[test]
-fn a_full_disk_lets_the_log_go_on_with_the_slots_it_has() {
+fn dk_03_a_full_disk_lets_the_log_go_on_with_the_slots_it_has() {
     let world = calm(55);
     let handle = world.clone();
     live(&world, async move |env| {
@@ -134,7 +134,7 @@ fn a_full_disk_lets_the_log_go_on_with_the_slots_it_has() {
 }
 
 #[test]
-fn a_block_that_cannot_be_read_damages_its_shard_alone_and_stays_on_record() {
+fn mt_01_a_block_that_cannot_be_read_damages_its_shard_alone_and_stays_on_record() {
     let world = calm(56);
     let handle = world.clone();
     live(&world, async move |env| {

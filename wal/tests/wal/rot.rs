@@ -73,7 +73,7 @@ fn of(lines: &[Line], shard: u64) -> Line {
 }
 
 #[test]
-fn rot_of_each_byte_of_a_frame_changes_only_the_shards_in_its_radius() {
+fn dk_05_rot_of_each_byte_of_a_frame_changes_only_the_shards_in_its_radius() {
     let good = stream(21);
     let before = good.lines();
     assert_eq!(good.verified(), Verified::Clean);
@@ -206,7 +206,7 @@ fn slots_that_only_a_lost_superblock_counted_are_read() {
 }
 
 #[test]
-fn a_lost_frame_is_known_from_the_echo_in_the_next() {
+fn wa_04_a_lost_frame_is_known_from_the_echo_in_the_next() {
     let good = stream(23);
     let before = good.lines();
     let frames = good.frames();
@@ -347,7 +347,7 @@ fn a_lost_slot_file_costs_the_shards_in_it_and_no_vote_is_given_twice() {
 }
 
 #[test]
-fn a_misdirected_or_lost_write_is_found() {
+fn dk_06_a_misdirected_or_lost_write_is_found() {
     let good = stream(27);
     let before = good.lines();
     let frames = good.frames();

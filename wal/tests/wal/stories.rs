@@ -22,7 +22,7 @@ fn each_frame_says_what_was_durable_when_it_was_built() {
 }
 
 #[test]
-fn an_old_valid_frame_in_the_right_place_is_not_taken_for_a_new_one() {
+fn wa_02_an_old_valid_frame_in_the_right_place_is_not_taken_for_a_new_one() {
     let good = stream(32);
     let before = good.lines();
     let frames = good.frames();
@@ -45,7 +45,7 @@ fn an_old_valid_frame_in_the_right_place_is_not_taken_for_a_new_one() {
 }
 
 #[test]
-fn a_write_of_an_earlier_life_that_lands_after_the_restart_is_ignored() {
+fn wa_11_a_write_of_an_earlier_life_that_lands_after_the_restart_is_ignored() {
     let mut image = stream(33);
     let frames = image.frames();
     let (cover, late) = (frames[frames.len() - 1], frames[frames.len() - 2]);
@@ -95,7 +95,7 @@ fn deep(seed: u64) -> Image {
 }
 
 #[test]
-fn a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
+fn wa_11_a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
     let good = deep(34);
     let frames = good.frames();
     let at = frames.windows(2).position(|pair| pair[1].synced < pair[0].lsn);
@@ -154,7 +154,7 @@ fn a_torn_frame_that_holds_a_whole_checkpoint_is_not_begun_at() {
 }
 
 #[test]
-fn a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
+fn wa_06_a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
     let world = calm(35);
     live(&world, async move |env| {
         format(&env).await;
@@ -230,7 +230,7 @@ fn a_middle_slot_is_recycled_and_the_older_one_still_counts() {
 }
 
 #[test]
-fn ten_thousand_idle_shards_pin_nothing_and_open_fast() {
+fn wa_12_ten_thousand_idle_shards_pin_nothing_and_open_fast() {
     let geometry =
         Geometry { block: 4096, frame_cap: 256 << 10, slot_bytes: 8 << 20, log_bytes: 128 << 20 };
     let options = WalOptions { log_bytes: geometry.log_bytes, ..WalOptions::small() };
@@ -460,7 +460,7 @@ fn a_reader_beside_the_writer_sees_a_prefix_and_never_damage() {
 }
 
 #[test]
-fn a_directory_of_somebody_else_is_refused() {
+fn wa_09_a_directory_of_somebody_else_is_refused() {
     let world = calm(41);
     live(&world, async move |env| {
         format(&env).await;
