@@ -109,3 +109,28 @@ fn rd_05_no_clock_harms_a_read_by_index() {
         assert!(answers > 0, "round {round}");
     }
 }
+
+/// Log time goes on from what was applied, whatever the next leader's wall clock says.
+#[test]
+fn tt_01_a_key_expires_in_its_time_though_the_next_leader_is_an_hour_behind() {
+    let mut cluster = Cluster::up(66, 3, 1);
+    let old = cluster.leader();
+    let client = cluster.engine(old).client();
+    let put = async move { client.put_with_ttl("key", "value", Duration::from_mins(1)).await };
+    cluster.run(put).unwrap();
+    for node in cluster.others(old) {
+        cluster.world.clock(node).jump_wall(-3_600_000);
+    }
+    cluster.crash(old, Crash::Power);
+    cluster.world.run_for(ms(30_000));
+    let new = cluster.leader();
+    cluster.put(new, "other", "1").unwrap();
+    assert_eq!(cluster.get(new, "key").as_deref(), Some("value"), "it has time left");
+    cluster.world.run_for(ms(50_000));
+    cluster.start(old);
+    cluster.ready(old);
+    cluster.put(cluster.leader(), "other", "2").unwrap();
+    for node in cluster.nodes.clone() {
+        assert_eq!(cluster.get(node, "key"), None, "node {node}");
+    }
+}

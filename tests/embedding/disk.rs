@@ -59,6 +59,31 @@ fn what_was_written_is_read_after_a_restart() {
 }
 
 #[test]
+fn sc_06_a_directory_and_its_files_are_the_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(dir) = directory() else { return };
+    let engine = start(&dir).wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    engine.client().put("key", "value").wait().unwrap();
+    let shard = engine.shard(engine.shard_of(b"key")).unwrap();
+    shard.flush().wait().unwrap();
+    engine.stop().wait().unwrap();
+    let mut pending = vec![dir.path().join("data")];
+    let (mut dirs, mut files) = (0, 0);
+    while let Some(path) = pending.pop() {
+        let found = std::fs::symlink_metadata(&path).unwrap();
+        assert_eq!(found.permissions().mode() & 0o077, 0, "{}", path.display());
+        if found.is_dir() {
+            dirs += 1;
+            pending.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            files += 1;
+        }
+    }
+    assert!(dirs > 2 && files > 5, "{dirs} directories, {files} files: a log and a run");
+}
+
+#[test]
 fn many_threads_write_through_clones() {
     let Some(dir) = directory() else { return };
     let engine = start(&dir).wait().unwrap();

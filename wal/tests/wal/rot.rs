@@ -148,6 +148,23 @@ fn body_verdict(row: &RawRow, before: &[Line], after: &[Line], label: &str) {
     }
 }
 
+/// The buffer of a frame held other shards' bytes before.
+#[test]
+fn sc_08_between_the_bodies_of_a_frame_there_is_nothing() {
+    let good = stream(30);
+    let mut between = 0;
+    for frame in &good.frames() {
+        let bytes = good.clone().frame(frame);
+        let (dir, rows) = raw_rows(&bytes);
+        let is_body = |at: &usize| rows.iter().any(|row| (row.body.0..row.body.1).contains(at));
+        for at in (128..dir).filter(|at| !is_body(at)) {
+            assert_eq!(bytes[at], 0, "byte {at} of frame {}", frame.lsn.0);
+            between += 1;
+        }
+    }
+    assert!(between > 100, "{between} bytes are no body");
+}
+
 #[test]
 fn rot_of_a_slot_header_or_of_one_superblock_changes_nothing() {
     let good = stream(22);
