@@ -31,6 +31,32 @@ fn rs_14_a_leader_that_is_cut_off_is_replaced_and_its_writes_are_not_acknowledge
     }
 }
 
+/// What another leader put at a write's index is not that write.
+#[test]
+fn rs_17_a_write_whose_place_another_leader_took_is_certainly_not_done() {
+    let mut cluster = Cluster::new(10, 3, 1);
+    for setup in &mut cluster.setups {
+        setup.op_timeout_ms = 60_000;
+    }
+    cluster.start_all();
+    let old = cluster.leader();
+    let others = cluster.others(old);
+    cluster.part(&[old], &others);
+    let lost: Vec<_> =
+        (0..5).map(|nth| cluster.begin_put(old, &format!("lost-{nth}"), "value")).collect();
+    let new = cluster.leader_of(&others);
+    for nth in 0..5 {
+        cluster.put(new, &format!("kept-{nth}"), "value").unwrap();
+    }
+    cluster.mend();
+    cluster.world.run_for(SETTLED);
+    for (nth, put) in lost.into_iter().enumerate() {
+        let error = put.take().expect("its place is applied").unwrap_err();
+        assert!(!error.maybe_applied(), "{nth}: {error}");
+        assert_eq!(cluster.get(new, &format!("lost-{nth}")), None);
+    }
+}
+
 #[test]
 fn rs_14_a_leader_that_hears_nobody_is_replaced() {
     let cluster = Cluster::up(12, 3, 4);
