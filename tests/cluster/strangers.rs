@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bowline_env::Nanos;
 use bowline_env::sim::Crash;
 
 use crate::kit::Cluster;
@@ -44,39 +43,4 @@ fn mc_05_a_known_node_with_an_empty_disk_is_refused() {
         let leader = cluster.leader_of(&cluster.others(wiped));
         cluster.put(leader, "key", "more").unwrap();
     }
-}
-
-/// A follower that alone had an acknowledged write beside its leader gets an old disk back. Whom it
-/// dials has met later lives of it.
-#[test]
-fn wa_10_a_node_with_an_old_copy_of_its_disk_gives_no_vote() {
-    let (leader, old, third) = (1, 2, 3);
-    let mut cluster = Cluster::up(53, 3, 1);
-    let disk = cluster.world.disk(old);
-    cluster.put(cluster.leader(), "key", "before").unwrap();
-    cluster.crash(old, Crash::Power);
-    let files = disk.files().into_iter();
-    let copy: Vec<_> = files.map(|name| (disk.durable(&name).unwrap(), name)).collect();
-    for _ in 0..3 {
-        cluster.start(old);
-        cluster.ready(old);
-        cluster.world.run_for(Nanos(20_000_000_000));
-        cluster.crash(old, Crash::Power);
-    }
-    cluster.start(old);
-    cluster.ready(old);
-    assert_eq!(cluster.leader(), leader);
-    cluster.part(&[third], &[leader, old]);
-    cluster.put(leader, "key", "after").unwrap();
-    cluster.crash(old, Crash::Power);
-    disk.wipe();
-    for (bytes, name) in &copy {
-        disk.place(name, bytes);
-    }
-    cluster.mend();
-    cluster.part(&[leader], &[old, third]);
-    cluster.start(old);
-    cluster.world.run_for(Nanos(60_000_000_000));
-    let seen = cluster.try_get(third, "key");
-    assert!(seen.is_err(), "an acknowledged write is gone: {seen:?}");
 }
