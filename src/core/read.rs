@@ -101,7 +101,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         match taken {
             Ok(()) => {
                 self.list_tickets(slot, question.deadline);
-                let wait = ReadWait { index: None, token, question };
+                let wait = ReadWait { index: None, token, mode, question };
                 self.replicas[place(slot)].reads.push_back(wait);
             },
             Err(bowline_raft::ReadError::NoLeader) => {
@@ -123,15 +123,19 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.serve_applied(slot);
     }
 
-    /// Raft will not serve a read that waited.
+    /// Raft will not serve a read that waited. Where the leadership is lost, the read waits for the
+    /// next leader: it has no effect, so nothing speaks against asking again.
     pub(crate) fn read_refused(&mut self, slot: Slot, token: u64, why: bowline_raft::ReadError) {
-        let error = self.read_error(slot, why);
+        use bowline_raft::ReadError::{NoLeader, NotLeader};
         let reads = &mut self.replicas[place(slot)].reads;
-        if let Some(at) = reads.iter().position(|wait| wait.token == token)
-            && let Some(wait) = reads.remove(at)
-        {
-            wait.question.ticket.complete(Err(error), &mut self.wakes);
+        let Some(at) = reads.iter().position(|wait| wait.token == token) else { return };
+        let Some(ReadWait { mode, question, .. }) = reads.remove(at) else { return };
+        if matches!(why, NoLeader | NotLeader { .. }) && self.drain.is_none() {
+            self.park(slot, Waits::Read(mode, question));
+            return;
         }
+        let error = self.read_error(slot, why);
+        question.ticket.complete(Err(error), &mut self.wakes);
     }
 
     /// Answers the reads whose index is applied.

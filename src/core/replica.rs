@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bowline_env::Nanos;
-use bowline_raft::{LogIndex, NodeId, ShardId, Term};
+use bowline_raft::{LogIndex, NodeId, ReadMode, ShardId, Term};
 use bowline_statemachine::Query;
 use bowline_statemachine::store::Pins;
 use bowline_wal::BatchRef;
@@ -39,6 +39,8 @@ pub(crate) struct ReadWait {
     /// None until raft named the index.
     pub(crate) index: Option<LogIndex>,
     pub(crate) token: u64,
+    /// How it was asked for.
+    pub(crate) mode: ReadMode,
     pub(crate) question: Question,
 }
 
