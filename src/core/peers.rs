@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) layout: Option<(u16, u16)>,
     /// Its store, as seen first.
     pub(crate) store: Option<u128>,
+    /// How often it was dialed.
+    dials: u32,
 }
 
 /// This node as it shows itself, and the others as they are known.
@@ -142,7 +144,7 @@ impl Roster {
         let guests = members.stores.iter().map(|(node, store)| {
             let told = members.peers.iter().find(|(id, _)| id == node);
             let address = told.map(|(_, address)| Arc::clone(address)).unwrap_or_default();
-            (*node, Peer { address, app: None, layout: None, store: Some(*store) })
+            (*node, Peer { address, app: None, layout: None, store: Some(*store), dials: 0 })
         });
         let lanes = u32::try_from(members.peers.len()).unwrap_or(u32::MAX);
         let share = RECEIVE_MAX / lanes.max(1);
@@ -184,7 +186,8 @@ impl Roster {
     pub(super) fn follow(&mut self, members: BTreeMap<NodeId, Option<Arc<str>>>, left: Departed) {
         let mut before = std::mem::take(&mut self.peers);
         for (node, address) in members {
-            let none = Peer { address: Arc::default(), app: None, layout: None, store: None };
+            let none =
+                Peer { address: Arc::default(), app: None, layout: None, store: None, dials: 0 };
             let known = before.remove(&node).or_else(|| self.guests.remove(&node));
             let mut peer = known.unwrap_or(none);
             let told =
@@ -233,6 +236,24 @@ impl Roster {
         self.peers.get(&node).or_else(|| self.guests.get(&node))
     }
 
+    /// Where to dial `node` next: where it was last known to listen and where the configuration
+    /// file says that it does, in turn. Who is a member the file does not say; where one is, it may.
+    pub(super) fn address_to(&mut self, node: NodeId) -> Arc<str> {
+        let told = self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| Arc::clone(it));
+        let known = if self.peers.contains_key(&node) { &mut self.peers } else { &mut self.guests };
+        let Some(peer) = known.get_mut(&node) else { return Arc::default() };
+        peer.dials = peer.dials.wrapping_add(1);
+        let second = told.filter(|_| peer.dials.is_multiple_of(2));
+        second.unwrap_or_else(|| Arc::clone(&peer.address))
+    }
+
+    /// `node` answered at `address`: that is where it is.
+    pub(super) fn met_at(&mut self, node: NodeId, address: Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.address = address;
+        }
+    }
+
     /// The hello of a dial to core `core` of `node`.
     pub(super) fn dialing<E: Env>(&mut self, env: &E, node: NodeId, core: u16) -> Hello {
         self.epoch += 1;
@@ -278,7 +299,7 @@ impl Roster {
         self.live.insert((theirs.from, theirs.from_core), (theirs.boot, theirs.epoch));
         self.hello.cluster = theirs.cluster;
         let record = &theirs.record;
-        let none = Peer { address: Arc::default(), app: None, layout: None, store: None };
+        let none = Peer { address: Arc::default(), app: None, layout: None, store: None, dials: 0 };
         let peer = match self.peers.get_mut(&theirs.from) {
             Some(peer) => peer,
             None => self.guests.entry(theirs.from).or_insert(none),

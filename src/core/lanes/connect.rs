@@ -77,16 +77,18 @@ impl<E: Env> Doorman<E> {
             let mut roster = self.roster.borrow_mut();
             let peer = roster.peer(node);
             let known = peer.and_then(|peer| peer.store);
-            let address = peer.map(|peer| Arc::clone(&peer.address));
-            (roster.dialing(&self.env, node, core), known, address.unwrap_or_default())
+            let address = roster.address_to(node);
+            (roster.dialing(&self.env, node, core), known, address)
         };
-        let to = resolve(&self.env, address).await.map_err(DialError::Env)?;
+        let to = resolve(&self.env, Arc::clone(&address)).await.map_err(DialError::Env)?;
         let opened = dial(self.env.clone(), to, hello, known, &self.security).await?;
         self.ledger
             .check(&self.env, &opened.theirs, &self.roster)
             .await
             .map_err(DialError::Refused)?;
-        self.roster.borrow_mut().learn(&opened.theirs);
+        let mut roster = self.roster.borrow_mut();
+        roster.learn(&opened.theirs);
+        roster.met_at(node, address);
         Ok(opened)
     }
 
