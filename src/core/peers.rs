@@ -237,7 +237,7 @@ impl Roster {
     }
 
     /// Where to dial `node` next: where it was last known to listen and where the configuration
-    /// file says that it does, in turn. Who is a member the file does not say; where one is, it may.
+    /// file says that it does, in turn. Who is a member the file does not say; where, it may.
     pub(super) fn address_to(&mut self, node: NodeId) -> Arc<str> {
         let told = self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| Arc::clone(it));
         let known = if self.peers.contains_key(&node) { &mut self.peers } else { &mut self.guests };
