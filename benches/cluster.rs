@@ -10,11 +10,13 @@
 //! state; once alone, once while clients write to the leader. `--rate`: MiB a second that a node
 //! may send of states.
 
+#[path = "kit/process.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a bench")]
+mod process;
 #[path = "../examples/kit/trio.rs"]
 mod trio;
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 use bowline::config::{ByteCount, CpuList};
 use bowline::{EmbeddedClient, EmbeddedEngine, Error, ShardId};
 use bytes::Bytes;
+use process::{cpu_time, say};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -39,11 +42,6 @@ const WRITERS: usize = 8;
 const BEFORE: Duration = Duration::from_secs(4);
 
 type Three = [SocketAddr; 3];
-
-/// Prints a line of the result.
-fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").expect("the output can be written");
-}
 
 #[expect(clippy::disallowed_methods, reason = "a bench reads a clock")]
 fn now() -> Instant {
@@ -82,12 +80,6 @@ fn stop(nodes: &[EmbeddedEngine]) {
     for node in nodes {
         node.stop().wait().expect("a node stops");
     }
-}
-
-/// CPU time of all threads of this process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(time).expect("CPU time is not negative")
 }
 
 /// Bytes that were sent over the loopback so far, by anybody.

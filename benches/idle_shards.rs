@@ -14,12 +14,15 @@
 #[path = "kit/engine.rs"]
 #[expect(unreachable_pub, reason = "the toolbox of a bench")]
 mod engine;
+#[path = "kit/process.rs"]
+#[expect(unreachable_pub, reason = "the toolbox of a bench")]
+mod process;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use process::{cpu_time, say};
 use tempfile::TempDir;
 
 /// Shards of the directory that is subtracted.
@@ -32,12 +35,6 @@ struct Seen {
     ready_ms: f64,
     cpu_percent: f64,
     memory: f64,
-}
-
-/// CPU time of all threads of this process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(time).expect("CPU time is not negative")
 }
 
 /// Anonymous memory of this process in bytes.
@@ -99,11 +96,6 @@ fn medians(home: &Path, shards: u32, starts: usize, seconds: f64) -> Seen {
         cpu_percent: median(|seen| seen.cpu_percent),
         memory: median(|seen| seen.memory),
     }
-}
-
-/// Prints a line of the result.
-fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").expect("the output can be written");
 }
 
 fn main() {

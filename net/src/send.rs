@@ -248,15 +248,18 @@ impl Sender {
 
     /// Bytes that the frame being built may have (S3).
     fn len_max(&self) -> usize {
-        let credit = usize::try_from(self.credit()).expect("a window is a u32");
-        credit.saturating_sub(self.control.counted_len()).min(self.frame_max)
+        self.len_beside(0)
     }
 
     /// The same, if it gets bodies (S6).
     fn bodies_max(&self) -> usize {
+        self.len_beside(self.spared)
+    }
+
+    /// Bytes of a frame that leaves `spared` bytes of the credit.
+    fn len_beside(&self, spared: usize) -> usize {
         let credit = usize::try_from(self.credit()).expect("a window is a u32");
-        let other = self.control.counted_len() + self.spared;
-        credit.saturating_sub(other).min(self.frame_max)
+        credit.saturating_sub(self.control.counted_len() + spared).min(self.frame_max)
     }
 
     fn note(&mut self, now: u64, consumed: u64) {

@@ -64,6 +64,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
     let chosen = ByteCount((facts.memory / 4 / share).min(CORE_BUDGET_MAX));
     let budget = limits.core_budget.or(chosen).0;
     let entry_bytes_max = config.wal.frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
+    let members = members(config, node, cores);
     Plan {
         node: node.node,
         cluster: node.cluster,
@@ -94,8 +95,8 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         },
         entry_bytes_max: size(entry_bytes_max),
         shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
-        members: members(config, node, cores),
-        members_at_founding: noted(founding(config), &members(config, node, cores)),
+        members_at_founding: noted(founding(config), &members),
+        members,
         replica: replica_of(config),
         listen: config.listens().then_some(config.listen.peer),
         security: Security::Plain,

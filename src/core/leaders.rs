@@ -252,7 +252,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Where a member of a shard lives.
-    fn node_of(&self, slot: Slot, replica: Option<ReplicaId>) -> Option<NodeId> {
+    pub(super) fn node_of(&self, slot: Slot, replica: Option<ReplicaId>) -> Option<NodeId> {
         self.raft.view(slot).conf?.member(replica?).map(|member| member.node)
     }
 }

@@ -385,7 +385,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if view.role == Role::Leader {
             return Some(self.node);
         }
-        view.conf?.member(view.leader?).map(|member| member.node)
+        self.node_of(slot, view.leader)
     }
 }
 

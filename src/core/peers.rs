@@ -132,6 +132,11 @@ pub(crate) struct Known {
     pub(crate) record: NodeRecord,
 }
 
+/// Where a list says that a node listens.
+fn address_in(list: &[(NodeId, Arc<str>)], node: NodeId) -> Option<Arc<str>> {
+    list.iter().find(|(id, _)| *id == node).map(|(_, address)| Arc::clone(address))
+}
+
 impl Roster {
     /// The roster of core `core`, of the process life `boot`.
     pub(crate) fn new(
@@ -142,8 +147,7 @@ impl Roster {
         frame_max: u32,
     ) -> Self {
         let guests = members.stores.iter().map(|(node, store)| {
-            let told = members.peers.iter().find(|(id, _)| id == node);
-            let address = told.map(|(_, address)| Arc::clone(address)).unwrap_or_default();
+            let address = address_in(&members.peers, *node).unwrap_or_default();
             (*node, Peer { address, app: None, layout: None, store: Some(*store), dials: 0 })
         });
         let lanes = u32::try_from(members.peers.len()).unwrap_or(u32::MAX);
@@ -190,12 +194,10 @@ impl Roster {
                 Peer { address: Arc::default(), app: None, layout: None, store: None, dials: 0 };
             let known = before.remove(&node).or_else(|| self.guests.remove(&node));
             let mut peer = known.unwrap_or(none);
-            let told =
-                || self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| Arc::clone(it));
             if let Some(address) = address {
                 peer.address = address;
             } else if peer.address.is_empty() {
-                peer.address = told().unwrap_or_default();
+                peer.address = address_in(&self.told, node).unwrap_or_default();
             }
             self.peers.insert(node, peer);
         }
@@ -239,7 +241,7 @@ impl Roster {
     /// Where to dial `node` next: where it was last known to listen and where the configuration
     /// file says that it does, in turn. Who is a member the file does not say; where, it may.
     pub(super) fn address_to(&mut self, node: NodeId) -> Arc<str> {
-        let told = self.told.iter().find(|(id, _)| *id == node).map(|(_, it)| Arc::clone(it));
+        let told = address_in(&self.told, node);
         let known = if self.peers.contains_key(&node) { &mut self.peers } else { &mut self.guests };
         let Some(peer) = known.get_mut(&node) else { return Arc::default() };
         peer.dials = peer.dials.wrapping_add(1);

@@ -270,6 +270,24 @@ impl Cluster {
         self.run(async move { client.put(key, value).await })
     }
 
+    /// Writes `count` values of a kilobyte through one node, again while it refuses them: 3,000 are
+    /// more than the logs keep.
+    #[track_caller]
+    pub(crate) fn fill(&self, node: u64, round: u64, count: u64) {
+        let client = self.engine(node).client();
+        self.run(async move {
+            for nth in 0..count {
+                let value = format!("{round}-{nth}-{}", "x".repeat(1_000));
+                loop {
+                    match client.put(format!("key-{}", nth % 700), &value).await {
+                        Ok(()) => break,
+                        Err(error) => assert!(error.is_retryable(), "{error}"),
+                    }
+                }
+            }
+        });
+    }
+
     /// Reads through one node.
     #[track_caller]
     pub(crate) fn get(&self, node: u64, key: &str) -> Option<String> {

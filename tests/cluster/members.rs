@@ -106,18 +106,7 @@ fn mc_08_one_node_in_and_out_many_times() {
 fn a_node_that_comes_late_gets_the_state_as_a_whole() {
     let mut cluster = Cluster::up(65, 3, 2);
     let leader = cluster.leader();
-    let client = cluster.engine(leader).client();
-    cluster.run(async move {
-        for nth in 0..6_000_u64 {
-            let value = format!("{nth}-{}", "x".repeat(1_000));
-            loop {
-                match client.put(format!("key-{}", nth % 700), &value).await {
-                    Ok(()) => break,
-                    Err(error) => assert!(error.is_retryable(), "{error}"),
-                }
-            }
-        }
-    });
+    cluster.fill(leader, 0, 6_000);
     let node = cluster.grow(leader);
     let installs: u64 = cluster.engine(node).metrics().cores.iter().map(|core| core.installs).sum();
     assert!(installs > 0, "the logs do not reach back to the beginning");

@@ -6,22 +6,6 @@ use bowline_env::sim::Crash;
 
 use crate::kit::{Cluster, ms};
 
-/// Writes more than the logs keep.
-fn fill(cluster: &Cluster, node: u64, round: u64) {
-    let client = cluster.engine(node).client();
-    cluster.run(async move {
-        for nth in 0..3_000_u64 {
-            let value = format!("{round}-{nth}-{}", "x".repeat(1_000));
-            loop {
-                match client.put(format!("key-{}", nth % 700), &value).await {
-                    Ok(()) => break,
-                    Err(error) => assert!(error.is_retryable(), "{error}"),
-                }
-            }
-        }
-    });
-}
-
 fn installs(cluster: &Cluster, node: u64) -> u64 {
     cluster.engine(node).metrics().cores.iter().map(|core| core.installs).sum()
 }
@@ -32,7 +16,7 @@ fn sn_06_a_node_that_was_away_too_long_gets_a_snapshot() {
     let leader = cluster.leader();
     let away = if leader == 3 { 2 } else { 3 };
     cluster.crash(away, Crash::Power);
-    fill(&cluster, leader, 1);
+    cluster.fill(leader, 1, 3_000);
     cluster.start(away);
     cluster.ready(away);
     assert!(installs(&cluster, away) > 0, "its peers' logs do not reach back that far");
@@ -60,7 +44,7 @@ fn sn_04_a_state_comes_from_the_next_leader_when_the_first_is_gone() {
     let leader = cluster.leader();
     let away = if leader == 3 { 2 } else { 3 };
     cluster.crash(away, Crash::Power);
-    fill(&cluster, leader, 1);
+    cluster.fill(leader, 1, 3_000);
     // Pieces take their time, so that the first sender is lost in the middle.
     cluster.world.link(leader, away).slow(2_000);
     cluster.start(away);

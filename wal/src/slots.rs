@@ -302,10 +302,9 @@ impl SlotTable {
         self.growing || (self.count() < self.spare_max && self.is_pressed(checkpoint))
     }
 
-    /// Whether nothing lives in some slot that is used.
+    /// Whether nothing lives in some slot that is used, whatever checkpoint it waits for.
     pub(crate) fn has_dead(&self) -> bool {
-        let dead = |slot: &Slot| slot.life == Life::Closed && slot.live.is_dead();
-        self.slots.iter().any(|slot| dead(slot) || slot.life == Life::Held)
+        self.dead(u64::MAX).next().is_some()
     }
 
     pub(crate) fn handle_grown(&mut self, good: bool) {

@@ -59,6 +59,12 @@ fn lane(peer: u64) -> LaneNo {
     LaneNo(u16::try_from(peer).expect("a few nodes"))
 }
 
+/// Where a packet of node `from` came by.
+fn origin(from: u64, packet: &Packet) -> Origin {
+    let lane = (packet.life != 0).then(|| lane(from));
+    Origin { node: bowline_raft::NodeId(from), lane, life: packet.life }
+}
+
 impl World {
     pub fn new(lanes: bool) -> Self {
         let liveness = if lanes { Liveness::Lane } else { Liveness::Shard };
@@ -224,8 +230,7 @@ impl World {
     /// An Append waits for the log; what it says of the commit does not.
     fn tell_kept(&mut self, from: u64, to: u64, packet: &Packet) {
         let What::Append { commit, .. } = packet.message.what else { return };
-        let lane = (packet.life != 0).then(|| lane(from));
-        let origin = Origin { node: bowline_raft::NodeId(from), lane, life: packet.life };
+        let origin = origin(from, packet);
         if let Some(node) = self.nodes.get_mut(&to) {
             node.pass(|core, _, _| {
                 core.handle_kept(origin, &packet.message, commit);
@@ -238,8 +243,7 @@ impl World {
     pub fn hand(&mut self, from: u64, to: u64, packet: &Packet) -> Option<Verdict> {
         let batches: Vec<_> =
             packet.batches.iter().map(|(head, body)| Batch { head: *head, body }).collect();
-        let lane = (packet.life != 0).then(|| lane(from));
-        let origin = Origin { node: bowline_raft::NodeId(from), lane, life: packet.life };
+        let origin = origin(from, packet);
         let node = self.nodes.get_mut(&to)?;
         let mut verdict = None;
         node.pass(|core, log, out| {
