@@ -2,9 +2,9 @@
 //! itself.
 //!
 //! One roster per core, shared with its tasks that shake hands. It follows the configurations of
-//! the core's shards, which say who the members are and where; the configuration file counts only
-//! where they say nothing. A node that is in none of them is let in unless it left: it may be a
-//! member that this node has not heard of yet.
+//! the core's shards, which say who the members are; where a member listens they say too, and a
+//! dial tries what the configuration file says of it in turn. A node that is in none of them is let
+//! in unless it left: it may be a member that this node has not heard of yet.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
