@@ -12,10 +12,17 @@ use bowline::{
 use bowline_env::Nanos;
 use bowline_env::sim::{Rng, World};
 
+use super::SLICE;
 use super::history::{History, Key, Open, STEP};
 use super::plan::Plan;
 use super::tally::Tally;
 use crate::linear::{Answer, Value, What};
+
+/// Calls in one go of a client without a rest.
+const BURST: u64 = 100;
+/// Calls of all clients of a run, about: very busy clients rest between their bursts, since more
+/// calls between two troubles cost much and find little.
+const CALLS: u64 = 8_000;
 
 /// What the run and its clients share.
 pub(crate) struct Shared {
@@ -111,7 +118,14 @@ impl Client {
     /// Calls until it is told to stop.
     pub(crate) async fn work(mut self) {
         let patience = [100, 500, 2_000][self.rng.index(3)];
-        while !self.shared.stop.get() {
+        let began = self.shared.world.now();
+        for calls in 0_u64.. {
+            if calls.is_multiple_of(BURST) {
+                self.rest(began, calls).await;
+            }
+            if self.shared.stop.get() {
+                return;
+            }
             let think = Nanos(self.rng.magnitude(1_000, self.shared.plan.think.0));
             self.shared.world.sleep(think).await;
             let Some(mut door) = self.choose() else { continue };
@@ -123,6 +137,17 @@ impl Client {
                 18 => self.write_many(door).await,
                 _ => self.scan(door).await,
             }
+        }
+    }
+
+    /// Waits until so many calls since `began` are no more than the client's share.
+    async fn rest(&self, began: Nanos, calls: u64) {
+        let plan = &self.shared.plan;
+        let clients = u64::try_from(plan.clients).expect("few");
+        let due = began.after(Nanos(plan.safety.0 / CALLS * clients * calls));
+        while self.shared.world.now() < due && !self.shared.stop.get() {
+            let left = due.since(self.shared.world.now());
+            self.shared.world.sleep(left.min(SLICE)).await;
         }
     }
 
