@@ -210,8 +210,8 @@ impl Nodes {
     pub(crate) fn is_sick(&self, node: u64) -> bool {
         let up = self.shared.up.borrow();
         let Some((_, engine)) = up.get(&node) else { return false };
-        let failed = engine.metrics().cores.iter().any(|core| core.shards_failed > 0);
-        failed && !engine.status().leaderless.is_empty()
+        let failed = || engine.metrics().cores.iter().any(|core| core.shards_failed > 0);
+        !engine.status().leaderless.is_empty() && failed()
     }
 
     /// Whether it has been sick for long.
