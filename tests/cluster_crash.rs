@@ -8,7 +8,7 @@
 //! ```text
 //! cargo test --test cluster_crash                                    a few rounds
 //! BOWLINE_ROUNDS=100 cargo test --test cluster_crash kills -- --nocapture
-//! BOWLINE_ROUNDS=20 cargo test --test cluster_crash cuts -- --ignored --nocapture    needs root
+//! BOWLINE_ROUNDS=100 cargo test --test cluster_crash cuts -- --nocapture         as root
 //! ```
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is this test failing")]
 #![expect(clippy::disallowed_methods, reason = "processes, threads and clocks are what is tested")]
