@@ -35,9 +35,13 @@ impl RaftCore {
         if self.config.liveness == Liveness::Shard {
             return;
         }
+        let every = self.config.times.beat;
+        let due = self.lanes.iter().any(|lane| lane.is_beat_due(self.now, every));
         for place in 0..self.lanes.len() {
             self.expire_lane(place);
-            self.beat_lane(place, out);
+            if due {
+                self.beat_lane(place, out);
+            }
             self.go_on_with_digest(lane_no(place), out);
         }
         for _ in 0..WALK_MAX {
@@ -83,14 +87,16 @@ impl RaftCore {
         }
     }
 
+    /// A beat, if it is due within half an interval: beats that are due at about the same time leave
+    /// at the same time, so that an idle core, and those that hear it, wake once for all of them.
     fn beat_lane(&mut self, place: usize, out: &mut Outbox) {
-        let (timing, age) = (self.timing(), self.write_age());
-        let log_progress = self.streams.iter().map(|stream| stream.durable.0).sum();
         let (now, every) = (self.now, self.config.times.beat);
-        let lane = &mut self.lanes[place];
-        if !lane.up || now < lane.beat_at.after(every) {
+        if !self.lanes[place].is_beat_due(now, every / 2) {
             return;
         }
+        let (timing, age) = (self.timing(), self.write_age());
+        let log_progress = self.streams.iter().map(|stream| stream.durable.0).sum();
+        let lane = &mut self.lanes[place];
         lane.beat_at = now;
         let beat = Beat {
             epoch: u64::from(lane.belief.peer_epoch()),
@@ -181,6 +187,12 @@ impl RaftCore {
         let same_epoch = beat.epoch == u64::from(known.promise.epoch());
         if same_epoch && known.watch.hear(now, beat.led_hash, known.followed_hash) {
             self.ask_for_shards(lane, out);
+        }
+        // The own beats leave with the answer.
+        if self.lanes[usize::from(lane.0)].is_beat_due(now, self.config.times.beat / 2) {
+            for place in 0..self.lanes.len() {
+                self.beat_lane(place, out);
+            }
         }
     }
 

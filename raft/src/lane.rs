@@ -143,6 +143,13 @@ pub(crate) struct Lane {
     pub(crate) cursor: Option<u32>,
 }
 
+impl Lane {
+    /// Whether the latest beat left `every` ago, or longer.
+    pub(crate) fn is_beat_due(&self, now: BootTime, every: u64) -> bool {
+        self.up && now >= self.beat_at.after(every)
+    }
+}
+
 /// Replicas that one pass looks at for one lane.
 const WALK_MAX: u32 = 4_096;
 /// Lanes of a core at most.

@@ -16,18 +16,22 @@ use ::glommio::timer::Timer;
 /// Between two ticks of a core that is at work.
 pub(super) const TICK: Duration = Duration::from_millis(5);
 /// Between two ticks of one that is not.
-const TICK_QUIET: Duration = Duration::from_millis(50);
-/// Looks at the clock between two ticks from which on a core is at work: a few puts.
+const TICK_QUIET: Duration = Duration::from_millis(100);
+/// As many looks at the clock in `TICK`, on the average, make a core one at work: a few puts. Beats
+/// of its peers are less, though several may come at once.
 const LOOKS_AT_WORK: u32 = 24;
-/// Ticks without work after which a core is quiet.
-const QUIET_AFTER: u32 = 20;
+/// Ticks of a core at work in the time of a quiet one, and between two looks at that average.
+const TICKS_A_LOOK: u32 = 20;
+/// As many looks in the time of a quiet tick make a core one at work.
+const LOOKS_A_QUIET: u32 = LOOKS_AT_WORK * TICKS_A_LOOK;
 
 /// How long after a tick its guards fire.
 const GUARDS: [Duration; 3] =
     [Duration::from_millis(20), Duration::from_secs(1), Duration::from_mins(1)];
 
 const _: () = assert!(TICK.as_millis() <= 5, "a lost wake is found soon");
-const _: () = assert!(TICK_QUIET.as_millis() <= 50, "and not much later on a quiet core");
+const _: () = assert!(TICK_QUIET.as_millis() <= 100, "and not much later on a quiet core");
+const _: () = assert!(TICK.as_millis() * TICKS_A_LOOK as u128 == TICK_QUIET.as_millis());
 
 /// How busy a core is, by how often it looks at its clock.
 #[derive(Default)]
@@ -48,25 +52,27 @@ impl Pulse {
     pub(super) fn look(&self) {
         let looks = self.looks.get().saturating_add(1);
         self.looks.set(looks);
-        if looks == LOOKS_AT_WORK
+        if looks == LOOKS_A_QUIET
             && let Some(tick) = self.quiet.take()
         {
             tick.wake();
         }
     }
 
-    fn is_at_work(&self) -> bool {
-        self.looks.get() >= LOOKS_AT_WORK
+    /// Whether the core was at work since the last such question.
+    fn was_at_work(&self) -> bool {
+        self.looks.replace(0) >= LOOKS_A_QUIET
     }
 
     /// Ticks for as long as it is polled.
     pub(super) async fn tick(&self) {
-        let mut without_work = 0;
         loop {
-            self.looks.set(0);
-            let is_quiet = without_work >= QUIET_AFTER;
-            self.wait(is_quiet).await;
-            without_work = if self.is_at_work() { 0 } else { without_work + 1 };
+            for _ in 0..TICKS_A_LOOK {
+                self.wait(false).await;
+            }
+            while !self.was_at_work() {
+                self.wait(true).await;
+            }
         }
     }
 
@@ -76,7 +82,7 @@ impl Pulse {
         let mut guards = GUARDS.map(|later| Timer::new(span + later));
         let mut timer = Timer::new(span);
         poll_fn(|cx| {
-            if is_quiet && self.is_at_work() {
+            if is_quiet && self.looks.get() >= LOOKS_A_QUIET {
                 return Poll::Ready(());
             }
             // A timer is set by its first poll. What a guard says does not matter.
