@@ -170,7 +170,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         if batch.head.flags & FLAG_CONF != 0 && next > batch.head.first.0 {
             // What a flush writes down is the membership as of what it holds.
-            self.confs[place(slot)] = Bytes::copy_from_slice(body.payload(0));
+            let conf = Bytes::copy_from_slice(body.payload(0));
+            let before = std::mem::replace(&mut self.confs[place(slot)], conf);
+            if self.replicas[place(slot)].machine.manifest().is_none() {
+                self.founded_with.entry(slot).or_insert(before);
+            }
         }
         Progress::Done
     }

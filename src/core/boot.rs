@@ -338,6 +338,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
         logs: Logs::new(logs, M::VERSION),
         replicas: Vec::new(),
         confs: Vec::new(),
+        founded_with: BTreeMap::new(),
         slots: BTreeMap::new(),
         store,
         mail,

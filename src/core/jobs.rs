@@ -306,11 +306,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if replica.flushing || replica.merging {
             return;
         }
-        let (shard, founding) = (replica.shard, self.confs[place(slot)].clone());
+        let shard = replica.shard;
+        let founding = self.founded_with.get(&slot).unwrap_or(&self.confs[place(slot)]);
         let own =
             || replica.machine.manifest().map(|(at, term, body)| (LogIndex(at), Term(term), body));
         let (index, term, body) = replica.unopened.clone().or_else(own).unwrap_or_else(|| {
-            (LogIndex(0), Term(0), super::boot::founding_manifest::<E, M>(shard, &founding))
+            (LogIndex(0), Term(0), super::boot::founding_manifest::<E, M>(shard, founding))
         });
         let record = Record::Manifest { index, term, body: &body };
         if let Err(error) = self.logs.stream_mut(slot).stage(shard, &[record]) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bowline::{ChangeReport, Code, Error, Membership, NodeId, RequestError};
+use bowline_env::Kind;
 use bowline_env::sim::Crash;
 
 use crate::kit::{Cluster, ms};
@@ -323,4 +324,32 @@ fn a_node_that_waits_belongs_to_the_cluster_that_comes_first() {
     assert_eq!(cluster.members(node), [(1, true), (2, true), (node, true)]);
     cluster.put(cluster.leader_of(&[1, 2, node]), "key", "value").unwrap();
     assert_eq!(cluster.get(other, "key"), None);
+}
+
+/// A log that frees slots writes the first manifests of shards that never flushed again: as of
+/// index 0, with the members of then, whatever they are now.
+#[test]
+fn a_shard_that_never_flushed_comes_back_after_its_members_changed() {
+    let mut cluster = Cluster::new(87, 3, 2);
+    for node in 1..=3 {
+        cluster.setup(node).delta_bytes = 64 << 20;
+    }
+    cluster.start_all();
+    let learner = cluster.join();
+    cluster.add(1, learner).unwrap().complete().unwrap();
+    cluster.fill(1, 0, 200);
+    let disk = cluster.world.disk(3);
+    for nth in 1..100 {
+        disk.fail_names(nth, Kind::NoSpace);
+    }
+    cluster.fill(1, 0, 150);
+    cluster.world.run_for(ms(1_000));
+    let counted = cluster.engine(3).metrics().cores;
+    assert!(counted.iter().all(|core| core.flushes == 0 && core.jobs_failed > 1), "{counted:?}");
+    disk.heal();
+    cluster.crash(3, Crash::Power);
+    cluster.start(3);
+    cluster.ready(3);
+    assert_eq!(cluster.members(3).len(), 4);
+    assert_eq!(cluster.get(3, "key-7"), cluster.get(1, "key-7"));
 }

@@ -31,6 +31,10 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     /// The nodes that are up, and the number of the life of each.
     pub(crate) up: RefCell<BTreeMap<u64, (u64, EmbeddedEngine)>>,
+    /// All nodes there are, also one that joins or leaves.
+    pub(crate) nodes: RefCell<Vec<u64>>,
+    /// The node that joined, if there is one.
+    pub(crate) guest: Cell<Option<u64>>,
     pub(crate) history: RefCell<History>,
     pub(crate) tally: RefCell<Tally>,
     pub(crate) stop: Cell<bool>,
@@ -52,11 +56,18 @@ impl Shared {
             world: world.clone(),
             plan: plan.clone(),
             up: RefCell::default(),
+            nodes: RefCell::new(plan.nodes.clone()),
+            guest: Cell::new(None),
             history: RefCell::new(History::new(plan.value_max)),
             tally: RefCell::default(),
             stop: Cell::new(false),
             number: Cell::new(0),
         })
+    }
+
+    /// All nodes there are.
+    pub(crate) fn all(&self) -> Vec<u64> {
+        self.nodes.borrow().clone()
     }
 
     /// A number that no other write has.
@@ -155,7 +166,9 @@ impl Client {
     fn choose(&self) -> Option<Door> {
         let nodes = &self.shared.plan.nodes;
         let own = nodes[self.number % nodes.len()];
-        let node = if self.rng.ratio(3, 4) { own } else { nodes[self.rng.index(nodes.len())] };
+        let guest = self.shared.guest.get().filter(|_| self.rng.ratio(1, 4));
+        let any = || guest.unwrap_or_else(|| nodes[self.rng.index(nodes.len())]);
+        let node = if self.rng.ratio(3, 4) { own } else { any() };
         self.shared.door(node)
     }
 

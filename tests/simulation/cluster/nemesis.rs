@@ -6,6 +6,7 @@ use bowline::{NodeId, ShardId};
 use bowline_env::sim::{Crash, Rng, WriteFault};
 use bowline_env::{Name, Nanos};
 
+use super::guests::Guests;
 use super::load::Shared;
 use super::nodes::Nodes;
 use super::plan::Trouble;
@@ -24,12 +25,14 @@ pub(crate) struct Nemesis {
     rng: Rng,
     next: Nanos,
     ends: Vec<(Nanos, End)>,
+    pub(crate) guests: Guests,
 }
 
 impl Nemesis {
     pub(crate) fn new(shared: &Rc<Shared>) -> Self {
         let rng = Rng::new(shared.plan.seed ^ 0x6e65_6d65);
-        let mut new = Self { shared: Rc::clone(shared), rng, next: Nanos(0), ends: Vec::new() };
+        let (shared, guests) = (Rc::clone(shared), Guests::new(shared));
+        let mut new = Self { shared, rng, next: Nanos(0), ends: Vec::new(), guests };
         new.next = new.soon();
         new
     }
@@ -56,6 +59,7 @@ impl Nemesis {
     /// Does what is due.
     pub(crate) fn act(&mut self, nodes: &mut Nodes) {
         let now = self.now();
+        self.guests.look(nodes);
         let (due, left) =
             std::mem::take(&mut self.ends).into_iter().partition(|(at, _)| *at <= now);
         self.ends = left;
@@ -89,18 +93,18 @@ impl Nemesis {
 
     /// A node to trouble.
     fn one(&self) -> u64 {
-        let nodes = &self.shared.plan.nodes;
+        let nodes = self.shared.nodes.borrow();
         nodes[self.rng.index(nodes.len())]
     }
 
     /// Two different nodes; none: there is but one.
     fn two(&self) -> Option<(u64, u64)> {
-        let (a, b) = (self.one(), self.one());
-        if self.shared.plan.nodes.len() < 2 {
+        let nodes = self.shared.nodes.borrow();
+        if nodes.len() < 2 {
             return None;
         }
-        let count = u64::try_from(self.shared.plan.nodes.len()).expect("few");
-        Some(if a == b { (a, a % count + 1) } else { (a, b) })
+        let (a, b) = (self.rng.index(nodes.len()), self.rng.index(nodes.len() - 1));
+        Some((nodes[a], nodes[(a + 1 + b) % nodes.len()]))
     }
 
     fn begin(&mut self, trouble: Trouble, nodes: &mut Nodes) {
@@ -141,13 +145,14 @@ impl Nemesis {
             Trouble::Transfer | Trouble::Flush => self.ask(trouble, node),
             // It comes before a start.
             Trouble::LostRun => {},
+            Trouble::Members => self.guests.change(nodes),
             Trouble::BadPage => self.spoil(node),
         }
     }
 
     /// Some nodes do not reach the others: one node, a half, or each but its neighbours.
     fn partition(&mut self) {
-        let nodes = self.shared.plan.nodes.clone();
+        let nodes = self.shared.all();
         if nodes.len() < 2 {
             return;
         }
@@ -176,9 +181,11 @@ impl Nemesis {
         let Some((_, other)) = self.two() else { return };
         let all = self.rng.ratio(1, 2);
         let hears = self.rng.ratio(1, 2);
-        let others = self.shared.plan.nodes.iter().copied().filter(|it| *it != node);
+        let nodes = self.shared.nodes.borrow();
+        let others = nodes.iter().copied().filter(|it| *it != node);
         let others = others.filter(|it| all || *it == other);
         let ways: Vec<_> = others.map(|it| if hears { (node, it) } else { (it, node) }).collect();
+        drop(nodes);
         for (from, to) in &ways {
             self.shared.world.link(*from, *to).cut();
         }
@@ -200,7 +207,7 @@ impl Nemesis {
     }
 
     fn power_of_all(&mut self, nodes: &mut Nodes) {
-        for node in self.shared.plan.nodes.clone() {
+        for node in self.shared.all() {
             if !nodes.is_down(node) {
                 nodes.crash(node, Crash::Power);
                 self.went_down(node);
@@ -315,9 +322,9 @@ impl Nemesis {
     pub(crate) fn heal(&mut self) {
         let world = &self.shared.world;
         world.heal();
-        for from in &self.shared.plan.nodes {
+        for from in self.shared.nodes.borrow().iter() {
             world.disk(*from).heal();
-            for to in self.shared.plan.nodes.iter().filter(|to| *to != from) {
+            for to in self.shared.nodes.borrow().iter().filter(|to| *to != from) {
                 self.mend(&[(*from, *to)]);
             }
         }

@@ -45,6 +45,12 @@ struct Node {
     sick_since: Option<Nanos>,
 }
 
+impl Node {
+    const fn new() -> Self {
+        Self { phase: Phase::Down, life: 0, sick_since: None }
+    }
+}
+
 /// All nodes.
 pub(crate) struct Nodes {
     shared: Rc<Shared>,
@@ -59,8 +65,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn new(shared: &Rc<Shared>) -> Self {
         let rng = Rng::new(shared.plan.seed ^ 0x6e6f_6465);
-        let down = |node: &u64| (*node, Node { phase: Phase::Down, life: 0, sick_since: None });
-        let all = shared.plan.nodes.iter().map(down).collect();
+        let all = shared.plan.nodes.iter().map(|node| (*node, Node::new())).collect();
         let shared = Rc::clone(shared);
         let fails = shared.plan.troubles.contains(&Trouble::BadDisk);
         let whole = shared.plan.profile == Profile::calm() && !fails;
@@ -77,7 +82,8 @@ impl Nodes {
     }
 
     pub(crate) fn start(&mut self, node: u64) {
-        if !matches!(self.all[&node].phase, Phase::Down) {
+        // One that left does not come back.
+        if !self.all.get(&node).is_some_and(|it| matches!(it.phase, Phase::Down)) {
             return;
         }
         let setup = self.shared.plan.setup(node, &self.rng);
@@ -100,6 +106,19 @@ impl Nodes {
         node.life += 1;
         node.sick_since = None;
         node.phase = Phase::Starting { task, since, lived, whole, _alive: alive };
+    }
+
+    /// A node that nobody knows yet.
+    pub(crate) fn come(&mut self, node: u64) {
+        self.all.insert(node, Node::new());
+        self.shared.nodes.borrow_mut().push(node);
+        self.start(node);
+    }
+
+    /// A node that is down is one of the cluster no more.
+    pub(crate) fn go(&mut self, node: u64) {
+        self.all.remove(&node);
+        self.shared.nodes.borrow_mut().retain(|it| *it != node);
     }
 
     pub(crate) fn crash(&mut self, node: u64, how: Crash) {
@@ -129,7 +148,7 @@ impl Nodes {
     /// nodes that went down are given.
     pub(crate) fn look(&mut self) -> Vec<u64> {
         let mut down = Vec::new();
-        for node in self.shared.plan.nodes.clone() {
+        for node in self.shared.all() {
             if self.look_at(node) {
                 down.push(node);
             }
@@ -223,11 +242,11 @@ impl Nodes {
     }
 
     pub(crate) fn is_up(&self, node: u64) -> bool {
-        matches!(self.all[&node].phase, Phase::Up)
+        self.all.get(&node).is_some_and(|it| matches!(it.phase, Phase::Up))
     }
 
     pub(crate) fn is_down(&self, node: u64) -> bool {
-        matches!(self.all[&node].phase, Phase::Down)
+        self.all.get(&node).is_none_or(|it| matches!(it.phase, Phase::Down))
     }
 }
 

@@ -48,10 +48,12 @@ pub(crate) enum Trouble {
     LostRun,
     /// A bit of a run turns under a node that is up: on the nodes of `LostRun` only.
     BadPage,
+    /// A node is added, or one that was added is removed.
+    Members,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Partition,
         Self::OneWay,
         Self::SlowLink,
@@ -71,6 +73,7 @@ impl Trouble {
         Self::Flush,
         Self::LostRun,
         Self::BadPage,
+        Self::Members,
     ];
 }
 
@@ -79,6 +82,7 @@ impl Trouble {
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) profile: Profile,
+    /// The founders; who comes later has a higher id.
     pub(crate) nodes: Vec<u64>,
     pub(crate) shards: u32,
     /// By node; fixed at its founding.
@@ -152,6 +156,7 @@ impl Plan {
     /// A node as it is started next; the cores change from life to life.
     pub(crate) fn setup(&self, node: u64, rng: &Rng) -> Setup {
         let place = usize::try_from(node - 1).expect("nodes are few");
+        let join = place >= self.nodes.len();
         let (slot_bytes, log_bytes, delta_bytes) = if self.flushes {
             (128 << 10, 2 << 20, 64 << 10)
         } else {
@@ -159,7 +164,7 @@ impl Plan {
         };
         Setup {
             cores: few(rng, 3),
-            streams: self.streams[place],
+            streams: self.streams[place % self.nodes.len()],
             support_ms: self.support_ms,
             op_timeout_ms: 2_000,
             lease_reads: self.lease_reads,
@@ -171,7 +176,8 @@ impl Plan {
                 ("cluster.leaders", format!("{:?}", self.leaders)),
                 ("state.resident", format!("{:?}", self.resident)),
             ],
-            ..Setup::new(node, &self.nodes, self.shards)
+            join,
+            ..Setup::new(node, if join { &[] } else { &self.nodes }, self.shards)
         }
     }
 }

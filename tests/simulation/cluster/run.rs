@@ -7,6 +7,7 @@
 //! judge     the history of each key is linearizable
 //! ```
 
+mod guests;
 mod history;
 mod load;
 mod nemesis;
@@ -94,17 +95,41 @@ impl Run {
         let clients = std::mem::take(&mut self.clients);
         let done = || clients.iter().all(SimTask::is_done);
         self.world.run_until(done, LIMIT).expect("every call is answered");
+        if self.nemesis.guests.is_changing() {
+            self.end_change();
+        }
         let dead = self.stay_dead();
         for node in &dead {
             self.nodes.crash(*node, Crash::Power);
         }
-        let alive: Vec<u64> =
-            self.shared.plan.nodes.iter().copied().filter(|node| !dead.contains(node)).collect();
+        let all = self.shared.all();
+        let alive: Vec<u64> = all.iter().copied().filter(|node| !dead.contains(node)).collect();
         self.bring_up(&alive);
         self.answer_everything(&alive);
         if !dead.is_empty() {
-            self.bring_up(&self.shared.plan.nodes.clone());
+            self.bring_up(&all);
             self.answer_everything(&dead);
+        }
+    }
+
+    /// A change of members that was begun comes to its end, now that nothing hinders it.
+    fn end_change(&mut self) {
+        let limit = self.world.now().after(LIMIT);
+        while self.nemesis.guests.is_changing() {
+            for node in self.shared.all() {
+                if self.nodes.is_sick(node) {
+                    self.nodes.crash(node, Crash::Kill);
+                }
+                self.nodes.start(node);
+            }
+            self.world.run_for(SLICE);
+            let _down: Vec<u64> = self.nodes.look();
+            self.nemesis.guests.look(&mut self.nodes);
+            assert!(
+                self.world.now() < limit,
+                "a change of members, all being well, does not end:\n{}",
+                self.cores()
+            );
         }
     }
 
@@ -262,7 +287,7 @@ impl Run {
     fn rest(&self) {
         self.world.run_for(Nanos(2_000_000_000));
         let mut first: Option<(u64, BTreeMap<Bytes, Bytes>)> = None;
-        for node in self.shared.plan.nodes.clone() {
+        for node in self.shared.all() {
             let scan = || {
                 let client = self.shared.up.borrow()[&node].1.client();
                 let options = ScanOptions::new().consistency(Consistency::Eventual);
@@ -288,7 +313,7 @@ impl Run {
 
     /// Stops every node in good order.
     fn end(mut self) -> Tally {
-        for node in self.shared.plan.nodes.clone() {
+        for node in self.shared.all() {
             let (_, engine) = self.shared.up.borrow()[&node].clone();
             let stopped = self.wait(async move { engine.stop().await });
             stopped.unwrap_or_else(|error| panic!("node {node} does not stop cleanly: {error:#}"));

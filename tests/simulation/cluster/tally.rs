@@ -42,6 +42,8 @@ tally! {
     transfers, forced_flushes,
     /// Runs that were lost, and bits of runs that turned.
     lost_runs, bad_pages,
+    /// Nodes that became voters of everything, and that left again.
+    joined, left,
     /// Leaderships won.
     elections,
     lanes_up, lanes_down,
