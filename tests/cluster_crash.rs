@@ -33,6 +33,8 @@ mod kills;
 mod load;
 #[path = "cluster_crash/nodes.rs"]
 mod nodes;
+#[path = "cluster_crash/pauses.rs"]
+mod pauses;
 #[path = "cluster_crash/space.rs"]
 mod space;
 #[path = "cluster_crash/zones.rs"]

@@ -364,7 +364,7 @@ impl RaftCore {
             let it = &self.replicas[slot];
             if it.floor.0 > 0 && it.floor == it.last {
                 // A snapshot that came before the leader was known was reported to nobody.
-                self.report_match(slot, it.commit, out);
+                self.report_match(slot, it.commit, (leader, origin.node), out);
             }
         }
     }

@@ -64,6 +64,18 @@ impl RaftCore {
         Some(Send { slot, node: member.node, lane, message, entries: None })
     }
 
+    /// A message to a replica of the shard that need not be a member.
+    pub(crate) fn envelope_to(
+        &self,
+        slot: Slot,
+        (to, node): (ReplicaId, NodeId),
+        what: What,
+    ) -> Option<Send> {
+        let message = self.letter((slot, &self.replicas[slot]), to, what);
+        let Road(lane) = self.road(node, NO_LANE)?;
+        Some(Send { slot, node, lane, message, entries: None })
+    }
+
     /// The road to a node: the lane used before, else any that is up, or none is known. None: those
     /// that are known are down.
     #[inline]

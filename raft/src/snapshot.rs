@@ -4,8 +4,8 @@
 //! a transport said so.
 
 use crate::{
-    Apply, Configuration, Damage, HardState, Log, LogIndex, Message, Outbox, RaftCore, Reason,
-    Record, ReplicaId, Role, Slot, SnapWant, Term, Verdict, What, Why,
+    Apply, Configuration, Damage, HardState, Log, LogIndex, Message, NodeId, Outbox, RaftCore,
+    Reason, Record, ReplicaId, Role, Slot, SnapWant, Term, Verdict, What, Why,
     alarm::Alarm,
     core::StreamState,
     replica::{INSTALLING, OFFERED, Pace, STATE_DAMAGED},
@@ -33,6 +33,9 @@ pub enum SnapshotEvent<'a> {
         term: Term,
         /// The configuration as of that index.
         conf: &'a [u8],
+        /// Who offered it, and on which node that is: it is told what is here now. It need not be a
+        /// member as far as this replica knows.
+        from: (ReplicaId, NodeId),
     },
 }
 
@@ -50,8 +53,8 @@ impl RaftCore {
         }
         let verdict = match event {
             SnapshotEvent::Failed { peer } => self.snapshot_failed(slot, peer),
-            SnapshotEvent::Ready { index, term, conf } => {
-                self.snapshot_ready(slot, (index, term), conf, (log, out))
+            SnapshotEvent::Ready { index, term, conf, from } => {
+                self.snapshot_ready(slot, (index, term), (conf, from), (log, out))
             },
         };
         self.settle(out);
@@ -160,7 +163,7 @@ impl RaftCore {
         &mut self,
         slot: Slot,
         (index, term): (LogIndex, Term),
-        conf: &[u8],
+        (conf, from): (&[u8], (ReplicaId, NodeId)),
         (log, out): (&mut impl Log, &mut Outbox),
     ) -> Verdict {
         let Ok(conf) = Configuration::decode(conf) else {
@@ -183,7 +186,7 @@ impl RaftCore {
         };
         if stale || it.role == Role::Leader {
             self.counters.snapshots_stale += 1;
-            self.report_match(slot, it.commit, out);
+            self.report_match(slot, it.commit, from, out);
             return Verdict::Taken;
         }
         let here = self.place(slot);
@@ -205,7 +208,7 @@ impl RaftCore {
         self.note_write(slot, lsn);
         self.counters.snapshots_installed += 1;
         self.report(slot, Reason::Installed, out);
-        self.report_match(slot, index, out);
+        self.report_match(slot, index, from, out);
         self.touch(slot);
         Verdict::Taken
     }
@@ -239,14 +242,22 @@ impl RaftCore {
         out.apply.push(Apply::Install { slot, index });
     }
 
-    /// Tells the leader, when it is durable, up to where this log is equal to its own.
-    pub(crate) fn report_match(&mut self, slot: Slot, matched: LogIndex, out: &mut Outbox) {
+    /// Tells the leader, when it is durable, up to where this log is equal to its own. The members
+    /// as of a snapshot may be those of before the leader was one.
+    pub(crate) fn report_match(
+        &mut self,
+        slot: Slot,
+        matched: LogIndex,
+        leader: (ReplicaId, NodeId),
+        out: &mut Outbox,
+    ) {
         let it = &self.replicas[slot];
-        let leads = it.leader == it.replica;
-        let Some(place) = self.conf(slot).place(it.leader).filter(|_| !leads) else { return };
+        if it.leader == it.replica || leader.0 == it.replica {
+            return;
+        }
         let no_quorum = self.is_retired(slot);
         let what = What::AppendResp { matched, reject: None, no_quorum };
-        if let Some(send) = self.envelope(slot, place, what) {
+        if let Some(send) = self.envelope_to(slot, leader, what) {
             self.hold(slot, send, out);
         }
     }

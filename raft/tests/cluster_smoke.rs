@@ -161,7 +161,9 @@ fn a_follower_behind_a_compacted_log_gets_a_snapshot() {
     assert!(term.0 >= 1 && node.core.view(node.slot).commit < upto);
     let leader_log = world.nodes[&leader].log.memory.floor_term;
     let node = world.nodes.get_mut(&behind).unwrap();
-    let ready = SnapshotEvent::Ready { index: upto, term: leader_log, conf: &founding.unwrap() };
+    let from = (ReplicaId(leader), NodeId(leader));
+    let conf = &founding.unwrap();
+    let ready = SnapshotEvent::Ready { index: upto, term: leader_log, conf, from };
     let verdict = node.core.handle_snapshot(node.slot, ready, &mut node.log, &mut node.out);
     assert_eq!(verdict, Verdict::Taken);
     world.flush(behind);

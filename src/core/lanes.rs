@@ -243,6 +243,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let (life, now) = (self.lanes.life, self.logs.now);
         let window = self.lanes.doorman.roster.borrow().window();
         let boot = opened.theirs.boot;
+        self.end_former_life(opened.theirs.from, boot);
         let lane = &mut self.lanes.all[at];
         let (node, core) = (lane.node, lane.core);
         let address = &opened.theirs.record.address;
@@ -253,6 +254,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let event = LaneEvent::Up { node, core, boot, life };
         self.raft.handle_lane(lane_no(at), event, &mut self.logs, &mut self.out);
         self.counters.lanes_up.add(1);
+    }
+
+    /// Ends what is up with cores that a node had before its life `boot`. It may have fewer now, and
+    /// a machine that lost power resets no connection: what is sent there is lost.
+    fn end_former_life(&mut self, node: NodeId, boot: u64) {
+        for at in 0..self.lanes.all.len() {
+            let lane = &self.lanes.all[at];
+            let former = lane.link.as_ref().is_some_and(|link| link.boot < boot);
+            if lane.node == node && former {
+                self.end_lane(at, &Ended::FormerLife);
+            }
+        }
     }
 
     /// Gives a connection up, if there is one.

@@ -65,6 +65,8 @@ struct Outgoing<E: Env> {
 /// A state that is being received.
 struct Incoming<M> {
     node: NodeId,
+    /// The replica that offers it.
+    from: ReplicaId,
     index: LogIndex,
     chunks: mpsc::Sender<Received>,
     outcome: Outcome<M>,
@@ -74,6 +76,8 @@ struct Incoming<M> {
 /// A received state on its way into the log.
 struct Arrived<M> {
     slot: Slot,
+    /// Who offered it.
+    from: (ReplicaId, NodeId),
     machine: M,
     body: Bytes,
 }
@@ -228,7 +232,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if !wanted {
             if healthy {
                 // The leader does not know what is here: raft tells it.
-                self.ready(slot, &offered);
+                self.ready(slot, &offered, (from, node));
             }
             return false;
         }
@@ -270,8 +274,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             slot,
             len_max,
         };
-        let incoming =
-            Incoming { node, index, chunks, outcome: Rc::clone(&outcome), gate: Rc::clone(&gate) };
+        let incoming = Incoming {
+            node,
+            from,
+            index,
+            chunks,
+            outcome: Rc::clone(&outcome),
+            gate: Rc::clone(&gate),
+        };
         drop(self.env.spawn(Class::Background, receiving.run::<M>(gate, outcome)));
         self.transfers.incoming.insert(slot, incoming);
         true
@@ -366,13 +376,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn transfer_ended(&mut self, slot: Slot) {
         let Some(incoming) = self.transfers.incoming.get(&slot) else { return };
         let Some(result) = incoming.outcome.take() else { return };
-        let (node, index) = (incoming.node, incoming.index);
+        let (node, index, from) = (incoming.node, incoming.index, incoming.from);
         self.transfers.incoming.remove(&slot);
         let shard = self.logs.shard(slot);
         match result {
             Ok((machine, body)) => {
                 self.send_bulk(node, Bulk::End { shard, index });
-                self.transfers.arrived.push(Arrived { slot, machine, body });
+                self.transfers.arrived.push(Arrived { slot, from: (from, node), machine, body });
                 self.install_arrived();
             },
             Err(error) => {
@@ -383,25 +393,25 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Shows raft a state; one that is not newer than what is here is answered only.
-    fn ready(&mut self, slot: Slot, manifest: &Manifest) -> Verdict {
+    fn ready(&mut self, slot: Slot, manifest: &Manifest, from: (ReplicaId, NodeId)) -> Verdict {
         let index = LogIndex(manifest.flushed_index);
         let term = bowline_raft::Term(manifest.flushed_term);
-        let event = SnapshotEvent::Ready { index, term, conf: &manifest.conf };
+        let event = SnapshotEvent::Ready { index, term, conf: &manifest.conf, from };
         self.raft.handle_snapshot(slot, event, &mut self.logs, &mut self.out)
     }
 
     /// Lets raft take the states that were received whole.
     pub(crate) fn install_arrived(&mut self) {
         for arrived in std::mem::take(&mut self.transfers.arrived) {
-            let Arrived { slot, machine, body } = arrived;
+            let Arrived { slot, from, machine, body } = arrived;
             let manifest = Manifest::decode(&body).expect("it was encoded here");
             let index = LogIndex(manifest.flushed_index);
             self.logs.arrived = Some((index, body.clone()));
-            let verdict = self.ready(slot, &manifest);
+            let verdict = self.ready(slot, &manifest, from);
             self.logs.arrived = None;
             let install = Apply::Install { slot, index };
             if verdict == Verdict::NoRoom {
-                self.transfers.arrived.push(Arrived { slot, machine, body });
+                self.transfers.arrived.push(Arrived { slot, from, machine, body });
             } else if self.out.apply.contains(&install) {
                 self.transfers.installing.insert(slot, (machine, body));
             } else {

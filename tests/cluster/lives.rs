@@ -117,6 +117,31 @@ fn nw_05_a_connection_of_a_dead_life_is_replaced() {
     }
 }
 
+/// A machine that lost power comes back with fewer cores: what is up with the others is half open,
+/// and no question goes there.
+#[test]
+fn nw_05_cores_of_a_former_life_are_not_asked() {
+    let mut cluster = Cluster::new(36, 1, 8);
+    (cluster.setup(1).cores, cluster.setup(1).streams) = (2, 2);
+    cluster.start_all();
+    let learner = cluster.join();
+    cluster.add(1, learner).unwrap().complete().unwrap();
+    for nth in 0..16 {
+        cluster.put(1, &format!("key-{nth}"), "value").unwrap();
+    }
+    cluster.crash(1, Crash::Power);
+    cluster.world.run_for(ms(100));
+    cluster.setup(1).cores = 1;
+    cluster.start(1);
+    cluster.ready(1);
+    cluster.world.run_for(ms(1_500));
+    for nth in 0..16 {
+        let client = cluster.engine(learner).client().with_timeout(Duration::from_secs(1));
+        let got = cluster.run(async move { client.get(format!("key-{nth}")).await });
+        assert_eq!(got.unwrap().as_deref(), Some(&b"value"[..]), "key-{nth}");
+    }
+}
+
 #[test]
 fn rd_08_who_restarts_keeps_the_promise_of_its_former_life() {
     let mut cluster = Cluster::new(41, 3, 2);

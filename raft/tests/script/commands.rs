@@ -423,7 +423,8 @@ fn snapshot(world: &mut World, name: &str, mut words: Words<'_>) -> Done {
             let (id, name) = (words.number("node")?, words.word("name")?);
             let manifest =
                 world.snapshots.get(name).ok_or_else(|| format!("no snapshot {name}"))?.clone();
-            let verdict = world.node(id)?.install(&manifest);
+            let from = if words.take("from") { Some(words.number("node")?) } else { None };
+            let verdict = world.node(id)?.install(&manifest, from);
             world
                 .told
                 .push(format!("{id} is given {}@{}: {verdict}", manifest.index, manifest.term));

@@ -411,16 +411,19 @@ impl Node {
         Ok(())
     }
 
-    /// A snapshot arrived and is whole.
-    pub fn install(&mut self, manifest: &Manifest) -> String {
+    /// A snapshot arrived and is whole; a node, or whoever is known to lead, offered it.
+    pub fn install(&mut self, manifest: &Manifest, from: Option<u64>) -> String {
         self.log.offered = Some(manifest.clone());
         let mut verdict = String::new();
         let slot = self.slot;
         self.pass(|core, log, out| {
+            let view = core.view(slot);
+            let from = from.map_or_else(|| view.leader.unwrap_or(view.replica), ReplicaId);
             let ready = bowline_raft::SnapshotEvent::Ready {
                 index: LogIndex(manifest.index),
                 term: Term(manifest.term),
                 conf: &manifest.conf,
+                from: (from, NodeId(from.0)),
             };
             verdict = format!("{:?}", core.handle_snapshot(slot, ready, log, out));
         });

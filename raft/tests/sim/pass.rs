@@ -232,6 +232,7 @@ impl World {
             index: LogIndex(manifest.index),
             term: manifest.term,
             conf: &manifest.conf,
+            from: (from.1, bowline_raft::NodeId(from.0 as u64 + 1)),
         };
         let verdict = turn.raft.handle_snapshot(slot, ready, &mut turn.log, &mut turn.out);
         if verdict == Verdict::NoRoom {

@@ -74,6 +74,8 @@ pub(crate) enum Ended {
     Reset,
     /// The peer is no member any more.
     Left,
+    /// The peer began another life on another core of its.
+    FormerLife,
     /// Another connection took its place.
     Replaced,
 }
@@ -87,6 +89,8 @@ pub(crate) struct Link<E: Env> {
     pub(super) receiver: Rc<RefCell<Receiver>>,
     pub(in crate::core) sender: Sender,
     pub(super) life: u32,
+    /// The life of the node at the other end.
+    pub(super) boot: u64,
     pub(super) frame_max: u32,
     pub(super) since: Nanos,
     /// The core at the other end, and the cores and streams of its node.
@@ -130,7 +134,7 @@ impl<E: Env> Link<E> {
         (lane, life, window): (usize, u32, u32),
         now: Nanos,
     ) -> Self {
-        let agreed = opened.agreed;
+        let (agreed, boot) = (opened.agreed, opened.theirs.boot);
         let record = &opened.theirs.record;
         let end = (opened.theirs.from_core, record.cores.max(1), record.streams.max(1));
         let line = Rc::new(RefCell::new(opened.line));
@@ -153,6 +157,7 @@ impl<E: Env> Link<E> {
             receiver,
             sender: Sender::new(agreed.frame_max, agreed.window),
             life,
+            boot,
             frame_max: agreed.frame_max,
             since: now,
             end,
