@@ -74,6 +74,8 @@ pub(crate) enum Ended {
     Reset,
     /// The peer is no member any more.
     Left,
+    /// This node runs on an old copy of its directory.
+    OldCopy,
     /// Another connection took its place.
     Replaced,
 }
