@@ -441,7 +441,7 @@ mod tests {
             "0500000001000000",
             "0300000002000000",
         ];
-        assert_eq!(hex, golden("0200", "CRC", &tail));
+        assert_eq!(hex, golden("0200", "4c2d4bf7", &tail));
         assert_eq!(NodeFile::decode(&bytes), Ok(node()));
         let old_copy = NodeFile { old_copy: true, ..node() };
         let bytes = old_copy.encode();

@@ -55,7 +55,9 @@ fn copy_of(disk: &SimDisk) -> Vec<(Name, Vec<u8>)> {
 
 fn put_back(disk: &SimDisk, copy: &[(Name, Vec<u8>)]) {
     disk.wipe();
-    copy.iter().for_each(|(name, bytes)| disk.place(name, bytes));
+    for (name, bytes) in copy {
+        disk.place(name, bytes);
+    }
 }
 
 /// Node 1 leads; `old` gets a copy of its disk back that is `lives` lives old, and alone had an
