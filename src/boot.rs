@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 1 preflight   2 claim the directory   3 core 0 reads or makes up NODE   4 the other cores start
-//! 5 every core opens its streams   6 core 0 writes NODE (new) and removes orphans
+//! 5 every core opens its streams   6 core 0 writes NODE (a life begins), removes orphans
 //! 7 every core opens its shards    8 all ready: the node is up
 //! ```
 //!
@@ -26,11 +26,10 @@ use crate::board::Board;
 use crate::config::Config;
 use crate::core::boot::{Links, LiveRuns, Plan, live_runs, open_core, open_streams};
 use crate::core::lanes::connect::Arrival;
-use crate::core::peers::Ledger;
+use crate::core::ledger::Ledger;
 use crate::core::{drain, run};
 use crate::members::Roll;
 use crate::metrics::CoreCounters;
-use crate::node_file::NodeFile;
 use crate::ring::Hub;
 use crate::started::Started;
 
@@ -54,7 +53,8 @@ struct Brief<O> {
 struct Reports {
     opened: oneshot::Sender<Result<LiveRuns, Error>>,
     settle: oneshot::Receiver<Settle>,
-    settled: oneshot::Sender<Result<(), Error>>,
+    /// The life of the process, if it was begun here; else 0.
+    settled: oneshot::Sender<Result<u64, Error>>,
     start: oneshot::Receiver<u64>,
     ready: oneshot::Sender<Result<(), Error>>,
 }
@@ -62,9 +62,7 @@ struct Reports {
 /// What core 0 does alone between opening the streams and opening the shards.
 #[derive(Default)]
 struct Settle {
-    /// NODE to be written: the directory is new.
-    node: Option<NodeFile>,
-    /// The runs to be kept.
+    /// The runs to be kept, and the starts that were counted: NODE is written, a life begins.
     live: Option<LiveRuns>,
     /// Where to listen for peers.
     listen: Option<SocketAddr>,
@@ -76,7 +74,7 @@ struct Settle {
 struct Ends {
     opened: oneshot::Receiver<Result<LiveRuns, Error>>,
     settle: oneshot::Sender<Settle>,
-    settled: oneshot::Receiver<Result<(), Error>>,
+    settled: oneshot::Receiver<Result<u64, Error>>,
     start: oneshot::Sender<u64>,
     ready: oneshot::Receiver<Result<(), Error>>,
 }
@@ -192,9 +190,7 @@ where
     let roll = Arc::new(Roll::new(plan.shards));
     let mut up = Up { plan: plan.clone(), board, roll, hubs: Vec::new(), counters: Vec::new() };
     let support_ms = u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX);
-    let to_write = identity.to_write(support_ms);
-    let node = to_write.clone().unwrap_or_else(|| identity.node().clone());
-    let ledger = Arc::new(Ledger::new(node));
+    let ledger = Arc::new(Ledger::new(identity.to_write(support_ms)));
     let mut ends = Vec::new();
     let (doors, arrivals): (Vec<_>, Vec<_>) =
         briefs.iter().map(|_| mpsc::channel(listen::ARRIVALS_MAX)).unzip();
@@ -221,7 +217,7 @@ where
         ends.push(end);
     }
     let (listen, security) = (plan.listen, plan.security);
-    let settle = Settle { node: to_write, live: None, listen, security };
+    let settle = Settle { live: None, listen, security };
     step_together(ends, settle).await?;
     Ok(up)
 }
@@ -241,15 +237,15 @@ async fn step_together(ends: Vec<Ends>, settle: Settle) -> Result<(), Error> {
         starts.push(end.start);
         readies.push(end.ready);
     }
-    let boot = live.boot;
+    let mut life = 0;
     let mut alone = Some(Settle { live: Some(live), ..settle });
     for ((core, settle), settled) in (0..).zip(settles).zip(settled) {
         let work = alone.take().unwrap_or_default();
         settle.send(work).map_err(|_work| faults::core_ended(core))?;
-        settled.await.map_err(|_closed| faults::core_ended(core))??;
+        life = life.max(settled.await.map_err(|_closed| faults::core_ended(core))??);
     }
     for (core, start) in (0..).zip(starts) {
-        start.send(boot).map_err(|_boot| faults::core_ended(core))?;
+        start.send(life).map_err(|_life| faults::core_ended(core))?;
     }
     for (core, ready) in (0..).zip(readies) {
         ready.await.map_err(|_closed| faults::core_ended(core))??;
@@ -307,16 +303,16 @@ where
         return;
     }
     let Ok(work) = settle.await else { return };
-    let listener = match settle_alone(&env, &store, work).await {
-        Ok(listener) => listener,
+    let (listener, life) = match settle_alone(&env, &store, &links.ledger, work).await {
+        Ok(settled) => settled,
         Err(error) => return give_up(settled, error),
     };
-    if settled.send(Ok(())).is_err() {
+    if settled.send(Ok(life)).is_err() {
         return;
     }
-    let Ok(boot) = start.await else { return };
+    let Ok(life) = start.await else { return };
     let bell = links.bell.clone();
-    let plan = Plan { boot, ..plan };
+    let plan = Plan { life, ..plan };
     let opened = open_core::<E, O::Log, M>(env.clone(), store, &plan, streams, links).await;
     let (core, arrivals) = match opened {
         Ok((core, arrivals)) => (Rc::new(RefCell::new(core)), arrivals),
@@ -368,25 +364,25 @@ where
     open_streams::<E, O, M>(env, logs, plan, bell).await.map_err(|error| faults::log(plan, &error))
 }
 
-/// Writes NODE on a new directory; removes runs that no manifest names.
+/// Begins the life of the process in NODE; removes runs that no manifest names.
 async fn settle_alone<E: Env>(
     env: &E,
     store: &Rc<Store<E>>,
+    ledger: &Ledger,
     work: Settle,
-) -> Result<Option<E::Listener>, Error> {
+) -> Result<(Option<E::Listener>, u64), Error> {
     tls::check(&work.security, env.wall())?;
     let listen = |at| env.listen(at).map_err(|error| faults::listen(at, &error));
     let listener = work.listen.map(listen).transpose()?;
-    if let Some(node) = work.node {
-        identity::write(env, &node).await?;
-    }
+    let mut life = 0;
     if let Some(live) = work.live {
+        life = ledger.begin(env, live.boot).await.map_err(|error| faults::env(&error))?;
         match store.collect_orphans(&live.runs, !live.damaged).await {
             Ok(orphans) => tracing::info!(?orphans, "runs were looked through"),
             Err(error) => tracing::warn!(%error, "runs that no manifest names were not removed"),
         }
     }
-    Ok(listener)
+    Ok((listener, life))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub(crate) mod jobs;
 mod join;
 pub(crate) mod lanes;
 pub(crate) mod leaders;
+pub(crate) mod ledger;
 pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod mail;

@@ -24,7 +24,7 @@ use bowline_env::{Env, EnvError, Kind, Nanos, Op};
 use crate::hello::{HELLO_MAGIC, PREFIX_LEN};
 use crate::{
     Agreed, HELLO_LEN_MAX, Hello, HelloError, HelloKind, Line, PREAMBLE_LEN, Pipe, Preamble,
-    Security, judge,
+    Refusal, Security, judge,
 };
 
 pub use error::{DialError, HandshakeError};
@@ -71,6 +71,10 @@ pub async fn dial<E: Env>(
     }
     if theirs.kind == HelloKind::Hello {
         return Err(DialError::Hello(HelloError::Kind { byte: theirs.kind.byte() }));
+    }
+    let meant = (theirs.from, theirs.to, theirs.cluster) == (own.to, own.from, own.cluster);
+    if theirs.kind == HelloKind::Refuse(Refusal::Recall) && meant {
+        return Err(DialError::Recall { life: theirs.known });
     }
     let agreed = judge(&own, &theirs, known_store).map_err(DialError::Refused)?;
     Ok(Opened { line, theirs, agreed })

@@ -9,7 +9,7 @@
 //!  80 boot u64          88 epoch u64           96 nonce u64   104 echo u64
 //! 112 from_core u16    114 want_core u16      116 cores u16   118 zero u16
 //! 120 frame_max u32    124 window u32         128 table_version u64
-//! 136 zero 16 B        152 record_len u32 (at most 512)
+//! 136 claimed u64      144 known u64          152 record_len u32 (at most 512)
 //! 156 crc32 (0..156 and record)
 //! 160 record, zero to 16
 //! ```
@@ -126,7 +126,8 @@ pub struct Hello {
     pub to: NodeId,
     /// The sender's storage: another one under the same node is another node.
     pub store: u128,
-    /// Starts of the sender, counted durably.
+    /// The sender's life, the time since its start: higher than that of any start before, and never
+    /// given to a life of another copy of its storage.
     pub boot: u64,
     /// Dials of the sender since its start.
     pub epoch: u64,
@@ -146,6 +147,12 @@ pub struct Hello {
     pub window: u32,
     /// Version of the table of nodes that the sender has.
     pub table_version: u64,
+    /// In a question: a former life of the sender that the receiver may know it by; 0: none. In a
+    /// welcome: what the question had in `known`, which the sender remembers.
+    pub claimed: u64,
+    /// In a question: the life of the receiver that the sender met last; 0: none. In a
+    /// [`Refusal::Recall`]: the life of the receiver that it should claim.
+    pub known: u64,
     /// Where the sender is found.
     pub record: NodeRecord,
 }
@@ -182,8 +189,9 @@ impl Hello {
         }
         out.extend(self.frame_max.to_le_bytes());
         out.extend(self.window.to_le_bytes());
-        out.extend(self.table_version.to_le_bytes());
-        out.extend([0; 16]);
+        for word in [self.table_version, self.claimed, self.known] {
+            out.extend(word.to_le_bytes());
+        }
         let record_len = u32::try_from(record.len()).expect("a record is at most 512 bytes");
         out.extend(record_len.to_le_bytes());
         assert_eq!(out.len(), PREFIX_LEN, "the head is as its picture says");
@@ -214,7 +222,7 @@ impl Hello {
             return Err(HelloError::Checksum);
         }
         let versions = Versions { min: u16_at(head, 8), max: u16_at(head, 10) };
-        let mut zeros = head[118..120].iter().chain(&head[136..152]).chain(padding);
+        let mut zeros = head[118..120].iter().chain(padding);
         if versions.max <= Versions::OURS.max && zeros.any(|byte| *byte != 0) {
             return Err(HelloError::Padding);
         }
@@ -238,6 +246,8 @@ impl Hello {
             frame_max: u32_at(head, 120),
             window: u32_at(head, 124),
             table_version: u64_at(head, 128),
+            claimed: u64_at(head, 136),
+            known: u64_at(head, 144),
             record: NodeRecord::decode(record)?,
         })
     }

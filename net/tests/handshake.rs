@@ -15,6 +15,7 @@ use bowline_net::{
     Class, DialError, HandshakeError, Hello, HelloError, HelloKind, Line, Opened, Pending, Pipe,
     Preamble, Refusal, Security, answer, dial, greet, judge, read_preamble,
 };
+use bowline_raft::NodeId;
 use shared::{acceptor, dialer};
 
 const MINUTE: Nanos = Nanos(60_000_000_000);
@@ -296,6 +297,19 @@ fn both_sides_can_refuse() {
     assert_eq!(dialed, Err(DialError::Refused(Refusal::WrongCluster)));
     let own = Hello { store: 1, ..acceptor() };
     assert_eq!(judge(&own, &dialer(), Some(1)), Err(Refusal::StoreReplaced));
+}
+
+#[test]
+fn a_node_that_was_met_in_another_life_is_told_which() {
+    let kind = HelloKind::Refuse(Refusal::Recall);
+    let refuse = Hello { kind, known: 30, ..acceptor() };
+    let (dialed, _) = dial_answered(refuse.encode());
+    assert_eq!(dialed, Err(DialError::Recall { life: 30 }));
+    // Of another node than the one that was meant it is a refusal and no more.
+    for refuse in [Hello { from: NodeId(9), ..refuse.clone() }, Hello { cluster: 1, ..refuse }] {
+        let (dialed, _) = dial_answered(refuse.encode());
+        assert_eq!(dialed, Err(DialError::Refused(Refusal::Recall)));
+    }
 }
 
 #[test]

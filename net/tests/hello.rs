@@ -16,7 +16,7 @@ use bowline_raft::NodeId;
 use shared::{acceptor, dialer};
 
 const PREAMBLE: Preamble = Preamble { class: Class::Bulk, want_core: 0x0102, tls: true };
-const REFUSALS: [Refusal; 12] = [
+const REFUSALS: [Refusal; 14] = [
     Refusal::WrongCluster,
     Refusal::WrongNode,
     Refusal::StoreReplaced,
@@ -29,6 +29,8 @@ const REFUSALS: [Refusal; 12] = [
     Refusal::Draining,
     Refusal::WrongLane,
     Refusal::WrongIdentity,
+    Refusal::OldCopy,
+    Refusal::Recall,
 ];
 
 /// Gives a preamble the checksum that it should have.
@@ -113,6 +115,8 @@ fn any_hello(rng: &Rng) -> Hello {
         frame_max: word(),
         window: word(),
         table_version: rng.bits(),
+        claimed: rng.bits(),
+        known: rng.bits(),
         record: NodeRecord {
             node: NodeId(rng.bits()),
             address: text(255),
@@ -121,6 +125,13 @@ fn any_hello(rng: &Rng) -> Hello {
             streams: half(),
         },
     }
+}
+
+#[test]
+fn lives_stand_where_the_picture_has_them() {
+    let hello = Hello { claimed: 0x0102, known: 0x0304, ..dialer() };
+    let bytes = hello.encode();
+    assert_eq!(bytes[136..152], [2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]
@@ -200,10 +211,11 @@ fn each_field_of_a_forged_hello_is_held() {
     }
     forge(7, &[2], HelloError::Class { byte: 2 });
     forge(12, &[1], HelloError::Refusal { code: 1 });
-    let places = [118, 119, 207].into_iter().chain(136..152);
-    places.for_each(|place| forge(place, &[1], HelloError::Padding));
+    for place in [118, 119, 207] {
+        forge(place, &[1], HelloError::Padding);
+    }
     let refuse = |code: u32| [&[3, 0, 1, 0, 1, 0][..], &code.to_le_bytes()].concat();
-    for code in [0, 13, u32::MAX] {
+    for code in [0, 15, u32::MAX] {
         forge(6, &refuse(code), HelloError::Refusal { code });
     }
 }
@@ -212,7 +224,6 @@ fn each_field_of_a_forged_hello_is_held() {
 fn what_a_later_build_puts_where_zero_stands_is_passed_over() {
     let mut bytes = Hello { versions: Versions { min: 2, max: 3 }, ..dialer() }.encode();
     bytes[118] = 1;
-    bytes[136..152].fill(0xee);
     bytes[207] = 7;
     sign(&mut bytes);
     let hello = Hello::decode(&bytes).unwrap();
@@ -447,5 +458,5 @@ fn each_refusal_has_one_code_and_says_what_to_do() {
     assert_eq!((codes.first(), codes.last()), (Some(&1), Some(&12)));
     assert_eq!((Refusal::from_code(0), Refusal::from_code(13)), (None, None));
     let lasting: Vec<_> = REFUSALS.into_iter().filter(|refusal| refusal.is_lasting()).collect();
-    assert_eq!(lasting, [&REFUSALS[..6], &[Refusal::WrongIdentity]].concat());
+    assert_eq!(lasting, [&REFUSALS[..6], &[Refusal::WrongIdentity, Refusal::OldCopy]].concat());
 }

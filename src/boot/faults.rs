@@ -104,6 +104,12 @@ pub(super) fn node_file(error: NodeFileError) -> Error {
     Error::DataDir(Arc::new(error.finding()))
 }
 
+/// A peer met a later life of the node than this directory knows of.
+pub(super) fn old_copy() -> Error {
+    let what = "a peer met a life of this node that is later than its data directory";
+    Error::DataDir(Arc::new(Finding::error(Code::OLD_COPY, what)))
+}
+
 /// NODE says something else than the configuration or the build.
 pub(super) fn check_identity(
     config: &Config,

@@ -32,12 +32,11 @@ impl Identity {
         matches!(self, Self::New(_))
     }
 
-    /// NODE, if it has to be written: it is new, or promises will hold longer than ever before.
-    pub(super) fn to_write(&self, support_ms: u64) -> Option<NodeFile> {
+    /// NODE as this start writes it: promises may hold longer than ever before.
+    pub(super) fn to_write(&self, support_ms: u64) -> NodeFile {
         let node = self.node();
-        let longer = support_ms > node.support_ms;
         let support_ms = support_ms.max(node.support_ms);
-        (self.is_new() || longer).then(|| NodeFile { support_ms, ..node.clone() })
+        NodeFile { support_ms, ..node.clone() }
     }
 }
 
@@ -68,6 +67,9 @@ async fn identify<E: Env>(
         Ok(bytes) => {
             let node = NodeFile::decode(&bytes).map_err(faults::node_file)?;
             faults::check_identity(config, &node, machine)?;
+            if node.old_copy {
+                return Err(faults::old_copy());
+            }
             Ok(Identity::Known(node))
         },
         Err(error) if error.kind == Kind::NotFound => {
@@ -101,7 +103,9 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
         machine_version: machine.1,
         support_ms: u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX),
         founded_ms: env.wall().0,
+        old_copy: false,
         peers: Vec::new(),
+        lives: Vec::new(),
     }
 }
 
@@ -114,10 +118,4 @@ fn cluster_id(config: &Config) -> u128 {
     hash.update(plan::founding(config).encode().expect("the configuration was checked"));
     let digest = hash.finalize();
     u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
-}
-
-/// Makes NODE durable: from now on the directory has this identity.
-pub(super) async fn write<E: Env>(env: &E, node: &NodeFile) -> Result<(), Error> {
-    let bytes = node.encode();
-    env.dir().write_whole(&node_name(), bytes.into()).await.map_err(|error| faults::env(&error))
 }

@@ -103,7 +103,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
         support: nanos(config.raft.support),
         beat: nanos(config.raft.heartbeat),
-        boot: 0,
+        life: 0,
         quiet: Nanos::from_millis(node.support_ms),
         lease_reads: config.raft.lease_reads,
     }
@@ -164,7 +164,7 @@ fn members(config: &Config, node: &NodeFile, cores: u16) -> Known {
             .filter(|peer| peer.id != node.node.0)
             .map(|peer| (NodeId(peer.id), Arc::from(&*peer.address)))
             .collect(),
-        stores: node.peers.clone(),
+        met: node.peers.clone(),
         store: node.store,
         record: NodeRecord {
             node: node.node,

@@ -31,10 +31,11 @@ mod shards;
 
 use super::lanes::Lanes;
 use super::lanes::connect::{Arrival, Doorman};
+use super::ledger::Ledger;
 use super::logs::Logs;
 use super::mail::Mail;
 use super::members::Members;
-use super::peers::{Known, Ledger};
+use super::peers::Known;
 use super::run::{Core, Layout, Options};
 use super::transfer::Transfers;
 use crate::Error;
@@ -80,8 +81,8 @@ pub(crate) struct Plan {
     /// How long promises to leaders hold, and between two beats.
     pub(crate) support: Nanos,
     pub(crate) beat: Nanos,
-    /// Number of this process among those that opened the directory; 0 until it is known.
-    pub(crate) boot: u64,
+    /// The life of this process among those that opened the directory; 0 until it began.
+    pub(crate) life: u64,
     /// The longest support that this directory ever gave.
     pub(crate) quiet: Nanos,
     pub(crate) lease_reads: bool,
@@ -102,7 +103,7 @@ pub(crate) struct Stream<L> {
 pub(crate) struct LiveRuns {
     pub(crate) runs: BTreeSet<u128>,
     pub(crate) damaged: bool,
-    /// The highest process life of the streams.
+    /// The most starts that a stream counts.
     pub(crate) boot: u64,
 }
 
@@ -113,7 +114,7 @@ pub(crate) struct Links {
     pub(crate) board: Arc<Board>,
     pub(crate) roll: Arc<Roll>,
     pub(crate) counters: Arc<CoreCounters>,
-    /// Stores of peers.
+    /// What is known of the node and its peers for good.
     pub(crate) ledger: Arc<Ledger>,
     /// Connections that core 0 hands over.
     pub(crate) arrivals: mpsc::Receiver<Arrival>,

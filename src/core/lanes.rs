@@ -175,6 +175,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(super) fn lanes_tick(&mut self) {
         let now = self.logs.now;
         let own = self.node;
+        if self.lanes.doorman.ledger.is_old_copy() {
+            // Who met no later life of this node does not know that it is not to be heard.
+            (0..self.lanes.all.len()).for_each(|at| self.end_lane(at, &Ended::OldCopy));
+        }
         // Room may have come by compaction alone.
         self.unstall_lanes();
         for at in 0..self.lanes.all.len() {

@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bowline_env::{Dir as _, Env};
+use bowline_env::Env;
 use bowline_net::{Class, Hello, HelloKind, NodeRecord, Refusal, Versions};
 use bowline_raft::{NodeId, ShardId};
 
 use crate::LeaderHint;
 use crate::members::note::Departed;
-use crate::node_file::{NO_CLUSTER, NodeFile, PEERS_MAX, node_name};
+use crate::node_file::{Met, NO_CLUSTER};
 use crate::route::core_of;
 
 /// Largest lane window, in bytes.
@@ -59,63 +59,6 @@ pub(crate) struct Roster {
     epoch: u64,
 }
 
-/// The stores of peers as this node saw them first, durable in NODE. Shared by the cores.
-#[derive(Debug)]
-pub(crate) struct Ledger(tokio::sync::Mutex<NodeFile>);
-
-impl Ledger {
-    pub(crate) fn new(node: NodeFile) -> Self {
-        Self(tokio::sync::Mutex::new(node))
-    }
-
-    /// Holds the store of `node` against the first one seen; one that is new is durable when this
-    /// returns. An empty disk under an old id could vote twice.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::StoreReplaced`]; [`Refusal::WrongCluster`]; [`Refusal::Limit`] if it cannot be
-    /// written down.
-    pub(super) async fn check<E: Env>(
-        &self,
-        env: &E,
-        theirs: &Hello,
-        roster: &SharedRoster,
-    ) -> Result<(), Refusal> {
-        let Hello { from: node, store, cluster, .. } = *theirs;
-        let mut file = self.0.lock().await;
-        let mut next = file.clone();
-        if file.cluster == NO_CLUSTER {
-            // A node that waits to be added belongs to whoever adds it first.
-            next.cluster = cluster;
-        } else if file.cluster != cluster {
-            return Err(Refusal::WrongCluster);
-        }
-        match file.peers.binary_search_by_key(&node, |(id, _)| *id) {
-            Ok(at) if file.peers[at].1 != store => return Err(Refusal::StoreReplaced),
-            Ok(_) => {},
-            Err(at) => next.peers.insert(at, (node, store)),
-        }
-        if next == *file {
-            return Ok(());
-        }
-        if next.peers.len() > PEERS_MAX {
-            // Who left is refused by its id.
-            let roster = roster.borrow();
-            next.peers.retain(|(id, _)| !roster.has_left(*id));
-        }
-        if next.peers.len() > PEERS_MAX {
-            return Err(Refusal::Limit);
-        }
-        let written = env.dir().write_whole(&node_name(), next.encode().into()).await;
-        if let Err(error) = written {
-            tracing::error!(%error, "the store of a peer cannot be noted");
-            return Err(Refusal::Limit);
-        }
-        *file = next;
-        Ok(())
-    }
-}
-
 /// A roster shared by a core and its tasks.
 pub(crate) type SharedRoster = Rc<RefCell<Roster>>;
 
@@ -124,8 +67,8 @@ pub(crate) type SharedRoster = Rc<RefCell<Roster>>;
 pub(crate) struct Known {
     /// The other nodes and where they listen, ascending.
     pub(crate) peers: Vec<(NodeId, Arc<str>)>,
-    /// Stores of peers, as first seen; ascending by node.
-    pub(crate) stores: Vec<(NodeId, u128)>,
+    /// Peers that were met; ascending by node.
+    pub(crate) met: Vec<Met>,
     /// The own store.
     pub(crate) store: u128,
     /// What is told of this node.
@@ -146,9 +89,9 @@ impl Roster {
         boot: u64,
         frame_max: u32,
     ) -> Self {
-        let guests = members.stores.iter().map(|(node, store)| {
-            let address = address_in(&members.peers, *node).unwrap_or_default();
-            (*node, Peer { address, app: None, layout: None, store: Some(*store), dials: 0 })
+        let guests = members.met.iter().map(|met| {
+            let address = address_in(&members.peers, met.node).unwrap_or_default();
+            (met.node, Peer { address, app: None, layout: None, store: Some(met.store), dials: 0 })
         });
         let lanes = u32::try_from(members.peers.len()).unwrap_or(u32::MAX);
         let share = RECEIVE_MAX / lanes.max(1);
@@ -172,6 +115,8 @@ impl Roster {
             frame_max,
             window: share.clamp(frame_max.saturating_mul(2), WINDOW_MAX.max(frame_max * 2)),
             table_version: 0,
+            claimed: 0,
+            known: 0,
             record: members.record.clone(),
         };
         Self {
@@ -265,13 +210,14 @@ impl Roster {
         Hello { to: node, want_core: core, epoch, nonce, ..self.hello.clone() }
     }
 
-    /// The answer to `theirs`.
+    /// The answer to `theirs`. Who welcomes remembers the life that `theirs` knows of it.
     pub(super) fn answer(&self, theirs: &Hello, kind: HelloKind) -> Hello {
         let (to, class, echo) = (theirs.from, theirs.class, theirs.nonce);
         let (want_core, epoch) = (theirs.from_core, theirs.epoch);
         let own = self.hello.cluster;
         let cluster = if own == NO_CLUSTER { theirs.cluster } else { own };
-        Hello { kind, to, class, echo, want_core, epoch, cluster, ..self.hello.clone() }
+        let claimed = theirs.known;
+        Hello { kind, to, class, echo, want_core, epoch, cluster, claimed, ..self.hello.clone() }
     }
 
     /// Whether a connection with this hello may take the place of what is there. The node with the

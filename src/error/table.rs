@@ -124,8 +124,13 @@ rows! {
     NODE_DAMAGED = 208: "the NODE file is damaged or missing",
         cause: "it is missing beside a log with entries, or its checksum does not match: a fault \
                 of the disk or a stray write",
-        fix: "restore the directory from a backup, or remove the node and add it anew; nothing in \
-              it was changed";
+        fix: "in a cluster remove the node and add it under a new id with an empty directory; \
+              alone restore a backup; nothing in the directory was changed";
+    OLD_COPY = 209: "the data directory is an old copy",
+        cause: "a peer met a life of this node that the directory does not know: a backup, a clone \
+                or a snapshot was put back, and votes and entries may be missing from it",
+        fix: "remove the node from the cluster and add it under a new id with an empty directory, \
+              or put the latest directory back";
     CONFIG_SYNTAX = 301: "the configuration is not valid TOML",
         cause: "the file or variable cannot be read as TOML",
         fix: "correct the line that is shown";

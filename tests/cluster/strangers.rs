@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use bowline_env::sim::Crash;
+use bowline::Code;
+use bowline_env::Name;
+use bowline_env::sim::{Crash, SimDisk};
 
-use crate::kit::Cluster;
+use crate::kit::{Cluster, ms};
 
 #[test]
 fn mc_10_a_node_of_another_cluster_is_refused() {
@@ -42,5 +44,112 @@ fn mc_05_a_known_node_with_an_empty_disk_is_refused() {
         assert_eq!(cluster.applied(wiped, "key"), None, "node {wiped}");
         let leader = cluster.leader_of(&cluster.others(wiped));
         cluster.put(leader, "key", "more").unwrap();
+    }
+}
+
+/// What is durable on a disk.
+fn copy_of(disk: &SimDisk) -> Vec<(Name, Vec<u8>)> {
+    let files = disk.files().into_iter();
+    files.map(|name| (name.clone(), disk.durable(&name).unwrap())).collect()
+}
+
+fn put_back(disk: &SimDisk, copy: &[(Name, Vec<u8>)]) {
+    disk.wipe();
+    for (name, bytes) in copy {
+        disk.place(name, bytes);
+    }
+}
+
+/// Node 1 leads; `old` gets a copy of its disk back that is `lives` lives old, and alone had an
+/// acknowledged write beside the leader. The copy is started `starts` times out of sight before
+/// `third`, which met the later lives, meets it without the leader.
+fn wa_10(old: u64, (lives, starts): (u32, u32)) -> Cluster {
+    let (leader, third) = (1, 5 - old);
+    let mut cluster = Cluster::up(53, 3, 1);
+    let disk = cluster.world.disk(old);
+    cluster.put(cluster.leader(), "key", "before").unwrap();
+    cluster.crash(old, Crash::Power);
+    let copy = copy_of(&disk);
+    for _ in 1..lives {
+        cluster.start(old);
+        cluster.ready(old);
+        cluster.world.run_for(ms(20_000));
+        cluster.crash(old, Crash::Power);
+    }
+    cluster.start(old);
+    cluster.ready(old);
+    cluster.world.run_for(ms(20_000));
+    assert_eq!(cluster.leader(), leader);
+    cluster.part(&[third], &[leader, old]);
+    cluster.put(leader, "key", "after").unwrap();
+    cluster.crash(old, Crash::Power);
+    put_back(&disk, &copy);
+    cluster.part(&[old], &[leader, third]);
+    for _ in 0..starts {
+        cluster.start(old);
+        cluster.world.run_for(ms(5_000));
+        cluster.crash(old, Crash::Power);
+    }
+    cluster.mend();
+    cluster.part(&[leader], &[old, third]);
+    cluster.start(old);
+    cluster.world.run_for(ms(60_000));
+    let seen = cluster.try_get(third, "key");
+    assert!(seen.is_err(), "an acknowledged write is gone: {seen:?}");
+    cluster
+}
+
+/// The lower of two nodes dials, so a copy is met in both ways: node 2 dials, node 3 is dialed.
+#[test]
+fn wa_10_a_node_with_an_old_copy_of_its_disk_gives_no_vote() {
+    for old in [2, 3] {
+        let mut cluster = wa_10(old, (4, 0));
+        // Those who are whole go on, and nothing is lost.
+        cluster.mend();
+        let leader = cluster.leader_of(&cluster.others(old));
+        assert_eq!(cluster.get(leader, "key").as_deref(), Some("after"));
+        assert!(cluster.ready_within(old, Duration::from_secs(20)).is_err());
+        assert_eq!(cluster.engine(old).metrics().cores[0].lanes_up, 0);
+        // What it was told it knows for good.
+        cluster.stop(old);
+        let error = cluster.try_start(old).unwrap_err();
+        assert_eq!(error.code(), Code::OLD_COPY, "{error:#}");
+    }
+}
+
+/// A copy that is one life old begins the life of the same number as the one that was lost.
+#[test]
+fn wa_10_a_copy_that_is_one_life_old_gives_no_vote() {
+    for old in [2, 3] {
+        drop(wa_10(old, (1, 0)));
+    }
+}
+
+/// Its starts soon outnumber those that its peers met.
+#[test]
+fn wa_10_a_copy_that_was_started_more_often_gives_no_vote() {
+    for old in [2, 3] {
+        drop(wa_10(old, (2, 4)));
+    }
+}
+
+/// Lives that a peer never met are nothing against a node that remembers those which it met.
+#[test]
+fn a_node_that_was_started_often_out_of_sight_is_taken_back() {
+    for node in [2, 3] {
+        let (leader, third) = (1, 5 - node);
+        let mut cluster = Cluster::up(54, 3, 2);
+        cluster.world.run_for(ms(5_000));
+        cluster.part(&[node], &[leader, third]);
+        for how in [Crash::Kill, Crash::Power, Crash::Kill] {
+            cluster.crash(node, how);
+            cluster.start(node);
+            cluster.world.run_for(ms(5_000));
+        }
+        cluster.mend();
+        cluster.ready(node);
+        cluster.part(&[leader], &[node, third]);
+        let next = cluster.leader_of(&[node, third]);
+        cluster.put(next, "key", "value").unwrap();
     }
 }

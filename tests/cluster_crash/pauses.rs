@@ -17,8 +17,8 @@ use crate::{HEAL, can_run, plan, wait_led};
 const ROUNDS: u64 = 2;
 /// Writers, each with a key of its own: enough that every shard has some.
 const WRITERS: usize = 24;
-/// Time for writers before and after what is measured.
-const SPAN: Duration = Duration::from_secs(2);
+/// Writes of each writer before and after what is measured.
+const WRITES: u64 = 20;
 
 /// A client that writes one key, one value after the other.
 struct Writer {
@@ -69,6 +69,8 @@ impl Writer {
 struct Seen {
     stop: AtomicBool,
     unknown: AtomicU64,
+    /// Acknowledged writes of each writer.
+    acked: [AtomicU64; WRITERS],
 }
 
 /// Writers at work.
@@ -91,6 +93,7 @@ impl Writers {
                     }
                     if writer.put(value, &seen) {
                         acked.push(Instant::now());
+                        seen.acked[number].fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 acked
@@ -98,6 +101,17 @@ impl Writers {
         };
         let threads = (0..WRITERS).map(one).collect();
         Self { seen, threads }
+    }
+
+    /// Waits until every writer had some more writes acknowledged.
+    fn go_on(&self) {
+        let counts = || self.seen.acked.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let (before, until) = (counts(), Instant::now() + HEAL);
+        let done = || counts().iter().zip(&before).all(|(now, then)| now - then >= WRITES);
+        while !done() {
+            assert!(Instant::now() < until, "a writer waits for {HEAL:?}: {:?}", counts());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The longest pause of each writer that ended after `event`, and the writes without an answer.
@@ -153,10 +167,10 @@ fn pauses_end() {
     let (mut killed, mut handed, mut unknown) = (Vec::new(), Vec::new(), [0; 2]);
     for _ in 0..rounds {
         let writers = Writers::start(&nodes.places);
-        thread::sleep(SPAN);
+        writers.go_on();
         let (old, event) = (leader(&nodes), Instant::now());
         nodes.kill(old);
-        thread::sleep(SPAN + SPAN);
+        writers.go_on();
         let (pauses, lost) = writers.stop(event);
         killed.extend(pauses);
         unknown[0] += lost;
@@ -164,14 +178,14 @@ fn pauses_end() {
         (0..COUNT).for_each(|node| wait_led(&nodes, node));
 
         let writers = Writers::start(&nodes.places);
-        thread::sleep(SPAN);
+        writers.go_on();
         let old = leader(&nodes);
         let step = 1 + usize::try_from(draw.below(2)).unwrap();
         let (new, event) = ((old + step) % COUNT, Instant::now());
         let mut door = Door::open(&nodes.places[old]).unwrap();
         let answer = door.ask(&format!("transfer {}", new + 1)).unwrap();
         println!("transfer from {old} to {new}: {answer}, after {:.0?}", event.elapsed());
-        thread::sleep(SPAN);
+        writers.go_on();
         let (pauses, lost) = writers.stop(event);
         handed.extend(pauses);
         unknown[1] += lost;

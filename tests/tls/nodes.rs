@@ -207,6 +207,8 @@ fn hello() -> Hello {
         frame_max: 1 << 20,
         window: 2 << 20,
         table_version: 0,
+        claimed: 0,
+        known: 0,
         record: NodeRecord {
             node: NodeId(1),
             address: "127.0.0.1:1".into(),

@@ -43,6 +43,13 @@ pub enum DialError {
     Hello(HelloError),
     /// One of the two sides refuses the other. [`Refusal::is_lasting`] says how soon to dial again.
     Refused(Refusal),
+    /// The peer met this node in another life than the hello claims: dial again with that as
+    /// [`crate::Hello::claimed`]. A node that does not remember it runs on an old copy of its
+    /// storage.
+    Recall {
+        /// The life.
+        life: u64,
+    },
     /// TLS did not come about. [`TlsError::is_lasting`] says how soon to dial again.
     Tls(TlsError),
     /// Connected, but not answered in time.
@@ -56,7 +63,7 @@ impl DialError {
         match self {
             Self::Refused(refusal) => refusal.is_lasting(),
             Self::Tls(error) => error.is_lasting(),
-            Self::Env(_) | Self::Hello(_) | Self::TimedOut => false,
+            Self::Env(_) | Self::Hello(_) | Self::Recall { .. } | Self::TimedOut => false,
         }
     }
 }
@@ -86,6 +93,7 @@ impl fmt::Display for DialError {
                  and TLS settings"
             ),
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Self::Recall { .. } => write!(f, "refused: {}", Refusal::Recall),
             Self::Tls(error) => error.fmt(f),
             Self::TimedOut => f.write_str(
                 "the peer took the connection but did not answer; check that the port is its peer \

@@ -30,10 +30,14 @@ pub enum Refusal {
     WrongLane,
     /// The certificate of the connection is not that of the node which the hello names.
     WrongIdentity,
+    /// The node that says so runs on an old copy of its storage.
+    OldCopy,
+    /// The node was met in a life that its hello does not claim: `known` of the answer.
+    Recall,
 }
 
 impl Refusal {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::WrongCluster,
         Self::WrongNode,
         Self::StoreReplaced,
@@ -46,6 +50,8 @@ impl Refusal {
         Self::Draining,
         Self::WrongLane,
         Self::WrongIdentity,
+        Self::OldCopy,
+        Self::Recall,
     ];
 
     /// Its number on the wire.
@@ -64,6 +70,8 @@ impl Refusal {
             Self::Draining => 10,
             Self::WrongLane => 11,
             Self::WrongIdentity => 12,
+            Self::OldCopy => 13,
+            Self::Recall => 14,
         }
     }
 
@@ -83,10 +91,14 @@ impl Refusal {
             | Self::SelfConnection
             | Self::VersionMismatch
             | Self::FeatureMissing
-            | Self::WrongIdentity => true,
-            Self::Duplicate | Self::Limit | Self::NotMember | Self::Draining | Self::WrongLane => {
-                false
-            },
+            | Self::WrongIdentity
+            | Self::OldCopy => true,
+            Self::Duplicate
+            | Self::Limit
+            | Self::NotMember
+            | Self::Draining
+            | Self::WrongLane
+            | Self::Recall => false,
         }
     }
 }
@@ -124,6 +136,14 @@ impl fmt::Display for Refusal {
             },
             Self::WrongIdentity => {
                 "the certificate is of another node; it has to name node-<id>.<cluster name>"
+            },
+            Self::OldCopy => {
+                "the directory of the node that answers is an old copy; remove that node and add \
+                 it under a new id with an empty directory"
+            },
+            Self::Recall => {
+                "the node was met in a life that it does not name; it dials again if it remembers \
+                 that life, and runs on an old copy of its directory if not"
             },
         })
     }

@@ -25,6 +25,8 @@ pub(crate) fn dialer() -> Hello {
         frame_max: 1_088 << 10,
         window: 8 << 20,
         table_version: 17,
+        claimed: 0,
+        known: 0,
         record: NodeRecord {
             node: NodeId(1),
             address: "10.0.0.1:7500".to_owned(),

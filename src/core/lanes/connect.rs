@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use bowline_env::{Env, EnvError, Kind, Moved, Nanos, Op, Stream as _};
 use bowline_net::{
-    DialError, HelloKind, Opened, Preamble, Refusal, Security, answer, dial, greet, judge,
+    DialError, Hello, HelloKind, Opened, Preamble, Refusal, Security, answer, dial, greet, judge,
 };
 use bowline_raft::NodeId;
 
 use crate::core::boot::Plan;
 use crate::core::gate::Gate;
+use crate::core::ledger::Ledger;
 use crate::core::mail::{Event, Mail};
-use crate::core::peers::{Ledger, Roster, SharedRoster};
+use crate::core::peers::{Roster, SharedRoster};
 use crate::metrics::{CoreCounters, PeerFault};
 use crate::{Code, ErrorTable};
 
@@ -48,7 +49,7 @@ impl<E: Env> Doorman<E> {
         ledger: Arc<Ledger>,
         counters: Arc<CoreCounters>,
     ) -> Rc<Self> {
-        let roster = Roster::new(&plan.members, plan.cluster, plan.core, plan.boot, plan.frame_max);
+        let roster = Roster::new(&plan.members, plan.cluster, plan.core, plan.life, plan.frame_max);
         Rc::new(Self {
             env: env.clone(),
             mail: Rc::clone(mail),
@@ -73,23 +74,38 @@ impl<E: Env> Doorman<E> {
     }
 
     async fn attempt(&self, node: NodeId, core: u16) -> Result<Opened<E::Stream>, DialError> {
-        let (hello, known, address) = {
-            let mut roster = self.roster.borrow_mut();
-            let peer = roster.peer(node);
-            let known = peer.and_then(|peer| peer.store);
-            let address = roster.address_to(node);
-            (roster.dialing(&self.env, node, core), known, address)
-        };
+        let address = self.roster.borrow_mut().address_to(node);
         let to = resolve(&self.env, Arc::clone(&address)).await.map_err(DialError::Env)?;
-        let opened = dial(self.env.clone(), to, hello, known, &self.security).await?;
-        self.ledger
-            .check(&self.env, &opened.theirs, &self.roster)
-            .await
-            .map_err(DialError::Refused)?;
+        let former = self.ledger.former_life().await.map_err(DialError::Refused)?;
+        let mut opened = self.ask(to, (node, core), former).await;
+        if let Err(DialError::Recall { life }) = opened {
+            let remembered = self.ledger.recall(&self.env, node, life).await;
+            remembered.map_err(DialError::Refused)?;
+            opened = self.ask(to, (node, core), life).await;
+        }
+        let opened = opened?;
+        let met = self.ledger.check(&self.env, &opened.theirs, &self.roster).await;
+        met.map_err(DialError::Refused)?;
         let mut roster = self.roster.borrow_mut();
         roster.learn(&opened.theirs);
         roster.met_at(node, address);
         Ok(opened)
+    }
+
+    /// Dials once, as the node that lived the life `claimed`.
+    async fn ask(
+        &self,
+        to: SocketAddr,
+        (node, core): (NodeId, u16),
+        claimed: u64,
+    ) -> Result<Opened<E::Stream>, DialError> {
+        let known = self.ledger.life_of(node).await;
+        let (hello, store) = {
+            let mut roster = self.roster.borrow_mut();
+            let store = roster.peer(node).and_then(|peer| peer.store);
+            (Hello { claimed, known, ..roster.dialing(&self.env, node, core) }, store)
+        };
+        dial(self.env.clone(), to, hello, store, &self.security).await
     }
 
     /// Answers a node that dialed this core, and reports if it is let in.
@@ -121,6 +137,9 @@ impl<E: Env> Doorman<E> {
             && let Err(refusal) = self.ledger.check(&self.env, &theirs, &self.roster).await
         {
             verdict = Err(refusal);
+        }
+        if verdict == Err(Refusal::Recall) {
+            own.known = self.ledger.life_of(theirs.from).await;
         }
         if let Err(refusal) = verdict {
             own.kind = HelloKind::Refuse(refusal);

@@ -76,6 +76,8 @@ pub(crate) enum Ended {
     Left,
     /// The peer began another life on another core of its.
     FormerLife,
+    /// This node runs on an old copy of its directory.
+    OldCopy,
     /// Another connection took its place.
     Replaced,
 }
