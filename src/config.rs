@@ -165,7 +165,7 @@ section! {
     TlsConfig {
         /// Certificate of this node.
         cert_file: PathBuf = PathBuf::new(),
-        /// Its private key.
+        /// Its private key. Only its owner may write it, and its group may read it; others nothing.
         key_file: PathBuf = PathBuf::new(),
         /// Certificates that peers are checked against.
         ca_file: PathBuf = PathBuf::new(),

@@ -355,6 +355,16 @@ mod tests {
     }
 
     #[test]
+    fn bow_0210() {
+        finds(
+            |_, facts| facts.dir.open_to_others = true,
+            "error[BOW-0210]: others may write to data_dir\n  \
+             cause: the mode of /srv/data lets everybody write\n  \
+             fix:   chmod o-w /srv/data, or name a directory in it, which is made for one user",
+        );
+    }
+
+    #[test]
     fn a_full_disk_refuses_to_found() {
         finds(
             |_, facts| facts.dir.free = 100 << 20,

@@ -68,7 +68,8 @@ pub struct DirFacts {
     /// A file can be written in it (or in its parent, if it does not exist); else why not (the
     /// system's number).
     pub writable: Result<(), i32>,
-    /// Others than the owner may write to it.
+    /// It exists and whoever is neither its owner nor of its group may write to it. Then nothing is
+    /// written into it here either: `writable` and what direct I/O needs are not tried.
     pub open_to_others: bool,
     /// Its file system.
     pub file_system: FileSystem,

@@ -183,7 +183,10 @@ pub(crate) const KEYS: &[Key] = &[
     key!(listen.peer, "address for peers"),
     key!(listen.advertise, "host name told to peers and clients; empty: the address"),
     key!(tls.cert_file, "certificate of this node; empty: no TLS"),
-    key!(tls.key_file, "its private key"),
+    key!(
+        tls.key_file,
+        "its private key; only its owner may write it, and no more than a group read it"
+    ),
     key!(tls.ca_file, "certificates that peers are checked against"),
     key!(security.insecure, "allow public addresses without authentication"),
     key!(telemetry.per_shard, "numbers by shard: auto (up to 128 shards), true or false"),

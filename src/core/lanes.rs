@@ -138,6 +138,14 @@ impl<E: Env> Lanes<E> {
         self.any_to(node).and_then(|at| self.all[at].link.as_ref()).map(|link| link.since)
     }
 
+    /// What the wall clock of `node` shows in milliseconds, by the last word that came over its
+    /// lanes; none if there is none, or none lately. O(cores of the node).
+    pub(super) fn wall_of(&self, node: NodeId, now: Nanos) -> Option<u64> {
+        let of = self.index.range((node, 0)..=(node, u16::MAX));
+        let told = of.filter_map(|(_, at)| self.all[*at].link.as_ref()?.wall);
+        told.max_by_key(|told| told.at)?.now_ms(now)
+    }
+
     /// Largest frame of the lane to the core of `node` that has `shard`.
     pub(super) fn frame_max_to(&self, node: NodeId, shard: ShardId) -> Option<u32> {
         self.road(node, shard).and_then(|at| self.all[at].link.as_ref()).map(|link| link.frame_max)

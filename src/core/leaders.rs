@@ -54,13 +54,26 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.replicas[place(slot)].leader = leader;
         if leads {
             let clock = self.replicas[place(slot)].machine.clock_ms();
-            let (wall, now) = (self.logs.wall.0, self.logs.now.0);
-            self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut [wall], now);
+            let mut walls = self.voters_walls(slot);
+            let now = self.logs.now.0;
+            self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut walls, now);
             self.counters.leader_changes.add(1);
         }
         self.elected |= leader.is_some();
         self.announce(slot);
         self.answer_handing(slot);
+    }
+
+    /// The wall clocks by which log time goes on, in milliseconds: this node's, and those of the
+    /// other voters, of either half, whose word came lately.
+    fn voters_walls(&self, slot: Slot) -> Vec<u64> {
+        let conf = self.raft.view(slot).conf;
+        let voters = conf.into_iter().flat_map(|conf| {
+            let members = conf.members.iter().filter(|it| conf.is_voter(it.replica));
+            members.map(|it| it.node).filter(|node| *node != self.node)
+        });
+        let told = voters.filter_map(|node| self.lanes.wall_of(node, self.logs.now));
+        std::iter::once(self.logs.wall.0).chain(told).collect()
     }
 
     /// Tells the board of a leader once an entry of its term is applied here.

@@ -131,6 +131,10 @@ rows! {
                 or a snapshot was put back, and votes and entries may be missing from it",
         fix: "remove the node from the cluster and add it under a new id with an empty directory, \
               or put the latest directory back";
+    DIR_OPEN = 210: "others may write to the data directory",
+        cause: "its mode lets everybody write: whoever can put files there can change what is \
+                stored",
+        fix: "chmod o-w, or name a directory in it, which is made for one user";
     CONFIG_SYNTAX = 301: "the configuration is not valid TOML",
         cause: "the file or variable cannot be read as TOML",
         fix: "correct the line that is shown";
@@ -236,8 +240,9 @@ rows! {
         cause: "an address other than loopback needs TLS or a password",
         fix: "set [tls], or security.insecure = true on a closed network";
     TLS_FILES = 704: "the TLS files cannot be used",
-        cause: "a certificate or key file is missing, unreadable or does not fit",
-        fix: "correct tls.cert_file, tls.key_file and tls.ca_file";
+        cause: "a certificate or key file is missing, unreadable or does not fit, or others than \
+                its owner and a reading group may use the key",
+        fix: "correct tls.cert_file, tls.key_file and tls.ca_file; chmod 600 the key";
     PEER_IDENTITY = 705: "a peer's identity is rejected",
         cause: "its certificate is not signed by one of tls.ca_file, is not valid now, or does not \
                 name the node it says it is",

@@ -1,4 +1,4 @@
-//! Whether the data directory can keep what is promised: BOW-0108, 0109, 0202 and 0602.
+//! Whether the data directory can keep what is promised: BOW-0108, 0109, 0202, 0209 and 0602.
 
 use bowline_env::{Facts, FileSystem};
 
@@ -15,6 +15,7 @@ const FIX_MEDIUM: &str =
 pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(usable(facts));
+    findings.extend(open_to_others(facts));
     findings.extend(file_system(config, facts));
     findings.extend(direct_io(config, facts));
     findings.extend(space(config, facts));
@@ -42,6 +43,17 @@ fn usable(facts: &Facts) -> Option<Finding> {
     let cause = format!("{} has other files and no NODE", dir.path);
     let what = "data_dir is not empty and not a bowline directory";
     Some(Finding::error(Code::DIR_UNUSABLE, what).cause(cause))
+}
+
+fn open_to_others(facts: &Facts) -> Option<Finding> {
+    if !facts.dir.open_to_others {
+        return None;
+    }
+    let path = &facts.dir.path;
+    let cause = format!("the mode of {path} lets everybody write");
+    let fix = format!("chmod o-w {path}, or name a directory in it, which is made for one user");
+    let what = "others may write to data_dir";
+    Some(Finding::error(Code::DIR_OPEN, what).cause(cause).fix(fix))
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "another file system is not known to be bad")]

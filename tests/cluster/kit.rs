@@ -239,6 +239,13 @@ impl Cluster {
         self.nodes.iter().copied().filter(|other| *other != node).collect()
     }
 
+    /// Has `from` give its leadership of shard 0 to `to`.
+    #[track_caller]
+    pub(crate) fn hand_over(&self, from: u64, to: u64) {
+        let shard = self.engine(from).shard(ShardId(0)).unwrap();
+        self.run(async move { shard.transfer(NodeId(to)).await }).unwrap();
+    }
+
     /// Makes a node's state durable in runs.
     #[track_caller]
     pub(crate) fn flush(&self, node: u64) {

@@ -134,3 +134,39 @@ fn tt_01_a_key_expires_in_its_time_though_the_next_leader_is_an_hour_behind() {
         assert_eq!(cluster.get(node, "key"), None, "node {node}");
     }
 }
+
+/// One wall clock that is an hour ahead is outvoted by those of the voters that lanes reach; of
+/// two, the lower one counts.
+#[test]
+fn tt_01_a_key_does_not_expire_early_though_the_next_leader_is_an_hour_ahead() {
+    for (seed, old_is_dead) in [(67, false), (68, true)] {
+        let mut cluster = Cluster::up(seed, 3, 1);
+        let old = cluster.leader();
+        let [other, ahead] = cluster.others(old)[..] else { panic!("three nodes") };
+        let client = cluster.engine(old).client();
+        let put = async move { client.put_with_ttl("key", "value", Duration::from_mins(1)).await };
+        cluster.run(put).unwrap();
+        cluster.world.clock(ahead).jump_wall(3_600_000);
+        cluster.world.run_for(ms(200));
+        if old_is_dead {
+            // Its word is too old to count in the end.
+            cluster.crash(old, Crash::Power);
+            cluster.world.run_for(ms(5_000));
+            if cluster.leader_of(&[other, ahead]) == ahead {
+                cluster.hand_over(ahead, other);
+            }
+            cluster.hand_over(other, ahead);
+        } else {
+            cluster.hand_over(old, ahead);
+        }
+        cluster.put(ahead, "other", "1").unwrap();
+        for node in cluster.alive() {
+            assert_eq!(cluster.get(node, "key").as_deref(), Some("value"), "node {node}");
+        }
+        cluster.world.run_for(ms(60_000));
+        cluster.put(cluster.leader(), "other", "2").unwrap();
+        for node in cluster.alive() {
+            assert_eq!(cluster.get(node, "key"), None, "node {node}");
+        }
+    }
+}

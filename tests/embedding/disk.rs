@@ -84,6 +84,43 @@ fn sc_06_a_directory_and_its_files_are_the_users_alone() {
 }
 
 #[test]
+fn sc_06_a_directory_that_others_may_write_to_is_refused_and_left_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(dir) = directory() else { return };
+    let path = dir.path().join("data");
+    let mode = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+    let all = || {
+        let files = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap());
+        let mut all: Vec<_> = files
+            .map(|file| (file.file_name(), file.metadata().unwrap().modified().unwrap()))
+            .collect();
+        all.sort();
+        (all, std::fs::metadata(&path).unwrap().modified().unwrap())
+    };
+    let refused = || {
+        let before = all();
+        for open in [0o702, 0o777, 0o1777] {
+            mode(open);
+            let error = start(&dir).wait().unwrap_err();
+            assert_eq!(error.code(), Code::DIR_OPEN, "{open:o}: {error:#}");
+            let (text, fix) = (format!("{error:#}"), format!("chmod o-w {}", path.display()));
+            assert!(text.contains(&fix), "{open:o}: {text}");
+        }
+        assert_eq!(all(), before, "nothing in it was touched");
+    };
+    std::fs::create_dir(&path).unwrap();
+    refused();
+    // Many users' volumes belong to a group.
+    mode(0o2775);
+    let engine = start(&dir).wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    engine.stop().wait().unwrap();
+    refused();
+    mode(0o700);
+    start(&dir).wait().unwrap().stop().wait().unwrap();
+}
+
+#[test]
 fn many_threads_write_through_clones() {
     let Some(dir) = directory() else { return };
     let engine = start(&dir).wait().unwrap();

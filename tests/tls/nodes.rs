@@ -299,12 +299,7 @@ fn bow_0704_files_that_cannot_be_used_come_out_of_start() {
         assert!(text.contains(part) && text.contains("fix:"), "{part}: {text}");
     };
     let good = ours.issue(&name(1));
-    let key = trio.config(1).tls.key_file.clone();
-    for mode in [0o644, 0o604, 0o602, 0o620] {
-        std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
-        refuses(&mut trio, "chmod 600");
-    }
-    std::fs::remove_file(&key).unwrap();
+    std::fs::remove_file(&trio.config(1).tls.key_file).unwrap();
     refuses(&mut trio, "No such file");
     give(&mut trio, 1, &ours, &Papers { key: ours.issue(&name(1)).key, ..good.clone() });
     refuses(&mut trio, "not that of the certificate");
@@ -317,7 +312,24 @@ fn bow_0704_files_that_cannot_be_used_come_out_of_start() {
     give(&mut trio, 1, &Authority::new("theirs"), &good);
     refuses(&mut trio, "not signed by one of the authorities");
     give(&mut trio, 1, &ours, &good);
+    trio.start_all();
+    trio.stop_all();
+}
+
+#[test]
+fn sc_06_a_key_that_others_may_use_is_refused() {
+    let ours = Authority::new("ours");
+    let Some(mut trio) = trio(&ours) else { return };
     let key = trio.config(1).tls.key_file.clone();
+    for mode in [0o644, 0o604, 0o602, 0o601, 0o620] {
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        let error = trio.try_start(1).unwrap_err();
+        assert_eq!(error.code(), Code::TLS_FILES, "{mode:o}: {error:#}");
+        let (text, fix) = (format!("{error:#}"), format!("chmod 600 {}", key.display()));
+        assert!(text.contains(&fix), "{mode:o}: {text}");
+        assert!(!trio.config(1).node.data_dir.exists(), "nothing was founded");
+    }
+    // A group may read it: so keys are given to a service that does not own them.
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o640)).unwrap();
     trio.start_all();
     trio.stop_all();

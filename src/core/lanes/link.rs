@@ -14,7 +14,7 @@ use std::task::Wake;
 
 use bowline_env::{Bell, Env, EnvError, Nanos, SharedBuf};
 use bowline_net::{Down, FrameError, LaneLife, Line, Opened, Pipe, Received, Receiver, Sender};
-use bowline_raft::{BatchHeader, LogIndex, Message, ShardId};
+use bowline_raft::{BatchHeader, LogIndex, Message, ShardId, Times};
 
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
@@ -82,6 +82,33 @@ pub(crate) enum Ended {
     Replaced,
 }
 
+/// How long what a peer told of its wall clock is gone by: three times the support of a leader, so
+/// that who just lost its leader still has that one's word.
+const WALL_AGE_MAX: Nanos = Nanos(3 * Times::DEFAULT.support);
+
+/// What the wall clock of a peer showed when it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ToldWall {
+    wall_ms: u64,
+    /// The own boot clock then.
+    pub(super) at: Nanos,
+}
+
+impl ToldWall {
+    /// What a beat that came at `at` told; 0 tells nothing.
+    pub(super) fn of(wall_ms: u64, at: Nanos) -> Option<Self> {
+        (wall_ms != 0).then_some(Self { wall_ms, at })
+    }
+
+    /// What that clock shows now, if it ran on like the own boot clock; none once it was told too
+    /// long ago.
+    pub(super) fn now_ms(self, now: Nanos) -> Option<u64> {
+        let passed = now.since(self.at);
+        let passed_ms = passed.0 / Nanos::from_millis(1).0;
+        (passed <= WALL_AGE_MAX).then_some(self.wall_ms.saturating_add(passed_ms))
+    }
+}
+
 /// Appends in their order, with their batches.
 pub(super) type Pending = VecDeque<(Message, Vec<(BatchHeader, SharedBuf)>)>;
 
@@ -98,6 +125,8 @@ pub(crate) struct Link<E: Env> {
     /// The core at the other end, and the cores and streams of its node.
     end: (u16, u16, u16),
     pub(super) liveness: LaneLife,
+    /// What the peer's wall clock showed, by the last beat that told it.
+    pub(super) wall: Option<ToldWall>,
     /// Appends that the frame being built had no room for, in their order. Their bodies are those
     /// of the log's memory; raft builds no more of them while one waits.
     pub(super) pending: Pending,
@@ -164,6 +193,7 @@ impl<E: Env> Link<E> {
             since: now,
             end,
             liveness: LaneLife::new(now),
+            wall: None,
             pending: VecDeque::new(),
             inbox: VecDeque::new(),
             taken: 0,
@@ -237,5 +267,30 @@ impl<E: Env> Reader<E> {
                 Err(error) => return Err(Ended::Frame(error)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(told: u64, later: Nanos, want: Option<u64>) {
+        let at = Nanos(77);
+        let wall = ToldWall::of(told, at).and_then(|wall| wall.now_ms(at.after(later)));
+        assert_eq!(wall, want, "{told} ms, {later:?} later");
+    }
+
+    #[test]
+    fn a_peers_wall_clock_runs_on_and_is_forgotten() {
+        check(5_000, Nanos(0), Some(5_000));
+        check(5_000, Nanos(1_999_999), Some(5_001));
+        check(5_000, WALL_AGE_MAX, Some(6_800));
+        check(5_000, WALL_AGE_MAX.after(Nanos(1)), None);
+        check(u64::MAX, Nanos::SECOND, Some(u64::MAX));
+    }
+
+    #[test]
+    fn a_wall_clock_of_zero_was_not_told() {
+        check(0, Nanos(0), None);
     }
 }

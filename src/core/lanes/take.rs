@@ -11,6 +11,7 @@ use bowline_raft::{Batch, LaneEvent, Message, NodeId, Origin, ShardId, Verdict, 
 use bowline_statemachine::Machine;
 use bowline_wal::LogStorage;
 
+use super::link::ToldWall;
 use super::{Ended, lane_no};
 use crate::core::run::Core;
 
@@ -68,6 +69,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.end_lane(at, &Ended::Meaning);
             return;
         };
+        if let Some(ControlFrame::Liveness(beat) | ControlFrame::LivenessReply(beat)) = &event {
+            link.wall = ToldWall::of(beat.wall, now).or(link.wall);
+        }
         let no = lane_no(at);
         let (logs, out) = (&mut self.logs, &mut self.out);
         let mut tell = |event: LaneEvent<'_>| self.raft.handle_lane(no, event, logs, out);

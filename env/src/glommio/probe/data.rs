@@ -10,6 +10,12 @@ use super::super::disk;
 use super::{list, read};
 use crate::{DirFacts, FileSystem};
 
+/// The bit of a mode that lets everybody write. A group may: that is how volumes are shared out to
+/// one user of many.
+const WRITTEN_BY_OTHERS: u32 = 0o002;
+/// Alignment for direct I/O where a file system tells none, in bytes.
+const ALIGN: u32 = 512;
+
 /// What the data directory is, or what its nearest parent tells of it.
 pub(super) fn dir_facts(data_dir: &Path) -> DirFacts {
     let here = standing(data_dir);
@@ -22,15 +28,18 @@ pub(super) fn dir_facts(data_dir: &Path) -> DirFacts {
         }
     }
     let system = statfs(&here).ok();
-    let (writable, direct_io, align) = try_file(&here);
     let mode = fs::metadata(&here).map_or(0, |here| here.mode());
+    let open_to_others = exists && mode & WRITTEN_BY_OTHERS != 0;
+    // Whoever writes there too may have put something else under the name.
+    let (writable, direct_io, align) =
+        if open_to_others { (Ok(()), true, ALIGN) } else { try_file(&here) };
     DirFacts {
         path: data_dir.display().to_string(),
         exists,
         empty,
         founded,
         writable,
-        open_to_others: exists && mode & 0o022 != 0,
+        open_to_others,
         file_system: system.map_or(FileSystem::Other(0), |system| file_system(system.f_type)),
         direct_io,
         align,
@@ -61,10 +70,10 @@ fn try_file(dir: &Path) -> (Result<(), i32>, bool, u32) {
     let tried = match open(0) {
         Ok(file) => {
             let direct = open(libc::O_DIRECT).is_ok();
-            let align = disk::direct_align(&file).max(512);
+            let align = disk::direct_align(&file).max(ALIGN);
             (Ok(()), direct, align)
         },
-        Err(error) => (Err(error.raw_os_error().unwrap_or(libc::EIO)), false, 512),
+        Err(error) => (Err(error.raw_os_error().unwrap_or(libc::EIO)), false, ALIGN),
     };
     // If it cannot be removed it is written over the next time.
     drop(fs::remove_file(&path));
