@@ -144,9 +144,9 @@ fn leader(nodes: &Nodes) -> usize {
 
 fn tell(what: &str, mut pauses: Vec<Duration>, unknown: u64) {
     pauses.sort_unstable();
-    let of_all = |permille: usize| pauses[(pauses.len() - 1) * permille / 1_000];
+    let of_all = |permille: usize| pauses[(pauses.len() - 1) * permille / 1_000].as_millis();
     println!(
-        "{what}: {} pauses, median {:.0?}, p90 {:.0?}, longest {:.0?}; {unknown} writes without \
+        "{what}: {} pauses, median {} ms, p90 {} ms, longest {} ms; {unknown} writes without \
          an answer",
         pauses.len(),
         of_all(500),
