@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline_env::sim::Crash;
+use bowline_env::sim::{Crash, WriteFault};
 
 use crate::kit::{Cluster, ms};
 
@@ -53,4 +53,69 @@ fn sn_04_a_state_comes_from_the_next_leader_when_the_first_is_gone() {
     cluster.crash(leader, Crash::Power);
     cluster.ready_within(away, Duration::from_secs(20)).unwrap();
     assert!(installs(&cluster, away) > 0);
+    assert_eq!(half_written(&cluster, away), [""; 0], "what came of the first one is gone");
+}
+
+/// What keeps a state from being written where it arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// It is larger than what is free.
+    NoRoom,
+    /// The room goes half-way.
+    RoomGoes,
+    /// A write fails half-way.
+    WriteFails,
+}
+
+/// The old state serves, nothing half written stays, and the state comes once it can.
+#[test]
+fn sn_05_a_state_that_cannot_be_written_leaves_the_old_one_and_comes_later() {
+    for trouble in [Trouble::NoRoom, Trouble::RoomGoes, Trouble::WriteFails] {
+        let mut cluster = Cluster::up(14, 3, 1);
+        let leader = cluster.leader();
+        let away = if leader == 3 { 2 } else { 3 };
+        cluster.put(leader, "key", "old").unwrap();
+        cluster.world.run_for(ms(1_000));
+        assert_eq!(cluster.applied(away, "key").as_deref(), Some("old"));
+        cluster.flush(away);
+        cluster.crash(away, Crash::Power);
+        cluster.put(leader, "key", "new").unwrap();
+        cluster.fill(leader, 1, 3_000);
+        let disk = cluster.world.disk(away);
+        let lens = disk.files().into_iter().filter_map(|name| Some(disk.seen(&name)?.len() as u64));
+        let full = lens.sum::<u64>() + (64 << 10);
+        if trouble == Trouble::NoRoom {
+            disk.capacity(Some(full));
+        } else {
+            cluster.world.link(leader, away).slow(2_000);
+        }
+        cluster.start(away);
+        cluster.world.run_for(ms(1_000));
+        match trouble {
+            Trouble::NoRoom => {},
+            Trouble::RoomGoes => disk.capacity(Some(full)),
+            Trouble::WriteFails => disk.fail_write(1, WriteFault::Error),
+        }
+        for _ in 0..3 {
+            assert_eq!(installs(&cluster, away), 0, "{trouble:?}");
+            assert_eq!(cluster.applied(away, "key").as_deref(), Some("old"), "{trouble:?}");
+            cluster.world.run_for(ms(if trouble == Trouble::WriteFails { 300 } else { 15_000 }));
+        }
+        disk.capacity(None);
+        cluster.world.link(leader, away).slow(1);
+        // It is offered again within half a minute.
+        let came = || installs(&cluster, away) > 0;
+        cluster.world.run_until(came, ms(60_000)).unwrap();
+        // So is what the log had no room for.
+        let client = cluster.engine(away).client().with_timeout(Duration::from_mins(1));
+        let value = cluster.run(async move { client.get("key").await }).unwrap();
+        assert_eq!(value.as_deref(), Some(&b"new"[..]), "{trouble:?}");
+        assert_eq!(half_written(&cluster, away), [""; 0], "{trouble:?}");
+    }
+}
+
+/// Runs of a node that nobody writes on.
+fn half_written(cluster: &Cluster, node: u64) -> Vec<String> {
+    let names = cluster.world.disk(node).files().into_iter().map(|name| name.to_string());
+    names.filter(|name| name.ends_with(".tmp")).collect()
 }

@@ -111,10 +111,15 @@ pub(super) struct Receiving<E: Env> {
 }
 
 impl<E: Env> Receiving<E> {
+    /// Receives the state. It ends soon once `gate` is closed, and is not to be dropped before:
+    /// only it knows the file that it writes.
     pub(super) async fn run<M: Machine<E>>(mut self, gate: Rc<Gate>, outcome: Outcome<M>) {
         let mut sections = Vec::new();
-        let result = gate.or(self.receive::<M>(&gate, &mut sections)).await;
-        let result = result.unwrap_or(Err(Failed::Ended));
+        let mut result = self.receive::<M>(&gate, &mut sections).await;
+        if gate.or(core::future::ready(())).await.is_none() {
+            // Nobody takes it any more.
+            result = Err(Failed::Ended);
+        }
         if result.is_err() {
             for section in sections {
                 if !self.is_held(section.id()) {
