@@ -10,7 +10,6 @@ mod nodes;
 use std::path::PathBuf;
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 
 use crate::load::Round;
 use crate::nodes::{Nodes, Storage};
