@@ -1,0 +1,124 @@
+//! Three nodes of d-engine on loopback, in this process.
+//!
+//! Their settings are those of d-engine's own benchmark of 0.2.4, but for the time a put may take:
+//! its default of 50 ms would turn long waits into failures.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use d_engine::{EmbeddedClient, EmbeddedEngine, FileStateMachine, FileStorageEngine};
+
+use crate::Failure;
+
+/// How long fresh nodes may take until one of them leads.
+const READY: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What keeps the log and the state of a node. With neither does a put wait for a disk.
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum Storage {
+    /// The default: two RocksDB instances. Nothing is synced before the nodes stop.
+    Rocksdb,
+    /// Files. A thread syncs the log behind the acknowledgements, as fast as it can.
+    File,
+}
+
+/// Running nodes.
+pub(crate) struct Nodes {
+    engines: Vec<EmbeddedEngine>,
+    dir: PathBuf,
+}
+
+impl Nodes {
+    /// Starts three in a fresh directory below `dir`.
+    pub(crate) async fn start(dir: &Path, storage: Storage) -> Result<Self, Failure> {
+        let dir = dir.join(format!("d-engine-{}", std::process::id()));
+        let held: Vec<_> =
+            (0..3).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<_, _>>()?;
+        let ports: Vec<_> = held
+            .iter()
+            .map(|held| Ok(held.local_addr()?.port()))
+            .collect::<Result<_, std::io::Error>>()?;
+        drop(held);
+        let mut engines = Vec::new();
+        for id in 1..=ports.len() {
+            let own = dir.join(id.to_string());
+            std::fs::create_dir_all(&own)?;
+            let config = own.join("node.toml");
+            std::fs::write(&config, settings(id, &ports, &own))?;
+            let config = config.to_str().ok_or("the directory's name is not UTF-8")?;
+            engines.push(match storage {
+                Storage::Rocksdb => EmbeddedEngine::start_with(config).await?,
+                Storage::File => {
+                    let log = Arc::new(FileStorageEngine::new(own.join("storage"))?);
+                    let state = Arc::new(FileStateMachine::new(own.join("state_machine")).await?);
+                    EmbeddedEngine::start_custom(log, state, Some(config)).await?
+                },
+            });
+        }
+        Ok(Self { engines, dir })
+    }
+
+    /// A client of the node that leads.
+    pub(crate) async fn leader(&self) -> Result<Arc<EmbeddedClient>, Failure> {
+        for engine in &self.engines {
+            engine.wait_ready(READY).await?;
+        }
+        for _ in 0..READY.as_millis() / LOOK.as_millis() {
+            if let Some(leader) = self.engines.iter().find(|engine| engine.is_leader()) {
+                return Ok(leader.client());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Err("no node leads".into())
+    }
+
+    /// Stops them and removes what they wrote.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        for engine in &self.engines {
+            engine.stop().await?;
+        }
+        drop(self.engines);
+        Ok(std::fs::remove_dir_all(self.dir)?)
+    }
+}
+
+/// The settings of one node, as TOML. Role 1 follows, status 3 votes.
+fn settings(id: usize, ports: &[u16], dir: &Path) -> String {
+    let members: Vec<_> = (1..)
+        .zip(ports)
+        .map(|(id, port)| {
+            format!("{{ id = {id}, address = \"127.0.0.1:{port}\", role = 1, status = 3 }}")
+        })
+        .collect();
+    let (members, port) = (members.join(", "), ports[id - 1]);
+    format!(
+        "[cluster]
+node_id = {id}
+listen_address = \"127.0.0.1:{port}\"
+initial_cluster = [{members}]
+db_root_dir = {dir:?}
+log_dir = {dir:?}
+
+[storage]
+unified_db = false
+
+[raft]
+general_raft_timeout_duration_in_ms = 10000
+
+[raft.persistence]
+strategy = \"MemFirst\"
+flush_policy = {{ Batch = {{ idle_flush_interval_ms = 1000 }} }}
+
+[raft.batching]
+max_batch_size = 200
+
+[raft.snapshot]
+enable = false
+"
+    )
+}
