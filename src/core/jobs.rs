@@ -307,7 +307,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         let shard = replica.shard;
-        let founding = self.founded_with.get(&slot).unwrap_or(&self.confs[place(slot)]);
+        let now = &self.confs[place(slot)];
+        let founding = self.founded_with.get(&slot).unwrap_or(now);
         let own =
             || replica.machine.manifest().map(|(at, term, body)| (LogIndex(at), Term(term), body));
         let (index, term, body) = replica.unopened.clone().or_else(own).unwrap_or_else(|| {

@@ -117,5 +117,5 @@ fn sn_05_a_state_that_cannot_be_written_leaves_the_old_one_and_comes_later() {
 /// Runs of a node that nobody writes on.
 fn half_written(cluster: &Cluster, node: u64) -> Vec<String> {
     let names = cluster.world.disk(node).files().into_iter().map(|name| name.to_string());
-    names.filter(|name| name.ends_with(".tmp")).collect()
+    names.filter(|name| name.rsplit('.').next() == Some("tmp")).collect()
 }

@@ -29,6 +29,20 @@ struct Writer {
 }
 
 impl Writer {
+    /// Writes until it is told to stop: when each write was acknowledged.
+    fn work(mut self, number: usize, seen: &Seen) -> Vec<Instant> {
+        let mut acked = Vec::new();
+        let mut value = 0;
+        while !seen.stop.load(Ordering::Relaxed) {
+            value += 1;
+            if self.put(value, seen) {
+                acked.push(Instant::now());
+                seen.acked[number].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        acked
+    }
+
     /// One attempt; true: it was acknowledged.
     fn put(&mut self, value: u64, seen: &Seen) -> bool {
         let Some(door) = &mut self.door else {
@@ -84,20 +98,8 @@ impl Writers {
         let seen = Arc::new(Seen::default());
         let one = |number: usize| {
             let (seen, key, places) = (Arc::clone(&seen), format!("w{number}"), places.to_vec());
-            let mut writer = Writer { key, places, at: number % COUNT, door: None };
-            thread::spawn(move || {
-                let mut acked = Vec::new();
-                for value in 0.. {
-                    if seen.stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    if writer.put(value, &seen) {
-                        acked.push(Instant::now());
-                        seen.acked[number].fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                acked
-            })
+            let writer = Writer { key, places, at: number % COUNT, door: None };
+            thread::spawn(move || writer.work(number, &seen))
         };
         let threads = (0..WRITERS).map(one).collect();
         Self { seen, threads }

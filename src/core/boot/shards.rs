@@ -33,6 +33,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let is_unopened = closed.is_some();
         let damage = damage_of(found.bounds.damage, is_unopened, peers);
         let log_is_whole = found.bounds.damage == DamageState::Normal;
+        if !log_is_whole {
+            let (damage, holes) = (found.bounds.damage, &found.holes);
+            tracing::error!(shard = shard.0, ?damage, ?holes, "the log of a shard is damaged");
+        }
         let closed = if log_is_whole { closed } else { Some(ShardFailure::LogDamaged) };
         let applied = LogIndex(machine.applied());
         let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);
