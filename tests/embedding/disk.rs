@@ -24,6 +24,11 @@ fn directory() -> Option<TempDir> {
 }
 
 fn start(dir: &TempDir) -> Op<EmbeddedEngine> {
+    start_holding(dir, "25%")
+}
+
+/// Starts an engine that maps so much of its runs.
+fn start_holding(dir: &TempDir, resident: &str) -> Op<EmbeddedEngine> {
     let path = dir.path().join("data");
     EmbeddedEngine::builder()
         .data_dir(path)
@@ -35,6 +40,7 @@ fn start(dir: &TempDir) -> Op<EmbeddedEngine> {
             config.wal.frame_cap = ByteCount::kib(64);
             config.wal.log_bytes = ByteCount::mib(16);
         })
+        .set("state.resident", resident)
         .start()
 }
 
@@ -118,6 +124,47 @@ fn sc_06_a_directory_that_others_may_write_to_is_refused_and_left_alone() {
     refused();
     mode(0o700);
     start(&dir).wait().unwrap().stop().wait().unwrap();
+}
+
+/// Cuts every run off behind its header; answers how many there are.
+fn truncate_runs(dir: &TempDir) -> usize {
+    let runs = std::fs::read_dir(dir.path().join("data/runs")).unwrap();
+    let paths = runs.map(|entry| entry.unwrap().path());
+    let cut = paths.map(|path| {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(4_096).unwrap();
+    });
+    cut.count()
+}
+
+#[test]
+fn dk_10_a_run_that_is_cut_off_is_damage_and_the_process_lives() {
+    // Nothing is mapped, and it happens under a node that runs; or it happens before the mapping.
+    for (resident, runs) in [("0B", true), ("25%", false)] {
+        let Some(dir) = directory() else { return };
+        let mut engine = start_holding(&dir, resident).wait().unwrap();
+        engine.wait_ready(READY).wait().unwrap();
+        let (hurt, other) = (engine.shard_of(b"key"), engine.shard_of(b"other"));
+        assert_ne!(hurt, other);
+        for nth in 0..100 {
+            engine.client().put(format!("{{key}}{nth}"), "v".repeat(500)).wait().unwrap();
+        }
+        engine.client().put("other", "there").wait().unwrap();
+        engine.shard(hurt).unwrap().flush().wait().unwrap();
+        if !runs {
+            engine.stop().wait().unwrap();
+        }
+        assert_eq!(truncate_runs(&dir), 1);
+        if !runs {
+            engine = start_holding(&dir, resident).wait().unwrap();
+        }
+        let error = engine.client().get("{key}7").wait().unwrap_err();
+        assert_eq!(error.code(), Code::RUN_DAMAGED, "{resident}: {error:#}");
+        let there = engine.client().get("other").wait().unwrap();
+        assert_eq!(there.as_deref(), Some(&b"there"[..]), "{resident}");
+        engine.client().put("other", "still").wait().unwrap();
+        engine.stop().wait().unwrap();
+    }
 }
 
 #[test]
