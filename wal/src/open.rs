@@ -147,6 +147,7 @@ pub(crate) async fn open<E: Env>(
         stopped: Cell::new(false),
         tasks: Cell::new(0),
         stalled: Cell::new(false),
+        uncounted: Cell::new(None),
         unsynced: RefCell::new(Vec::new()),
     });
     shared

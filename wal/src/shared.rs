@@ -32,6 +32,8 @@ pub(crate) struct Shared<E: Env> {
     /// Tasks that have not ended.
     pub(crate) tasks: Cell<u32>,
     pub(crate) stalled: Cell<bool>,
+    /// The slot that was made last; the superblock may not count it yet.
+    pub(crate) uncounted: Cell<Option<u32>>,
     /// Written and not yet synced: frame and slot. Fdatasync only.
     pub(crate) unsynced: RefCell<Vec<(u64, u32)>>,
 }

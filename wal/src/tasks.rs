@@ -211,9 +211,14 @@ async fn called_or<E: Env>(shared: &Shared<E>, at: Nanos) {
     .await;
 }
 
-/// Makes one more slot and counts it in the superblock.
+/// Makes one more slot and counts it in the superblock. A write that failed may be on the disk all
+/// the same: what was made for it is not made again, since a slot that is counted and not there
+/// looks lost.
 pub(crate) async fn grow<E: Env>(shared: &Shared<E>, slot_no: u32) -> Result<(), EnvError> {
-    shared.make_slot(slot_no).await?;
+    if shared.uncounted.get() != Some(slot_no) {
+        shared.make_slot(slot_no).await?;
+        shared.uncounted.set(Some(slot_no));
+    }
     shared.write_super(|superblock| superblock.slot_count = slot_no + 1).await
 }
 

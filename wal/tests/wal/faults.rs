@@ -1,11 +1,11 @@
 //! A device that fails, hangs or is full.
 
-use bowline_env::sim::WriteFault;
+use bowline_env::sim::{Crash, WriteFault};
 use bowline_env::{Env, Kind, Nanos};
 use bowline_raft::{LogIndex, ShardId};
 use bowline_wal::{
-    Geometry, HealthState, LogError, LogStorage, ReadError, Record, StageError, SyncChoice, Wal,
-    WalOptions,
+    DamageState, Geometry, HealthState, LogError, LogStorage, ReadError, Record, StageError,
+    SyncChoice, Wal, WalOptions,
 };
 
 use crate::kit::*;
@@ -213,6 +213,42 @@ fn a_failed_boot_is_tried_again_and_finds_the_same() {
             handle.disk(NODE).heal();
             let log = open(&env).await;
             assert_eq!(log.shard(1).unwrap().bounds.last, LogIndex(1));
+            log.wal.close().await.unwrap();
+        });
+    }
+}
+
+/// Bug: seed 100350 of the clusters. The write of a superblock that counts a new slot fails, and is
+/// on the disk; the next attempt removed the slot first, and a kill came in between.
+#[test]
+fn a_slot_that_a_superblock_may_count_is_not_made_again() {
+    for (nth, at) in (1..60).flat_map(|nth| (1..12).map(move |at| (nth, at))) {
+        let world = calm(90 + nth);
+        live(&world, async move |env| format(&env).await);
+        let disk = world.disk(NODE);
+        try_live(&world, async move |env| {
+            let mut log = open(&env).await;
+            log.open_shard(1);
+            disk.fail_write(nth, WriteFault::Error);
+            disk.crash_at(nth + at, Crash::Kill);
+            for index in 1..80 {
+                let Ok(staged) = log.try_put(1, 1, &body(1, index, 3000)) else { break };
+                if !log.try_sync(staged.lsn).await {
+                    break;
+                }
+            }
+            env.sleep_until(env.now().after(Nanos::from_millis(500))).await;
+            log.abandon();
+        });
+        if world.alive(NODE) {
+            world.crash(NODE, Crash::Kill);
+        }
+        world.disk(NODE).heal();
+        live(&world, async move |env| {
+            let log = open(&env).await;
+            let damage = log.shard(1).map(|shard| shard.bounds.damage);
+            let whole = damage.is_none_or(|damage| damage == DamageState::Normal);
+            assert!(whole, "write {nth} fails, kill at change {at}: {damage:?}");
             log.wal.close().await.unwrap();
         });
     }
