@@ -87,8 +87,8 @@ impl RaftCore {
         }
     }
 
-    /// A beat, if it is due within half an interval: beats that are due at about the same time leave
-    /// at the same time, so that an idle core, and those that hear it, wake once for all of them.
+    /// A beat, if it is due within half an interval: those due at about the same time leave
+    /// together, so that an idle core, and those that hear it, wake once for all of them.
     fn beat_lane(&mut self, place: usize, out: &mut Outbox) {
         let (now, every) = (self.now, self.config.times.beat);
         if !self.lanes[place].is_beat_due(now, every / 2) {

@@ -268,8 +268,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.counters.lanes_up.add(1);
     }
 
-    /// Ends what is up with cores that a node had before its life `boot`. It may have fewer now, and
-    /// a machine that lost power resets no connection: what is sent there is lost.
+    /// Ends what is up with cores that a node had before its life `boot`. It may have fewer
+    /// now; a machine that lost power resets no connection: what is sent there is lost.
     fn end_former_life(&mut self, node: NodeId, boot: u64) {
         for at in 0..self.lanes.all.len() {
             let lane = &self.lanes.all[at];

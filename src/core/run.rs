@@ -99,7 +99,7 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) replicas: Vec<Replica<M>>,
     /// By slot: the configuration as of what is applied, encoded.
     pub(crate) confs: Vec<Bytes>,
-    /// Of shards that never flushed and whose configuration changed: the one they were founded with.
+    /// Of shards that never flushed and whose configuration changed: that of their founding.
     pub(crate) founded_with: BTreeMap<Slot, Bytes>,
     pub(crate) slots: BTreeMap<ShardId, Slot>,
     pub(crate) store: SharedStore<E>,
