@@ -144,10 +144,12 @@ fn leaders_are_spread_and_every_shard_is_changed_where_it_is_led() {
     assert_eq!(cluster.promote(3, node).unwrap().complete(), Ok(0), "it was so before");
     // The new one leads its part after a while.
     cluster.world.run_for(ms(20_000));
-    assert!(led(&cluster, node) > 0);
+    let own = led(&cluster, node);
+    assert!(own > 0);
     let admin = cluster.engine(1).admin();
-    cluster.run(async move { admin.transfer(NodeId(node)).await }).unwrap().complete().unwrap();
-    assert_eq!(cluster.leader(), node);
+    let report = cluster.run(async move { admin.transfer(NodeId(node)).await }).unwrap();
+    // It may give its peers their part back before the last one is there.
+    assert_eq!(report.complete().map(usize::try_from), Ok(Ok(6 - own)));
 }
 
 #[test]
