@@ -120,7 +120,7 @@ impl Run {
                 self.nodes.start(node);
             }
             self.world.run_for(SLICE);
-            // Who is sick for long is started anew; who leaves looks sick, and its votes count still.
+            // Who is sick for long is started anew; who leaves looks sick, and still has votes.
             let _down: Vec<u64> = self.nodes.look();
             self.nemesis.guests.look(&mut self.nodes);
             assert!(
