@@ -456,7 +456,7 @@ fn each_refusal_has_one_code_and_says_what_to_do() {
         assert!(text.split_once("; ").is_some_and(|(cause, fix)| cause != fix), "{text}");
     }
     assert_eq!((codes.first(), codes.last()), (Some(&1), Some(&14)));
-    assert_eq!((Refusal::from_code(0), Refusal::from_code(13)), (None, None));
+    assert_eq!((Refusal::from_code(0), Refusal::from_code(15)), (None, None));
     let lasting: Vec<_> = REFUSALS.into_iter().filter(|refusal| refusal.is_lasting()).collect();
     assert_eq!(lasting, [&REFUSALS[..6], &[Refusal::WrongIdentity, Refusal::OldCopy]].concat());
 }
