@@ -229,14 +229,14 @@ impl Roster {
         if self.has_left(theirs.from) {
             return Err(Refusal::NotMember);
         }
-        let live = self.live.get(&(theirs.from, theirs.from_core));
-        // What was up with a former life of the node is up no more.
-        let same_life = live.is_some_and(|(boot, _)| theirs.boot <= *boot);
-        let up = same_life && self.up.contains(&(theirs.from, theirs.from_core));
+        let lane = (theirs.from, theirs.from_core);
+        // What was up with another life of the node is up no more, if the ledger believes this one.
+        let live = self.live.get(&lane).filter(|(boot, _)| *boot == theirs.boot);
+        let up = live.is_some() && self.up.contains(&lane);
         if theirs.class != Class::Lane || (up && theirs.from >= self.own()) {
             return Err(Refusal::Duplicate);
         }
-        if live.is_some_and(|live| (theirs.boot, theirs.epoch) <= *live) {
+        if live.is_some_and(|(_, epoch)| theirs.epoch <= *epoch) {
             return Err(Refusal::Duplicate);
         }
         Ok(())
