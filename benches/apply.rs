@@ -16,7 +16,9 @@ use bowline_statemachine::kv::ScanQuery;
 use bowline_statemachine::kv::command::{self as wire, KV_VERSION};
 use bowline_statemachine::kv::encode::{self, Expect, Op, Ttl};
 use bowline_statemachine::store::{Pins, Store, StoreOptions};
-use bowline_statemachine::{Answer, EntryRef, Kv, Limits, Machine, Output, Pressure, Query, Read};
+use bowline_statemachine::{
+    Answer, AsOf, EntryRef, Kv, Limits, Machine, Output, Pressure, Query, Read,
+};
 use bytes::{Bytes, BytesMut};
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
@@ -112,7 +114,9 @@ fn shard(world: &World, payloads: &[Payload], sections: usize) -> Bench {
         for payloads in payloads.chunks(part) {
             bench.apply_all(payloads);
             if sections > 0 {
-                let job = bench.kv.next_job(Pressure::Flush, 1, &Bytes::new());
+                let job = bench
+                    .kv
+                    .next_job(Pressure::Flush, &AsOf { term: 1, version: 1, conf: Bytes::new() });
                 let done = job.expect("a flush is due").run().await.expect("a calm disk");
                 assert!(bench.kv.manifest_after(&done).is_some(), "the job is current");
                 bench.kv.publish(done);

@@ -66,7 +66,7 @@ impl StateMachine for Bank {
         self.accounts.get(&query.account.to_native()).copied().unwrap_or(0)
     }
 
-    fn freeze(&mut self) -> BTreeMap<u32, u64> {
+    fn freeze(&mut self, _version: u16) -> BTreeMap<u32, u64> {
         self.accounts.clone()
     }
 

@@ -180,7 +180,7 @@ where
     cores.push(first);
     let mut briefs = vec![brief];
     let identity = identity_out.await.map_err(|_closed| faults::core_ended(0))??;
-    let plan = Plan { security, ..plan::plan(config, facts, &identity, cpus.len()) };
+    let plan = Plan { security, ..plan::plan(config, facts, &identity, cpus.len(), M::VERSION) };
     for core in 1..plan.cores {
         let (thread, brief) = spawn::<F, O, M>(factory, config, &cpus, core, None)?;
         cores.push(thread);

@@ -176,7 +176,7 @@ mod tests {
         };
         conf.members = (1..).zip(voters).map(|it| member(it, Part::Voter)).collect();
         conf.members.extend((9..).zip(learners).map(|it| member(it, Part::Learner)));
-        let mut note = Note::of(voters.iter().map(|id| (NodeId(*id), format!("n{id}").into())));
+        let mut note = Note::of(voters.iter().map(|id| (NodeId(*id), format!("n{id}").into())), 1);
         for id in left {
             note.remove(NodeId(*id));
         }

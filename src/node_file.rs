@@ -83,7 +83,8 @@ pub(crate) struct NodeFile {
     pub(crate) streams: u16,
     /// Name of the state machine.
     pub(crate) machine: String,
-    /// Its version.
+    /// The highest version of it that members of a shard agreed on: an older one opens this no
+    /// more.
     pub(crate) machine_version: u16,
     /// The largest `raft.support` ever used, in milliseconds.
     pub(crate) support_ms: u64,
@@ -275,9 +276,9 @@ impl NodeFile {
     /// A [`Finding`]: 0203 or 0207.
     pub(crate) fn check(&self, machine: (&str, u16), config: &Config) -> Result<(), Box<Finding>> {
         let found = (&*self.machine, self.machine_version);
-        if found != machine {
+        if found.0 != machine.0 || found.1 > machine.1 {
             let what = format!(
-                "written by state machine \"{}\" v{}, opened with \"{}\" v{}",
+                "written for state machine \"{}\" v{}, opened with \"{}\" v{}",
                 found.0, found.1, machine.0, machine.1
             );
             return Err(Box::new(Finding::error(Code::WRONG_MACHINE, what)));
@@ -564,9 +565,13 @@ mod tests {
     fn another_machine_or_founding_is_refused_with_its_remedy() {
         let node = node();
         assert_eq!(node.check(("kv", 1), &Config::default()), Ok(()), "defaults give way");
+        assert_eq!(node.check(("kv", 2), &Config::default()), Ok(()), "a later version reads it");
+        let older = NodeFile { machine_version: 2, ..node.clone() };
+        let finding = older.check(("kv", 1), &Config::default()).expect_err("an older version");
+        assert_eq!(finding.what, "written for state machine \"kv\" v2, opened with \"kv\" v1");
         let finding = node.check(("bank", 2), &Config::default()).expect_err("another machine");
         assert_eq!(finding.code, Code::WRONG_MACHINE);
-        assert_eq!(finding.what, "written by state machine \"kv\" v1, opened with \"bank\" v2");
+        assert_eq!(finding.what, "written for state machine \"kv\" v1, opened with \"bank\" v2");
         for (path, what) in [
             ("cluster.shards", "founded with shards 16, configured 32"),
             ("wal.streams", "founded with streams 4, configured 32"),

@@ -41,3 +41,5 @@ mod snapshots;
 mod strangers;
 #[path = "kit/trace.rs"]
 mod trace;
+#[path = "cluster/upgrades.rs"]
+mod upgrades;

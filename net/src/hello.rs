@@ -7,7 +7,7 @@
 //!  16 features u64      24 required u64        32 cluster u128
 //!  48 from u64          56 to u64              64 store u128
 //!  80 boot u64          88 epoch u64           96 nonce u64   104 echo u64
-//! 112 from_core u16    114 want_core u16      116 cores u16   118 zero u16
+//! 112 from_core u16    114 want_core u16      116 cores u16   118 machine u16
 //! 120 frame_max u32    124 window u32         128 table_version u64
 //! 136 claimed u64      144 known u64          152 record_len u32 (at most 512)
 //! 156 crc32 (0..156 and record)
@@ -141,6 +141,8 @@ pub struct Hello {
     pub want_core: u16,
     /// Cores of the sender, at least 1.
     pub cores: u16,
+    /// Version of the sender's state machine: commands up to it are applied there; 0: not told.
+    pub machine: u16,
     /// Bytes of the largest frame that the sender takes.
     pub frame_max: u32,
     /// Bytes of frames that the sender takes before it releases any.
@@ -184,7 +186,7 @@ impl Hello {
         for word in [self.boot, self.epoch, self.nonce, self.echo] {
             out.extend(word.to_le_bytes());
         }
-        for half in [self.from_core, self.want_core, self.cores, 0] {
+        for half in [self.from_core, self.want_core, self.cores, self.machine] {
             out.extend(half.to_le_bytes());
         }
         out.extend(self.frame_max.to_le_bytes());
@@ -222,8 +224,7 @@ impl Hello {
             return Err(HelloError::Checksum);
         }
         let versions = Versions { min: u16_at(head, 8), max: u16_at(head, 10) };
-        let mut zeros = head[118..120].iter().chain(padding);
-        if versions.max <= Versions::OURS.max && zeros.any(|byte| *byte != 0) {
+        if versions.max <= Versions::OURS.max && padding.iter().any(|byte| *byte != 0) {
             return Err(HelloError::Padding);
         }
         Ok(Self {
@@ -243,6 +244,7 @@ impl Hello {
             from_core: u16_at(head, 112),
             want_core: u16_at(head, 114),
             cores: u16_at(head, 116),
+            machine: u16_at(head, 118),
             frame_max: u32_at(head, 120),
             window: u32_at(head, 124),
             table_version: u64_at(head, 128),

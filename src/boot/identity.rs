@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::{faults, plan};
 use crate::Error;
 use crate::config::Config;
+use crate::members::note::VERSION_FIRST;
 use crate::node_file::{NO_CLUSTER, NODE_LEN_MAX, NodeFile, node_name};
 
 /// Who the node is.
@@ -92,7 +93,7 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
         cluster: match (config.cluster.join, config.cluster.peers.is_empty()) {
             (true, _) => NO_CLUSTER,
             (false, true) => draw(),
-            (false, false) => cluster_id(config),
+            (false, false) => cluster_id(config, machine.1),
         },
         joined: config.cluster.join,
         node: NodeId(config.node.id),
@@ -100,7 +101,8 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
         shards: config.cluster.shards,
         streams: plan::streams(config, cores),
         machine: machine.0.to_owned(),
-        machine_version: machine.1,
+        // One that is added takes part in what its cluster agrees on.
+        machine_version: if config.cluster.join { VERSION_FIRST } else { machine.1 },
         support_ms: u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX),
         founded_ms: env.wall().0,
         old_copy: false,
@@ -109,13 +111,17 @@ fn make_up<E: Env>(env: &E, config: &Config, machine: (&'static str, u16), cores
     }
 }
 
-/// The first bytes of a hash over what the founding members agree on.
-fn cluster_id(config: &Config) -> u128 {
+/// The first bytes of a hash over what the founding members agree on: those with different versions
+/// of the state machine found no cluster together.
+fn cluster_id(config: &Config, machine_version: u16) -> u128 {
     let mut hash = Sha256::new();
     hash.update(config.cluster.name.len().to_le_bytes());
     hash.update(config.cluster.name.as_bytes());
     hash.update(config.cluster.shards.to_le_bytes());
     hash.update(plan::founding(config).encode().expect("the configuration was checked"));
+    if machine_version > VERSION_FIRST {
+        hash.update(machine_version.to_le_bytes());
+    }
     let digest = hash.finalize();
     u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes"))
 }

@@ -54,8 +54,15 @@ pub(super) fn streams(config: &Config, cores: u16) -> u16 {
     }
 }
 
-/// The plan of core 0; the others differ in their number.
-pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: usize) -> Plan {
+/// The plan of core 0; the others differ in their number. `machine` is the version of the state
+/// machine that this node runs.
+pub(super) fn plan(
+    config: &Config,
+    facts: &Facts,
+    identity: &Identity,
+    cpus: usize,
+    machine: u16,
+) -> Plan {
     let node = identity.node();
     // A core without a stream would have nothing to do.
     let cores = u16::try_from(cpus).unwrap_or(u16::MAX).min(node.streams);
@@ -64,7 +71,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
     let chosen = ByteCount((facts.memory / 4 / share).min(CORE_BUDGET_MAX));
     let budget = limits.core_budget.or(chosen).0;
     let entry_bytes_max = config.wal.frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
-    let members = members(config, node, cores);
+    let members = members(config, node, cores, machine);
     Plan {
         node: node.node,
         cluster: node.cluster,
@@ -95,7 +102,7 @@ pub(super) fn plan(config: &Config, facts: &Facts, identity: &Identity, cpus: us
         },
         entry_bytes_max: size(entry_bytes_max),
         shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
-        members_at_founding: noted(founding(config), &members),
+        members_at_founding: noted(founding(config), &members, node.machine_version),
         members,
         replica: replica_of(config),
         listen: config.listens().then_some(config.listen.peer),
@@ -144,16 +151,17 @@ fn replica_of(config: &Config) -> ReplicaId {
     own.map_or(ReplicaId(1), |member| member.replica)
 }
 
-/// A configuration with the members' addresses.
-fn noted(mut conf: Configuration, known: &Known) -> Configuration {
+/// A configuration with the members' addresses, and the version of the state machine that all have.
+fn noted(mut conf: Configuration, known: &Known, machine: u16) -> Configuration {
     let own = (known.record.node, Arc::from(&*known.record.address));
-    let note = Note::of(known.peers.iter().cloned().chain([own]));
+    let note = Note::of(known.peers.iter().cloned().chain([own]), machine);
     // What is too long together comes from the members' hellos alone.
-    conf.note = note.encode().unwrap_or_default();
+    let short = || Note::of([], machine).encode();
+    conf.note = note.encode().or_else(short).unwrap_or_default();
     conf
 }
 
-fn members(config: &Config, node: &NodeFile, cores: u16) -> Known {
+fn members(config: &Config, node: &NodeFile, cores: u16, machine: u16) -> Known {
     let mut peers: Vec<_> = config.cluster.peers.iter().collect();
     peers.sort_unstable_by_key(|peer| peer.id);
     let own = peers.iter().find(|peer| peer.id == node.node.0);
@@ -166,6 +174,7 @@ fn members(config: &Config, node: &NodeFile, cores: u16) -> Known {
             .collect(),
         met: node.peers.clone(),
         store: node.store,
+        machine,
         record: NodeRecord {
             node: node.node,
             address,

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use bowline_env::{Class, Env, Nanos};
 use bowline_raft::batch::entry_len;
-use bowline_raft::{Proposal, ProposeError, ShardId, Slot};
+use bowline_raft::{Proposal, ProposeError, Role, ShardId, Slot};
 use bowline_statemachine::envelope::ENVELOPE_LEN;
 use bowline_statemachine::store::DeltaPressure;
 use bowline_statemachine::{Machine, Measured};
@@ -83,7 +83,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         match call {
             Call::Propose { kind, body } => {
                 let arrived = self.logs.now;
-                self.admit_write(slot, Pending { kind, body, ticket, arrived, deadline });
+                let write = Pending { kind, version: 0, body, ticket, arrived, deadline };
+                self.admit_write(slot, write);
             },
             Call::Read { query, consistency } => {
                 let arrived = self.logs.now;
@@ -112,10 +113,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Checks a command and hands it to raft.
-    pub(crate) fn admit_write(&mut self, slot: Slot, write: Pending) {
-        if let Err(error) = self.admit_budgets(write.kind, &write.body) {
-            write.ticket.complete(Err(error), &mut self.wakes);
-            return;
+    pub(crate) fn admit_write(&mut self, slot: Slot, mut write: Pending) {
+        match self.admit_command(slot, write.kind, &write.body) {
+            Ok(version) => write.version = version,
+            Err(error) => return write.ticket.complete(Err(error), &mut self.wakes),
         }
         let bytes = entry_len(ENVELOPE_LEN + write.body.len());
         let bytes = u32::try_from(bytes).expect("admit bounds the body");
@@ -137,11 +138,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
-    fn admit_budgets(&self, kind: u8, body: &[u8]) -> Result<(), Error> {
+    /// The state machine's version that a command needs, if it may go into the log now.
+    fn admit_command(&self, slot: Slot, kind: u8, body: &[u8]) -> Result<u16, Error> {
         if self.drain.is_some() {
             return Err(Error::stopped());
         }
-        M::admit(kind, body, &self.limits).map_err(Error::from)?;
+        let needs = M::admit(kind, body, &self.limits).map_err(Error::from)?;
+        let agreed = self.replicas[place(slot)].agreed;
+        // Who follows may know less than its leader, and says who that is.
+        if needs > agreed && self.raft.view(slot).role == Role::Leader {
+            return Err(Error::Request(RequestError::Version { needs, agreed }));
+        }
         let over = self.logs.bytes + body.len() > self.options.core_budget;
         if over && self.logs.bytes > 0 {
             return Err(busy(Budget::Core));
@@ -149,7 +156,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if self.store.pressure() >= DeltaPressure::Full {
             return Err(busy(Budget::Delta));
         }
-        Ok(())
+        Ok(needs)
     }
 
     /// Keeps a call until a leader is known, within the budget of parked bytes.

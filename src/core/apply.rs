@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::logs::place;
 use super::mail::Event;
+use super::members::agreed_in;
 use super::replica::Applying;
 use super::run::Core;
 use crate::ShardFailure;
@@ -152,6 +153,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let replica = &self.replicas[place(slot)];
         let stop = batch.head.first.0 + u64::from(batch.keep);
         let stop = stop.min(replica.committed.0 + 1);
+        if batch.head.flags & FLAG_CONF != 0 && Self::is_beyond(agreed_in(body.payload(0))) {
+            self.close_beyond(slot, agreed_in(body.payload(0)));
+            return Progress::Blocked;
+        }
         let mut next = replica.machine.applied() + 1;
         assert!(batch.head.first.0 <= next, "entries are applied without a gap (C3)");
         while next < stop {
@@ -307,6 +312,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.close_shard(slot, ShardFailure::LogDamaged);
             },
         }
+    }
+
+    /// The members agreed on a version of the state machine that this code is too old for.
+    fn close_beyond(&mut self, slot: Slot, agreed: u16) {
+        let index = LogIndex(self.replicas[place(slot)].machine.applied() + 1);
+        let own = M::VERSION;
+        let message = format!("the members agreed on version {agreed}, this program has {own}");
+        self.close_shard(slot, ShardFailure::Halted { index, message: message.into() });
     }
 
     /// The machine itself stopped: a panic in the application's code, or an entry of a newer

@@ -164,7 +164,7 @@ impl Plan {
 /// The manifest of a shard that was never flushed.
 pub(crate) fn founding_manifest<E: Env, M: Machine<E>>(shard: ShardId, conf: &[u8]) -> Bytes {
     let name_hash = bowline_statemachine::name_hash(M::NAME);
-    let mut manifest = Manifest::empty(shard.0, name_hash, M::VERSION);
+    let mut manifest = Manifest::empty(shard.0, name_hash);
     manifest.conf = conf.to_vec();
     manifest.encode()
 }
@@ -336,7 +336,7 @@ fn empty_core<E: Env, L: LogStorage, M: Machine<E>>(
         limits: Limits::of_entry(plan.entry_bytes_max),
         raft,
         out: bowline_raft::Outbox::default(),
-        logs: Logs::new(logs, M::VERSION),
+        logs: Logs::new(logs),
         replicas: Vec::new(),
         confs: Vec::new(),
         founded_with: BTreeMap::new(),

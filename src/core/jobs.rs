@@ -10,11 +10,12 @@ use std::rc::Rc;
 use bowline_env::{Class, Env, Nanos};
 use bowline_raft::{Admin, LogIndex, Lsn, ShardId, Slot, Term};
 use bowline_statemachine::store::{DeltaPressure, JobDone, JobError};
-use bowline_statemachine::{Machine, Pressure};
+use bowline_statemachine::{AsOf, Machine, Pressure};
 use bowline_wal::{GcWork, LogStorage, Record, StageError};
 
 use super::logs::place;
 use super::mail::Event;
+use super::members::agreed_in;
 use super::run::Core;
 use crate::ticket::{Reply, Ticket};
 
@@ -103,7 +104,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         let conf = self.confs[place(slot)].clone();
-        let Some(job) = replica.machine.next_job(why, term.0, &conf) else { return };
+        let as_of = AsOf { term: term.0, version: agreed_in(&conf), conf };
+        let Some(job) = replica.machine.next_job(why, &as_of) else { return };
         let flush = job.is_flush();
         if flush {
             replica.flushing = true;

@@ -59,6 +59,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut walls, now);
             self.counters.leader_changes.add(1);
         }
+        self.note_agreed(slot);
         self.elected |= leader.is_some();
         self.announce(slot);
         self.answer_handing(slot);

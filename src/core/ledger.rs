@@ -60,6 +60,20 @@ impl Ledger {
         if file.old_copy { Err(Refusal::OldCopy) } else { Ok(former()) }
     }
 
+    /// The members of a shard agreed on `version` of the state machine: no older code opens this
+    /// directory once this is durable. What cannot be written down is tried at the next start; a
+    /// shard refuses older code by itself, too.
+    pub(super) async fn agreed<E: Env>(&self, env: &E, version: u16) {
+        let mut file = self.file.lock().await;
+        if version <= file.machine_version {
+            return;
+        }
+        let next = NodeFile { machine_version: version, ..file.clone() };
+        if let Err(error) = write(env, &mut file, next).await {
+            tracing::error!(version, %error, "the agreed version cannot be noted");
+        }
+    }
+
     /// The life of `node` that is known here; 0: none.
     pub(super) async fn life_of(&self, node: NodeId) -> u64 {
         self.file.lock().await.met(node).map_or(0, |peer| peer.life)

@@ -22,8 +22,6 @@ use super::queue::{Queue, Waiting};
 pub(crate) struct Logs<L> {
     pub(crate) streams: Vec<L>,
     pub(crate) queues: Vec<Queue>,
-    /// Version of the machine's commands, stamped into every entry.
-    pub(crate) command_version: u16,
     /// The clocks of this pass.
     pub(crate) now: Nanos,
     pub(crate) wall: Millis,
@@ -42,7 +40,7 @@ pub(crate) struct Logs<L> {
 }
 
 impl<L: LogStorage> Logs<L> {
-    pub(crate) fn new(streams: Vec<L>, command_version: u16) -> Self {
+    pub(crate) fn new(streams: Vec<L>) -> Self {
         Self {
             under_way: streams.iter().map(|_| VecDeque::new()).collect(),
             entries: 0,
@@ -51,7 +49,6 @@ impl<L: LogStorage> Logs<L> {
             looked_at: RefCell::default(),
             streams,
             queues: Vec::new(),
-            command_version,
             now: Nanos(0),
             wall: Millis(0),
             bytes: 0,
@@ -103,14 +100,13 @@ impl<L: LogStorage> Logs<L> {
         let payload_len = |nth: usize| ENVELOPE_LEN + queue.pending[nth].body.len();
         let len = body_len((0..count).map(payload_len));
         let stamp = queue.clock.stamp(self.wall.0, self.now.0);
-        let version = self.command_version;
         let pending = &queue.pending;
         let staged = self.streams[queue.stream]
             .append(to_wal(at), len, |out| {
                 let mut writer = BodyWriter::new(out, count);
                 for command in pending.iter().take(count) {
                     let body = &command.body;
-                    let head = Head { kind: command.kind, flags: 0, ver: version };
+                    let head = Head { kind: command.kind, flags: 0, ver: command.version };
                     let body_len = u32::try_from(body.len()).expect("admit bounds the body");
                     writer.entry(ENVELOPE_LEN + body.len(), |entry| {
                         envelope::encode(entry, stamp, head, body_len);

@@ -8,6 +8,7 @@
 //! A change is a goal, not a step: it is done once the committed, stable configuration says so. So
 //! it may be asked for again at any time, and asking again ends what was interrupted.
 
+mod agree;
 mod follow;
 mod rank;
 
@@ -29,6 +30,7 @@ use crate::members::Roll;
 use crate::members::change::{Change, Outcome, Refused, Verb, from_wire, to_wire};
 use crate::members::note::Note;
 use crate::ticket::{Reply, Ticket};
+pub(super) use agree::agreed_in;
 use rank::{Rank, rank};
 
 /// Changes under way on a core, and questions to other nodes, at most each.
@@ -72,6 +74,10 @@ pub(crate) struct Members<M> {
     moved: BTreeSet<Slot>,
     /// Those whose latest configuration is not committed.
     unsettled: BTreeSet<Slot>,
+    /// Those that are led here and whose members agree on less than this node runs.
+    behind: BTreeSet<Slot>,
+    /// The highest version that is durable here as agreed on.
+    agreed: u16,
     /// Those of which the list of members was told something.
     told: BTreeSet<Slot>,
     /// It was said that the cluster has shards which this node was not founded for.
@@ -90,6 +96,8 @@ impl<M> Members<M> {
             next_ask: 0,
             moved: BTreeSet::new(),
             unsettled: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            agreed: 0,
             told: BTreeSet::new(),
             told_of_shards: false,
             events_dropped: 0,
@@ -107,6 +115,7 @@ impl<M> Members<M> {
             || !self.asked.is_empty()
             || !self.founding.is_empty()
             || !self.unsettled.is_empty()
+            || !self.behind.is_empty()
     }
 
     /// Takes every ticket that waits.
@@ -345,6 +354,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         if !matches!(change.verb, Verb::Add(_)) {
             self.would_stand(slot, &members)?;
+        }
+        let old = self.version_of(node).is_some_and(|version| version < note.version());
+        if old && matches!(change.verb, Verb::Add(_) | Verb::Promote) {
+            return Err(Refused::OldVersion);
         }
         let note = note.encode().ok_or(Refused::TooLong)?;
         let mut steps = vec![first];

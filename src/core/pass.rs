@@ -183,6 +183,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.expire();
         self.expire_handing();
         self.carry_changes();
+        self.agree();
         self.prefer_leaders();
         self.retry_parked();
         self.jobs_tick(now);

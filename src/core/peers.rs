@@ -26,7 +26,7 @@ const WINDOW_MAX: u32 = 8 << 20;
 const RECEIVE_MAX: u32 = 64 << 20;
 
 /// Another node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Peer {
     /// Where it listens for peers, `host:port`.
     pub(crate) address: Arc<str>,
@@ -36,6 +36,8 @@ pub(crate) struct Peer {
     pub(crate) layout: Option<(u16, u16)>,
     /// Its store, as seen first.
     pub(crate) store: Option<u128>,
+    /// Version of its state machine, as its last hello said.
+    version: u16,
     /// How often it was dialed.
     dials: u32,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Known {
     pub(crate) met: Vec<Met>,
     /// The own store.
     pub(crate) store: u128,
+    /// Version of the state machine that this node runs.
+    pub(crate) machine: u16,
     /// What is told of this node.
     pub(crate) record: NodeRecord,
 }
@@ -91,7 +95,7 @@ impl Roster {
     ) -> Self {
         let guests = members.met.iter().map(|met| {
             let address = address_in(&members.peers, met.node).unwrap_or_default();
-            (met.node, Peer { address, app: None, layout: None, store: Some(met.store), dials: 0 })
+            (met.node, Peer { address, store: Some(met.store), ..Peer::default() })
         });
         let lanes = u32::try_from(members.peers.len()).unwrap_or(u32::MAX);
         let share = RECEIVE_MAX / lanes.max(1);
@@ -112,6 +116,7 @@ impl Roster {
             from_core: core,
             want_core: 0,
             cores: members.record.cores,
+            machine: members.machine,
             frame_max,
             window: share.clamp(frame_max.saturating_mul(2), WINDOW_MAX.max(frame_max * 2)),
             table_version: 0,
@@ -135,10 +140,8 @@ impl Roster {
     pub(super) fn follow(&mut self, members: BTreeMap<NodeId, Option<Arc<str>>>, left: Departed) {
         let mut before = std::mem::take(&mut self.peers);
         for (node, address) in members {
-            let none =
-                Peer { address: Arc::default(), app: None, layout: None, store: None, dials: 0 };
             let known = before.remove(&node).or_else(|| self.guests.remove(&node));
-            let mut peer = known.unwrap_or(none);
+            let mut peer = known.unwrap_or_default();
             if let Some(address) = address {
                 peer.address = address;
             } else if peer.address.is_empty() {
@@ -181,6 +184,12 @@ impl Roster {
 
     pub(crate) fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node).or_else(|| self.guests.get(&node))
+    }
+
+    /// Which version of the state machine a node runs; none while it is not connected.
+    pub(super) fn version_of(&self, node: NodeId) -> Option<u16> {
+        let mut lanes = self.up.range((node, 0)..=(node, u16::MAX));
+        lanes.next().and_then(|_| self.peer(node)).map(|peer| peer.version)
     }
 
     /// Where to dial `node` next: where it was last known to listen and where the configuration
@@ -247,15 +256,15 @@ impl Roster {
         self.live.insert((theirs.from, theirs.from_core), (theirs.boot, theirs.epoch));
         self.hello.cluster = theirs.cluster;
         let record = &theirs.record;
-        let none = Peer { address: Arc::default(), app: None, layout: None, store: None, dials: 0 };
         let peer = match self.peers.get_mut(&theirs.from) {
             Some(peer) => peer,
-            None => self.guests.entry(theirs.from).or_insert(none),
+            None => self.guests.entry(theirs.from).or_default(),
         };
         if peer.address.is_empty() {
             peer.address = Arc::from(&*record.address);
         }
         peer.layout = Some((record.cores, record.streams));
+        peer.version = theirs.machine;
         peer.store.get_or_insert(theirs.store);
         let app = &record.client_address;
         peer.app = (!app.is_empty()).then(|| Arc::from(&**app));

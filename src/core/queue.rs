@@ -17,6 +17,8 @@ use crate::ticket::Ticket;
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) kind: u8,
+    /// The state machine's version that it needs; 0 until it is admitted.
+    pub(crate) version: u16,
     pub(crate) body: Bytes,
     pub(crate) ticket: Ticket,
     pub(crate) arrived: Nanos,

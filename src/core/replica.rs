@@ -11,6 +11,7 @@ use bowline_wal::BatchRef;
 use bytes::Bytes;
 
 use crate::ShardFailure;
+use crate::members::note::VERSION_FIRST;
 use crate::ticket::Ticket;
 
 /// What apply waits for.
@@ -71,6 +72,8 @@ pub(crate) struct Replica<M> {
     pub(crate) touched: bool,
     /// Term of the last entry that was applied.
     pub(crate) applied_term: Term,
+    /// The version that the members agree on, by the latest configuration of the log.
+    pub(crate) agreed: u16,
     /// Who leads, and in which term.
     pub(crate) leader: Option<(Term, NodeId)>,
     /// The leader was told: an entry of its term is applied.
@@ -102,6 +105,7 @@ impl<M> Replica<M> {
             job_failures: 0,
             touched: false,
             applied_term: applied.1,
+            agreed: VERSION_FIRST,
             leader: None,
             announced: false,
             closed: None,

@@ -50,6 +50,14 @@ pub enum RequestError {
         /// Entries that it lacks, as far as its leader knows.
         entries: u64,
     },
+    /// The command needs a version of the state machine that the shard's members have not agreed
+    /// on; nothing was queued.
+    Version {
+        /// The version that it needs.
+        needs: u16,
+        /// The version that they agreed on.
+        agreed: u16,
+    },
     /// A guard of a batch did not hold: this one, counted from 0. Nothing was written.
     GuardFailed(u32),
 }
@@ -71,6 +79,7 @@ impl RequestError {
             Self::Overflow => Code::OVERFLOW,
             Self::Membership(_) | Self::Behind { .. } => Code::MEMBERSHIP,
             Self::GuardFailed(_) => Code::GUARD_FAILED,
+            Self::Version { .. } => Code::VERSION_NOT_AGREED,
         }
     }
 }
@@ -94,6 +103,9 @@ impl fmt::Display for RequestError {
             },
             Self::GuardFailed(place) => {
                 write!(f, "guard {place} did not hold; nothing was written")
+            },
+            Self::Version { needs, agreed } => {
+                write!(f, "the command needs version {needs}, the members agreed on {agreed}")
             },
             Self::CrossSlot
             | Self::OnCore

@@ -213,6 +213,10 @@ rows! {
     REMOVED = 508: "this node is no member of the shard any more",
         cause: "it was removed; its copy is not kept up to date, and its id is not used again",
         fix: "use the other members, or start a node under a new id and add that";
+    VERSION_NOT_AGREED = 509: "the command is of a later version than all members have",
+        cause: "an upgrade is under way: the shard's members agree on a version of the state \
+                machine once every one of them runs it; nothing was queued",
+        fix: "start the later version on every member, or send commands of the version before";
     LOG_WRITE = 601: "a log write failed",
         cause: "the disk failed a write or a sync; the stream is closed to further writes and the \
                 write is not repeated",

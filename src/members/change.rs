@@ -93,9 +93,11 @@ pub(crate) enum Refused {
     TooMany,
     /// The addresses of the members are too long together.
     TooLong,
+    /// The node runs an older state machine than the members agreed on.
+    OldVersion,
 }
 
-const REFUSED: [Refused; 13] = [
+const REFUSED: [Refused; 14] = [
     Refused::NotLeader,
     Refused::Late,
     Refused::Busy,
@@ -109,6 +111,7 @@ const REFUSED: [Refused; 13] = [
     Refused::WasMember,
     Refused::TooMany,
     Refused::TooLong,
+    Refused::OldVersion,
 ];
 /// The number of the first refusal on the wire.
 const REFUSED_FIRST: u64 = 16;
@@ -130,6 +133,9 @@ impl Refused {
             Self::WasMember => "the node was a member and left: add it under a new id",
             Self::TooMany => "there would be too many members",
             Self::TooLong => "the addresses of the members are too long together",
+            Self::OldVersion => {
+                "the node runs an older state machine than the members agreed on: upgrade it"
+            },
         };
         Error::Request(RequestError::Membership(text))
     }

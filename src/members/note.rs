@@ -1,9 +1,11 @@
-//! What goes along with a shard's configuration: where its members are, and which nodes were
-//! members once. So every member knows both from its log, whatever its configuration file says.
+//! What goes along with a shard's configuration: where its members are, which nodes were members
+//! once, and the state machine's version that the members agree on. So every member knows it from
+//! its log, whatever its configuration file says.
 //!
 //! ```text
-//! 0 fmt u8 = 1   1 addresses u8   2 ranges u16
-//! 4 address: node u64 | len u8 | text      ascending by node
+//! 0 fmt u8   1 addresses u8   2 ranges u16
+//! 4 [fmt 2: version u16 | 0 u16]           fmt 1: the version is 1
+//!   address: node u64 | len u8 | text      ascending by node
 //!   range:   first u64 | last u64          nodes that left, ascending and apart
 //! ```
 //!
@@ -17,16 +19,29 @@ use std::sync::Arc;
 use bowline_raft::{MEMBERS_MAX, NOTE_LEN_MAX, NodeId};
 
 const FORMAT: u8 = 1;
+/// With a version of the state machine after the head.
+const FORMAT_VERSION: u8 = 2;
 const HEAD_LEN: usize = 4;
+const VERSION_LEN: usize = 4;
+/// Version of the state machine that nobody has to agree on.
+pub(crate) const VERSION_FIRST: u16 = 1;
 const RANGE_LEN: usize = 16;
 /// Bytes of an address at most.
 pub(crate) const ADDRESS_LEN_MAX: usize = 255;
 
-/// Addresses of members, and nodes that left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Addresses of members, nodes that left, and what the members agree on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Note {
     addresses: BTreeMap<NodeId, Arc<str>>,
     left: Departed,
+    version: u16,
+}
+
+impl Default for Note {
+    fn default() -> Self {
+        let (addresses, left) = (BTreeMap::new(), Departed::default());
+        Self { addresses, left, version: VERSION_FIRST }
+    }
 }
 
 /// Nodes that were members and are no more: ranges, ascending and apart.
@@ -71,9 +86,24 @@ impl Departed {
 }
 
 impl Note {
-    /// The note of members that found a shard.
-    pub(crate) fn of(addresses: impl IntoIterator<Item = (NodeId, Arc<str>)>) -> Self {
-        Self { addresses: addresses.into_iter().collect(), left: Departed::default() }
+    /// The note of members that found a shard, all with `version` of the state machine.
+    pub(crate) fn of(
+        addresses: impl IntoIterator<Item = (NodeId, Arc<str>)>,
+        version: u16,
+    ) -> Self {
+        let (addresses, left) = (addresses.into_iter().collect(), Departed::default());
+        Self { addresses, left, version: version.max(VERSION_FIRST) }
+    }
+
+    /// The version of the state machine that the members agree on.
+    pub(crate) const fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Notes that all members have `version` of the state machine.
+    pub(crate) fn agree(&mut self, version: u16) {
+        assert!(self.version < version, "an agreement is not taken back");
+        self.version = version;
     }
 
     /// Where a member is, if it was told.
@@ -101,13 +131,20 @@ impl Note {
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         let mut left = self.left.clone();
         let texts: usize = self.addresses.values().map(|text| 9 + text.len()).sum();
-        while NOTE_LEN_MAX < HEAD_LEN + texts + left.0.len() * RANGE_LEN {
+        let has_version = self.version > VERSION_FIRST;
+        let head_len = HEAD_LEN + if has_version { VERSION_LEN } else { 0 };
+        while NOTE_LEN_MAX < head_len + texts + left.0.len() * RANGE_LEN {
             if !left.merge_closest() {
                 return None;
             }
         }
-        let mut out = vec![FORMAT, u8::try_from(self.addresses.len()).ok()?];
+        let format = if has_version { FORMAT_VERSION } else { FORMAT };
+        let mut out = vec![format, u8::try_from(self.addresses.len()).ok()?];
         out.extend_from_slice(&u16::try_from(left.0.len()).ok()?.to_le_bytes());
+        if has_version {
+            out.extend_from_slice(&self.version.to_le_bytes());
+            out.extend_from_slice(&[0; 2]);
+        }
         for (node, text) in &self.addresses {
             out.extend_from_slice(&node.0.to_le_bytes());
             out.push(u8::try_from(text.len()).ok()?);
@@ -127,10 +164,23 @@ impl Note {
         }
         let (head, mut rest) = bytes.split_first_chunk::<HEAD_LEN>()?;
         let [format, addresses, low, high] = *head;
-        if format != FORMAT || usize::from(addresses) > MEMBERS_MAX {
+        if usize::from(addresses) > MEMBERS_MAX {
             return None;
         }
         let mut note = Self::default();
+        match format {
+            FORMAT => {},
+            FORMAT_VERSION => {
+                let (version, after) = rest.split_first_chunk::<VERSION_LEN>()?;
+                rest = after;
+                let [low, high, zeros @ ..] = *version;
+                note.version = u16::from_le_bytes([low, high]);
+                if note.version <= VERSION_FIRST || zeros != [0; 2] {
+                    return None;
+                }
+            },
+            _ => return None,
+        }
         let mut previous = NodeId(0);
         for _ in 0..addresses {
             let node = NodeId(number(&mut rest)?);
@@ -166,7 +216,8 @@ mod tests {
     use super::*;
 
     fn note() -> Note {
-        let mut note = Note::of([(NodeId(1), Arc::from("a:1")), (NodeId(4), Arc::from("four:4"))]);
+        let mut note =
+            Note::of([(NodeId(1), Arc::from("a:1")), (NodeId(4), Arc::from("four:4"))], 1);
         for node in [2, 9, 3] {
             note.remove(NodeId(node));
         }
@@ -191,6 +242,30 @@ mod tests {
     }
 
     #[test]
+    fn golden_note_v2() {
+        let mut note = note();
+        note.agree(0x0203);
+        let bytes = note.encode().unwrap();
+        let (head, rest) = bytes.split_at(8);
+        assert_eq!(head, [2, 2, 2, 0, 3, 2, 0, 0]);
+        let first = self::note().encode().unwrap();
+        assert_eq!(rest, &first[4..], "the rest is as version 1 has it");
+        assert_eq!(Note::decode(&bytes), Some(note));
+        for (at, to) in [(4, 1), (5, 0), (6, 1), (7, 1)] {
+            let mut bytes = bytes.clone();
+            (bytes[5], bytes[at]) = (0, to);
+            let is_first = at == 4;
+            let read = Note::decode(&bytes);
+            assert_eq!(read.is_none(), is_first || at > 5, "{at} = {to}: {read:?}");
+        }
+        let alone = Note::of([], 7);
+        let bytes = alone.encode().unwrap();
+        assert_eq!(bytes, [2, 0, 0, 0, 7, 0, 0, 0]);
+        assert!((1..8).all(|len| Note::decode(&bytes[..len]).is_none()), "no cut is read");
+        assert_eq!(Note::decode(&bytes), Some(alone));
+    }
+
+    #[test]
     fn no_cut_and_no_false_order_is_read() {
         let bytes = note().encode().unwrap();
         for len in 1..bytes.len() {
@@ -201,7 +276,7 @@ mod tests {
             bytes[at] = to;
             assert_eq!(Note::decode(&bytes), None, "{at} = {to}");
         };
-        broken(0, 2);
+        broken(0, 3);
         broken(1, 16);
         broken(4, 5);
         broken(13, 0x20);
@@ -232,7 +307,7 @@ mod tests {
             assert!(read.left().contains(NodeId(10 + 3 * node)));
         }
         let long: Arc<str> = "x".repeat(ADDRESS_LEN_MAX).into();
-        let many = Note::of((1..=5).map(|node| (NodeId(node), Arc::clone(&long))));
+        let many = Note::of((1..=5).map(|node| (NodeId(node), Arc::clone(&long))), 1);
         assert_eq!(many.encode(), None);
     }
 }

@@ -22,8 +22,8 @@ use rkyv::{Archived, Serialize};
 use crate::align::aligned;
 use crate::envelope::{Envelope, KIND_USER};
 use crate::machine::{
-    Answer, Apply, CustomSerializer, EntryRef, Machine, Output, Pressure, Query, Read, ReadCtx,
-    Staged, StateMachine,
+    Answer, Apply, AsOf, CustomSerializer, EntryRef, Machine, Output, Pressure, Query, Read,
+    ReadCtx, Staged, StateMachine,
 };
 use crate::shell::{Entered, Identity, Shell, name_hash};
 use crate::store::Section;
@@ -84,7 +84,10 @@ fn caught<T>(then: impl FnOnce() -> T) -> Result<T, Box<str>> {
 struct Id<M>(PhantomData<M>);
 
 impl<M: StateMachine> Id<M> {
-    const IDENTITY: Identity = Identity { name_hash: name_hash(M::NAME), version: M::VERSION };
+    const IDENTITY: Identity = {
+        assert!(M::VERSION > 0, "versions of a state machine count from 1");
+        Identity { name_hash: name_hash(M::NAME), version: M::VERSION }
+    };
 }
 
 impl<E: Env, M: StateMachine> Hosted<E, M> {
@@ -99,6 +102,7 @@ impl<E: Env, M: StateMachine> Hosted<E, M> {
             index: entry.index,
             term: entry.term,
             now_ms: self.shell.clock_ms(),
+            version: head.ver,
             session: head.session.map(|call| call.session),
         };
         let state = &mut self.state;
@@ -164,13 +168,13 @@ impl<E: Env, M: StateMachine> Machine<E> for Hosted<E, M> {
         Ok(Self { shell, state, unflushed_bytes: 0 })
     }
 
-    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<(), BadCommand> {
+    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<u16, BadCommand> {
         if kind != KIND_USER {
             return Err(BadCommand::Kind(kind));
         }
         BadCommand::check(Measured::Command, body.len(), limits.body_bytes_max)?;
         aligned(body, |body| match high::access::<Archived<M::Command>, Failure>(body) {
-            Ok(_) => Ok(()),
+            Ok(command) => caught(|| M::needs(command)).map_err(|_text| BadCommand::Panicked),
             Err(Failure) => Err(BadCommand::Archive),
         })
     }
@@ -230,11 +234,11 @@ impl<E: Env, M: StateMachine> Machine<E> for Hosted<E, M> {
         })
     }
 
-    fn next_job(&mut self, why: Pressure, term: u64, conf: &Bytes) -> Option<Job<E>> {
+    fn next_job(&mut self, why: Pressure, as_of: &AsOf) -> Option<Job<E>> {
         if self.shell.halted().is_some() || !self.shell.may_freeze() || !self.must_flush(why) {
             return None;
         }
-        let frozen = match caught(|| self.state.freeze()) {
+        let frozen = match caught(|| self.state.freeze(as_of.version)) {
             Ok(frozen) => frozen,
             Err(message) => {
                 let (shard, index) = (self.shell.shard(), self.shell.applied());
@@ -243,7 +247,7 @@ impl<E: Env, M: StateMachine> Machine<E> for Hosted<E, M> {
             },
         };
         self.unflushed_bytes = 0;
-        self.shell.freeze((), term, conf);
+        self.shell.freeze((), as_of);
         let source = blob::source::<E, M>(self.shell.store().env(), frozen);
         let replaced = self.shell.sections().iter().map(|section| section.id()).collect();
         self.shell.flush_job(replaced, |()| FlushBody::Blob(source))

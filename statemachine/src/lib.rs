@@ -30,7 +30,7 @@ pub use error::{
 pub use hosted::Hosted;
 pub use kv::Kv;
 pub use machine::{
-    Answer, Apply, CustomSerializer, CustomValidator, EntryRef, Machine, OpAnswer, OpFault, Output,
-    Pressure, Query, Read, ReadCtx, Staged, StateMachine, Touched,
+    Answer, Apply, AsOf, CustomSerializer, CustomValidator, EntryRef, Machine, OpAnswer, OpFault,
+    Output, Pressure, Query, Read, ReadCtx, Staged, StateMachine, Touched,
 };
 pub use shell::name_hash;

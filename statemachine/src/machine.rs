@@ -41,8 +41,21 @@ pub struct Apply {
     pub term: u64,
     /// Log time: the same on every replica, never falls.
     pub now_ms: u64,
+    /// Version of the command, as [`StateMachine::needs`] said when it was proposed.
+    pub version: u16,
     /// The session that sent it.
     pub session: Option<u128>,
+}
+
+/// What a flush writes down of the place in the log that it reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsOf {
+    /// Term of the last entry applied.
+    pub term: u64,
+    /// The version that the members agree on as of that entry; see [`StateMachine::VERSION`].
+    pub version: u16,
+    /// The membership as of that entry, opaque.
+    pub conf: Bytes,
 }
 
 /// What a query sees.
@@ -67,7 +80,17 @@ pub type CustomSerializer<'a> = HighSerializer<AlignedVec, ArenaHandle<'a>, Fail
 pub trait StateMachine: Send + Sized + 'static {
     /// In the directory's identity and in each manifest; another name refuses to open.
     const NAME: &'static str;
-    /// Version of `Command`'s layout and of the snapshot bytes.
+    /// Version of the commands and of the snapshot bytes that this code knows, from 1.
+    ///
+    /// The members of a shard agree on a version, by an entry of its log: on the lowest that all of
+    /// them run. While a later one is rolled out node by node, commands that need it are refused
+    /// and snapshots are written as the version before has them, so every node may go back. The
+    /// agreement follows by itself once every member runs the later version; it is never taken
+    /// back, and code of an older version does not open the directory any more.
+    ///
+    /// Code of a version reads what all versions before it wrote: `Command` has to keep its layout
+    /// (an enum of boxed variants may get more of them at its end), and `restore` takes older
+    /// snapshots.
     const VERSION: u16;
     /// A command. Reached in place after validation.
     type Command: Archive<Archived: for<'a> CheckBytes<CustomValidator<'a>>>;
@@ -83,6 +106,14 @@ pub trait StateMachine: Send + Sized + 'static {
     /// The empty state of a shard.
     fn create(shard: u64) -> Self;
 
+    /// The first version whose code can apply `command`: it is not taken before the members agree
+    /// on that one. By default every command needs the version of the code that sends it, so
+    /// nothing can be written while a later one is rolled out.
+    fn needs(command: &Archived<Self::Command>) -> u16 {
+        let _: &Archived<Self::Command> = command;
+        Self::VERSION
+    }
+
     /// Applies a command.
     fn apply(&mut self, ctx: &Apply, command: &Archived<Self::Command>) -> Self::Output;
 
@@ -90,8 +121,9 @@ pub trait StateMachine: Send + Sized + 'static {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "it grows without breaking machines")]
     fn query(&self, ctx: &ReadCtx, query: &Archived<Self::Query>) -> Self::Answer;
 
-    /// Copies the state, on the core: below a millisecond.
-    fn freeze(&mut self) -> Self::Frozen;
+    /// Copies the state, on the core: below a millisecond. It is to be written as snapshots of
+    /// `version` are, the one that the members agree on: some may have no later code.
+    fn freeze(&mut self, version: u16) -> Self::Frozen;
 
     /// Writes a snapshot, off the core.
     ///
@@ -310,13 +342,14 @@ pub trait Machine<E: Env>: Sized + 'static {
         manifest: Option<&[u8]>,
     ) -> impl Future<Output = Result<Self, OpenFailure>>;
 
-    /// Checks a command before it goes into the log. `body` is what follows the envelope.
+    /// Checks a command before it goes into the log: the version that it needs. `body` is what
+    /// follows the envelope.
     ///
     /// # Errors
     ///
     /// [`BadCommand`]: it would be rejected at apply, or is over a limit.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "limits grow")]
-    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<(), BadCommand>;
+    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<u16, BadCommand>;
 
     /// Index of the last entry applied.
     fn applied(&self) -> u64;
@@ -356,10 +389,10 @@ pub trait Machine<E: Env>: Sized + 'static {
         None
     }
 
-    /// The next background job, if one is due: a flush or a merge. `conf` is the membership as of
-    /// `applied()`; `term` the term of that entry. A flush that failed is given again at the next
-    /// call: the caller waits as long as its error says.
-    fn next_job(&mut self, why: Pressure, term: u64, conf: &Bytes) -> Option<Job<E>>;
+    /// The next background job, if one is due: a flush or a merge. `as_of` is of `applied()`. A
+    /// flush that failed is given again at the next call: the caller waits as long as its error
+    /// says.
+    fn next_job(&mut self, why: Pressure, as_of: &AsOf) -> Option<Job<E>>;
 
     /// The whole manifest after a finished job, to be made durable: index, term and bytes. None:
     /// the job was overtaken (an install) and its result is dropped. It counts as staged from now

@@ -65,7 +65,7 @@ pub struct SectionRef {
 /// A shard's durable state.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Version of the state machine that wrote it.
+    /// Version of the state machine whose layout the sections have; 0: there was none yet.
     pub version: u16,
     /// The shard.
     pub shard: u64,
@@ -94,6 +94,9 @@ pub struct Flushed {
     pub term: u64,
     /// Log time at that entry.
     pub sm_clock: u64,
+    /// The state machine's version that the members agree on as of that entry: the layout of what
+    /// is flushed.
+    pub version: u16,
     /// The membership as of that entry, opaque; at most [`CONF_BYTES_MAX`].
     pub conf: Bytes,
 }
@@ -165,9 +168,9 @@ impl core::error::Error for ManifestError {}
 impl Manifest {
     /// The manifest of a shard that was never flushed: generation 0, nothing in it.
     #[must_use]
-    pub const fn empty(shard: u64, name_hash: u64, version: u16) -> Self {
+    pub const fn empty(shard: u64, name_hash: u64) -> Self {
         Self {
-            version,
+            version: 0,
             shard,
             generation: 0,
             name_hash,
@@ -203,6 +206,7 @@ impl Manifest {
             next.flushed_index = flushed.index;
             next.flushed_term = flushed.term;
             next.sm_clock = flushed.sm_clock;
+            next.version = next.version.max(flushed.version);
             next.conf = flushed.conf.to_vec();
         }
         if let Some(add) = edit.add {
@@ -307,8 +311,13 @@ mod tests {
     }
 
     fn flush(generation: u64, id: u128, min: u64, max: u64) -> ManifestEdit {
-        let flushed =
-            Flushed { index: max, term: 2, sm_clock: 9, conf: Bytes::from_static(b"conf") };
+        let flushed = Flushed {
+            index: max,
+            term: 2,
+            sm_clock: 9,
+            version: 3,
+            conf: Bytes::from_static(b"conf"),
+        };
         ManifestEdit {
             shard: 7,
             generation,
@@ -319,7 +328,7 @@ mod tests {
     }
 
     fn full() -> Manifest {
-        let mut manifest = Manifest::empty(7, 0xabcd, 3);
+        let mut manifest = Manifest::empty(7, 0xabcd);
         for n in 1..=16 {
             manifest = manifest.apply(&flush(n, u128::from(n), n * 10 - 9, n * 10));
         }

@@ -20,7 +20,7 @@ use bowline_env::Env;
 use bytes::Bytes;
 
 use crate::envelope::{Envelope, EnvelopeError, KIND_TICK};
-use crate::machine::EntryRef;
+use crate::machine::{AsOf, EntryRef};
 use crate::manifest::{Flushed, Manifest, ManifestEdit, SECTIONS_MAX, SectionRef};
 use crate::merge;
 use crate::store::{Account, DeltaPressure, FlushBody, FlushInput, Job, JobDone, Section, Store};
@@ -101,7 +101,7 @@ impl<E: Env, F> Shell<E, F> {
         identity: Identity,
     ) -> Result<Self, OpenFailure> {
         let (manifest, sections) = match manifest {
-            None => (Manifest::empty(shard, identity.name_hash, identity.version), Vec::new()),
+            None => (Manifest::empty(shard, identity.name_hash), Vec::new()),
             Some(bytes) => {
                 let manifest = check(bytes, shard, identity)?;
                 let sections = store.open_all(&manifest).await?;
@@ -210,10 +210,11 @@ impl<E: Env, F> Shell<E, F> {
     }
 
     /// Freezes the state at `applied`.
-    pub(crate) fn freeze(&mut self, content: F, term: u64, conf: &Bytes) {
+    pub(crate) fn freeze(&mut self, content: F, as_of: &AsOf) {
         assert!(self.freezing.is_none(), "one flush at a time (I2)");
-        let flushed =
-            Flushed { index: self.applied, term, sm_clock: self.clock_ms, conf: conf.clone() };
+        let AsOf { term, version, conf } = as_of.clone();
+        let (index, sm_clock) = (self.applied, self.clock_ms);
+        let flushed = Flushed { index, term, sm_clock, version, conf };
         self.freezing = Some(Freezing { content, flushed, running: false });
         if let Some(account) = &self.account {
             account.freeze();

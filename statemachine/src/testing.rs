@@ -73,7 +73,7 @@ impl<M: StateMachine> Replica<M> {
     /// Replaces the state by what its snapshot gives.
     fn restart(&mut self) -> Result<(), Difference> {
         let mut snapshot = Vec::new();
-        let frozen = self.state.freeze();
+        let frozen = self.state.freeze(M::VERSION);
         M::write(frozen, &mut snapshot).map_err(Difference::Snapshot)?;
         let mut state = M::create(0);
         state.restore(&snapshot).map_err(Difference::Snapshot)?;
@@ -106,7 +106,7 @@ where
     for (index, command) in (1..).zip(commands) {
         let fail = |what| Divergence { index, what };
         now_ms += chance.next(50);
-        let ctx = Apply { shard: 0, index, term: 1, now_ms, session: None };
+        let ctx = Apply { shard: 0, index, term: 1, now_ms, version: M::VERSION, session: None };
         let command = archive(command).map_err(|_bad| fail(Difference::Archive))?;
         let output = steady.apply(&ctx, &command).map_err(fail)?;
         if output != restarted.apply(&ctx, &command).map_err(fail)? {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use bowline::{ChangeReport, EmbeddedEngine, Error, NodeId, ShardId, Term};
+use bowline::{ChangeReport, EmbeddedEngine, Error, NodeId, ShardId, StateMachine, Term};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, Profile, SimTask, World};
 
@@ -135,6 +135,17 @@ impl Cluster {
     pub(crate) fn try_start(&mut self, node: u64) -> Result<(), Error> {
         let engine = self.run(self.setups[place(node)].start(&self.world))?;
         self.engines[place(node)] = Some(engine);
+        Ok(())
+    }
+
+    /// Starts a node with a state machine of its own.
+    #[track_caller]
+    pub(crate) fn try_start_with<M: StateMachine>(&mut self, node: u64) -> Result<(), Error> {
+        let (setup, factory) = (&self.setups[place(node)], self.world.node(node));
+        let (config, logs) = (setup.config(), setup.logs());
+        let builder = EmbeddedEngine::builder().configure(|all| *all = config);
+        let start = builder.start_custom_in::<_, M, _>(factory, logs);
+        self.engines[place(node)] = Some(self.run(start)?);
         Ok(())
     }
 

@@ -100,8 +100,16 @@ impl Setup {
         &self,
         world: &World,
     ) -> impl Future<Output = Result<EmbeddedEngine, Error>> + 'static {
-        let (config, factory) = (self.config(), world.node(self.node));
-        let log_bytes = config.wal.log_bytes.0;
+        let (config, factory, logs) = (self.config(), world.node(self.node), self.logs());
+        async move {
+            let builder = EmbeddedEngine::builder().configure(|all| *all = config);
+            builder.start_in_with(factory, logs).await
+        }
+    }
+
+    /// What its logs are opened with.
+    pub(crate) fn logs(&self) -> WalLogs {
+        let log_bytes = self.log_bytes;
         // No probe: the simulated disk tells nothing by its speed.
         let options = WalOptions {
             sync: self.sync,
@@ -111,16 +119,11 @@ impl Setup {
             ..WalOptions::small()
         };
         let geometry = Geometry {
-            slot_bytes: config.wal.slot_bytes.0,
+            slot_bytes: self.slot_bytes,
             frame_cap: 16 << 10,
             log_bytes,
             ..Geometry::small()
         };
-        async move {
-            EmbeddedEngine::builder()
-                .configure(|all| *all = config)
-                .start_in_with(factory, WalLogs { geometry, options })
-                .await
-        }
+        WalLogs { geometry, options }
     }
 }

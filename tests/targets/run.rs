@@ -20,7 +20,7 @@ use bowline_statemachine::store::{
 };
 use bowline_statemachine::transfer::{ReceivedSection, localized};
 use bowline_statemachine::{
-    Answer, EntryRef, Kv, Machine, Pressure, Query, Read, merge, name_hash,
+    Answer, AsOf, EntryRef, Kv, Machine, Pressure, Query, Read, merge, name_hash,
 };
 use bytes::Bytes;
 
@@ -198,7 +198,7 @@ async fn walk(
 /// A state that a peer offers: its manifest, then the section, byte for byte.
 pub(crate) fn transfer(bytes: &[u8]) -> bool {
     let run = run_of(bytes);
-    let mut manifest = Manifest::empty(SHARD, name_hash("bowline.kv"), command::KV_VERSION);
+    let mut manifest = Manifest::empty(SHARD, name_hash("bowline.kv"));
     let at = named(&run);
     (manifest.generation, manifest.flushed_term) = (1, 1);
     (manifest.flushed_index, manifest.sm_clock) = (at.max_index, 5_000);
@@ -238,7 +238,10 @@ async fn take_over(store: &Rc<Store<SimEnv>>, offered: &Manifest, run: &[u8]) ->
     // The first entry behind the state, and what follows from it.
     let entry = EntryRef { index: kv.applied() + 1, term: 2, payload: &[] };
     kv.apply(entry, &Pins::new(), &mut Vec::new());
-    let job = kv.next_job(Pressure::Flush, 2, &Bytes::new())?;
+    let job = kv.next_job(
+        Pressure::Flush,
+        &AsOf { term: 2, version: command::KV_VERSION, conf: Bytes::new() },
+    )?;
     let done = job.run().await.ok()?;
     let (_, _, body) = kv.manifest_after(&done)?;
     kv.publish(done);

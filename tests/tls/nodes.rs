@@ -204,6 +204,7 @@ fn hello() -> Hello {
         from_core: 0,
         want_core: 0,
         cores: 1,
+        machine: 0,
         frame_max: 1 << 20,
         window: 2 << 20,
         table_version: 0,

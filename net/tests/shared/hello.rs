@@ -22,6 +22,7 @@ pub(crate) fn dialer() -> Hello {
         from_core: 3,
         want_core: 6,
         cores: 4,
+        machine: 0,
         frame_max: 1_088 << 10,
         window: 8 << 20,
         table_version: 17,

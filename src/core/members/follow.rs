@@ -42,9 +42,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for slot in &moved {
             // A leader that was not in the configuration before may be known by its node now.
             self.announce_again(*slot);
+            self.note_agreed(*slot);
         }
         self.members.unsettled.extend(moved);
-        let mut changes = Vec::new();
+        let (mut changes, mut agreed) = (Vec::new(), self.members.agreed);
         for slot in std::mem::take(&mut self.members.unsettled) {
             let view = self.raft.view(slot);
             let Some(conf) = view.conf else { continue };
@@ -56,12 +57,20 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             if !self.members.told.insert(slot) && !settled {
                 continue;
             }
-            let seats = Seats::of(conf, &Note::decode(&conf.note).unwrap_or_default());
+            let note = Note::decode(&conf.note).unwrap_or_default();
+            if settled {
+                agreed = agreed.max(note.version());
+            }
+            let seats = Seats::of(conf, &note);
             let left = self.has_left(slot);
             changes.push((view.shard, if left { seats.without(self.node) } else { seats }));
         }
         if !changes.is_empty() {
             self.members.roll.update(changes);
+        }
+        if agreed > self.members.agreed {
+            self.members.agreed = agreed;
+            self.keep_agreed(agreed);
         }
         if lanes_move {
             self.follow_members();

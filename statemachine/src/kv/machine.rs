@@ -15,7 +15,7 @@ use crate::align::aligned;
 use crate::delta::{Delta, RANGES_MAX};
 use crate::envelope::Envelope;
 use crate::error::MULTI_GET_KEYS_MAX;
-use crate::machine::{Answer, EntryRef, Machine, Output, Pressure, Query, Read, Staged};
+use crate::machine::{Answer, AsOf, EntryRef, Machine, Output, Pressure, Query, Read, Staged};
 use crate::shell::{Entered, Identity, Shell, name_hash};
 use crate::store::Section;
 use crate::store::{Job, JobDone, PageRead, Pins, Store};
@@ -90,9 +90,9 @@ impl<E: Env> Kv<E> {
     }
 
     /// Freezes the delta for a flush.
-    fn freeze(&mut self, term: u64, conf: &Bytes) {
+    fn freeze(&mut self, as_of: &AsOf) {
         let delta = Rc::new(mem::take(&mut self.delta));
-        self.shell.freeze(delta, term, conf);
+        self.shell.freeze(delta, as_of);
         self.levels().assert_sound();
     }
 
@@ -120,9 +120,11 @@ impl<E: Env> Machine<E> for Kv<E> {
         Ok(kv)
     }
 
-    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<(), BadCommand> {
+    fn admit(kind: u8, body: &[u8], limits: &Limits) -> Result<u16, BadCommand> {
         BadCommand::check(Measured::Command, body.len(), limits.body_bytes_max)?;
-        aligned(body, |body| Command::parse(kind, body)?.check_values(*limits))
+        aligned(body, |body| Command::parse(kind, body)?.check_values(*limits))?;
+        // Every kind that there is, was there from the first version on.
+        Ok(1)
     }
 
     fn applied(&self) -> u64 {
@@ -210,9 +212,9 @@ impl<E: Env> Machine<E> for Kv<E> {
         self.shell.halted().is_none().then(|| self.get(key, pins))
     }
 
-    fn next_job(&mut self, why: Pressure, term: u64, conf: &Bytes) -> Option<Job<E>> {
+    fn next_job(&mut self, why: Pressure, as_of: &AsOf) -> Option<Job<E>> {
         if self.shell.may_freeze() && self.must_flush(why) {
-            self.freeze(term, conf);
+            self.freeze(as_of);
         }
         let flush = self.shell.flush_job(Vec::new(), frozen::body);
         flush.or_else(|| self.shell.merge_job())

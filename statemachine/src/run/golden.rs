@@ -87,7 +87,7 @@ fn blob() -> (Vec<u8>, SectionRef) {
 }
 
 fn manifest() -> Manifest {
-    let mut manifest = Manifest::empty(12, 0x00ab_cdef_0123_4567, 2);
+    let mut manifest = Manifest { version: 2, ..Manifest::empty(12, 0x00ab_cdef_0123_4567) };
     manifest.generation = 9;
     (manifest.flushed_index, manifest.flushed_term, manifest.sm_clock) = (99, 4, 1_700_000_000_000);
     manifest.conf = b"members".to_vec();

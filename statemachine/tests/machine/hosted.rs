@@ -68,7 +68,7 @@ impl StateMachine for Bank {
         self.accounts.get(&*query.account).copied()
     }
 
-    fn freeze(&mut self) -> BTreeMap<String, i64> {
+    fn freeze(&mut self, _version: u16) -> BTreeMap<String, i64> {
         self.accounts.clone()
     }
 
@@ -180,7 +180,7 @@ fn bytes_that_are_no_command_are_refused_before_and_after_the_log() {
         <Hosted<SimEnv, Bank> as Machine<SimEnv>>::admit(kind, body, &Limits::default())
     };
     let good = archive(&deposit("ann", 5)).unwrap();
-    assert_eq!(admit(KIND_USER, &good), Ok(()));
+    assert_eq!(admit(KIND_USER, &good), Ok(2));
     assert_eq!(admit(KIND_PUT, &good), Err(BadCommand::Kind(KIND_PUT)));
     for len in 0..good.len() {
         assert_eq!(admit(KIND_USER, &good[..len]), Err(BadCommand::Archive), "cut at {len}");
@@ -275,7 +275,7 @@ impl<const FLAW: u8> StateMachine for Flawed<FLAW> {
         self.sum
     }
 
-    fn freeze(&mut self) -> i64 {
+    fn freeze(&mut self, _version: u16) -> i64 {
         self.sum
     }
 

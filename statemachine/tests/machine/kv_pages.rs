@@ -13,9 +13,8 @@ use bowline_statemachine::{
 };
 use bytes::Bytes;
 
-use crate::replica::{SHARD, body, payload};
-
 use crate::kv::{cold, command, on_shard, on_shard_of, put, scan, value, warm};
+use crate::replica::{SHARD, as_of, body, payload};
 
 #[test]
 fn scan_page_atomic_when_cold() {
@@ -51,7 +50,7 @@ fn scan_page_atomic_when_cold() {
 fn publish_between_stage_and_apply() {
     on_shard(cold(), async |mut shard| {
         shard.commit(put(0, b"k", b"1", Ttl::None)).await;
-        let job = shard.machine.next_job(Pressure::Flush, 1, &Bytes::new()).unwrap();
+        let job = shard.machine.next_job(Pressure::Flush, &as_of(1)).unwrap();
         let done = job.run().await.unwrap();
         let payload = {
             let body = body(|out| encode::increment(out, b"k", 1, Ttl::Keep));
@@ -114,9 +113,11 @@ fn rd_09_storage_error_is_never_not_found() {
 fn a_flush_that_failed_is_written_again_and_nothing_is_missed_meanwhile() {
     on_shard(warm(), async |mut shard| {
         shard.commit(put(0, b"a", b"1", Ttl::None)).await;
-        let conf = Bytes::from_static(b"members");
-        drop(shard.machine.next_job(Pressure::Flush, 1, &conf).unwrap());
-        assert!(shard.machine.next_job(Pressure::Flush, 1, &conf).is_none(), "one flush at a time");
+        drop(shard.machine.next_job(Pressure::Flush, &as_of(1)).unwrap());
+        assert!(
+            shard.machine.next_job(Pressure::Flush, &as_of(1)).is_none(),
+            "one flush at a time"
+        );
         shard.machine.job_failed(true);
         shard.commit(put(0, b"b", b"2", Ttl::None)).await;
         assert_eq!(value(&shard, b"a").await, Some("1".into()));
@@ -151,9 +152,8 @@ fn a_manifest_holds_every_change_staged_before_it() {
                 assert!(shard.job(Pressure::Flush).await);
             }
         }
-        let conf = Bytes::new();
-        let merge = shard.machine.next_job(Pressure::None, 1, &conf).unwrap();
-        let flush = shard.machine.next_job(Pressure::Flush, 1, &conf).unwrap();
+        let merge = shard.machine.next_job(Pressure::None, &as_of(1)).unwrap();
+        let flush = shard.machine.next_job(Pressure::Flush, &as_of(1)).unwrap();
         assert!(!merge.is_flush() && flush.is_flush());
         let (merged, flushed) = (merge.run().await.unwrap(), flush.run().await.unwrap());
         let (first, _, _) = shard.machine.manifest_after(&merged).unwrap();
@@ -244,7 +244,7 @@ fn by_06_poison_command_never_enters_log() {
         <Kv<SimEnv> as Machine<SimEnv>>::admit(kind, body, &Limits::of_entry(16_384))
     };
     let put = |len| body(|out| encode::put(out, b"k", &vec![1; len], Ttl::None, false));
-    assert_eq!(admit(wire::KIND_PUT, &put(12_288)), Ok(()));
+    assert_eq!(admit(wire::KIND_PUT, &put(12_288)), Ok(1));
     let want = BadCommand::TooLarge { what: Measured::Value, len: 12_289, max: 12_288 };
     assert_eq!(admit(wire::KIND_PUT, &put(12_289)), Err(want));
     let whole = BadCommand::TooLarge { what: Measured::Command, len: 20_048, max: 16_368 };
@@ -257,7 +257,7 @@ fn by_06_poison_command_never_enters_log() {
     for shift in 0..16 {
         let mut moved = vec![0; shift];
         moved.extend_from_slice(&put(3_000));
-        assert_eq!(admit(wire::KIND_PUT, &moved[shift..]), Ok(()));
+        assert_eq!(admit(wire::KIND_PUT, &moved[shift..]), Ok(1));
     }
 }
 

@@ -183,7 +183,7 @@ impl Run {
     async fn write(&mut self) {
         let (kind, bytes, want) = self.command();
         let limits = bowline_statemachine::Limits::default();
-        assert_eq!(<Kv<SimEnv> as Machine<SimEnv>>::admit(kind, &bytes, &limits), Ok(()));
+        assert_eq!(<Kv<SimEnv> as Machine<SimEnv>>::admit(kind, &bytes, &limits), Ok(1));
         let payload = payload(self.stamp_ms, kind, wire::KV_VERSION, &bytes);
         let got = self.replica.commit(payload).await.unwrap();
         assert_eq!(got, want, "kind {kind} at index {}", self.model.index);

@@ -6,11 +6,16 @@ use bowline_env::sim::SimEnv;
 use bowline_statemachine::envelope::{self, ENVELOPE_LEN, Head};
 use bowline_statemachine::store::{Pins, Store, StoreOptions};
 use bowline_statemachine::{
-    Answer, Damage, EntryRef, Machine, Output, Pressure, Query, Read, Staged,
+    Answer, AsOf, Damage, EntryRef, Machine, Output, Pressure, Query, Read, Staged,
 };
 use bytes::{Bytes, BytesMut};
 
 pub(crate) const SHARD: u64 = 9;
+
+/// What the flushes of these tests write down beside the state.
+pub(crate) fn as_of(version: u16) -> AsOf {
+    AsOf { term: 1, version, conf: Bytes::from_static(b"members") }
+}
 
 /// A payload as the core's loop would write it.
 pub(crate) fn payload(stamp_ms: u64, kind: u8, ver: u16, body: &[u8]) -> Vec<u8> {
@@ -96,7 +101,7 @@ impl<M: Machine<SimEnv>> Replica<M> {
 
     /// Runs the next job to its end. False: none is due.
     pub(crate) async fn job(&mut self, why: Pressure) -> bool {
-        let Some(job) = self.machine.next_job(why, 1, &Bytes::from_static(b"members")) else {
+        let Some(job) = self.machine.next_job(why, &as_of(M::VERSION)) else {
             return false;
         };
         let done = job.run().await.unwrap();

@@ -53,7 +53,7 @@ async fn boot(env: SimEnv) -> Shard<SimEnv> {
     let store = store(env).await;
     let bytes = store.env().dir().read_whole(&manifest_file(), 4_096).await;
     let manifest =
-        bytes.map_or_else(|_| Manifest::empty(SHARD, 1, 1), |b| Manifest::decode(&b).unwrap());
+        bytes.map_or_else(|_| Manifest::empty(SHARD, 1), |b| Manifest::decode(&b).unwrap());
     let live: BTreeSet<u128> = manifest.sections.iter().map(|section| section.run).collect();
     store.collect_orphans(&live, true).await.unwrap();
     let files = store.env().dir().list(Some(&Name::of("runs"))).await.unwrap();

@@ -154,7 +154,7 @@ impl Level {
 }
 
 pub(crate) fn flushed(index: u64) -> Flushed {
-    Flushed { index, term: 1, sm_clock: index, conf: Bytes::from_static(b"members") }
+    Flushed { index, term: 1, sm_clock: index, version: 1, conf: Bytes::from_static(b"members") }
 }
 
 /// The live state that levels (newest first) stand for.
@@ -209,7 +209,7 @@ pub(crate) struct Shard<E: Env> {
 
 impl<E: Env> Shard<E> {
     pub(crate) fn new(store: &Rc<Store<E>>) -> Self {
-        let manifest = Manifest::empty(SHARD, 1, 1);
+        let manifest = Manifest::empty(SHARD, 1);
         Self { store: Rc::clone(store), manifest, sections: vec![] }
     }
 
