@@ -51,11 +51,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
     let options = Options::parse();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = options.threads {
-        runtime.worker_threads(threads);
-    }
-    let runtime = runtime.enable_all().build()?;
     println!(
         "{:<8} {:<7} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "clients", "round", "put/s", "p50 us", "p99 us", "acked", "failed", "keys read"
@@ -64,7 +59,7 @@ fn main() -> Result<(), Failure> {
     for clients in &options.clients {
         let mut rounds = Vec::new();
         for number in 0..options.rounds {
-            let round = runtime.block_on(measure(&options, *clients))?;
+            let round = measure(&options, *clients)?;
             show(*clients, &number.to_string(), &round, options.seconds);
             failed += round.failed;
             failure = failure.or_else(|| round.failure.clone());
@@ -81,13 +76,25 @@ fn main() -> Result<(), Failure> {
     }
 }
 
-async fn measure(options: &Options, clients: u64) -> Result<Round, Failure> {
-    let nodes = Nodes::start(&options.dir, options.storage).await?;
-    let client = nodes.leader().await?;
-    let round = load::run(options, client.clone(), clients).await?;
-    load::read_back(&client, &round, options.value).await?;
-    nodes.stop().await?;
-    Ok(round)
+/// One round, with a runtime and a directory of its own: neither outlives it.
+fn measure(options: &Options, clients: u64) -> Result<Round, Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = options.threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build()?;
+    let dir = options.dir.join(format!("d-engine-{}", std::process::id()));
+    let round = runtime.block_on(async {
+        let nodes = Nodes::start(&dir, options.storage).await?;
+        let client = nodes.leader().await?;
+        let round = load::run(options, client.clone(), clients).await?;
+        load::read_back(&client, &round, options.value).await?;
+        nodes.stop().await?;
+        Ok::<_, Failure>(round)
+    });
+    drop(runtime);
+    std::fs::remove_dir_all(dir)?;
+    round
 }
 
 fn show(clients: u64, name: &str, round: &Round, seconds: f64) {
