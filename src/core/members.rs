@@ -76,6 +76,8 @@ pub(crate) struct Members<M> {
     unsettled: BTreeSet<Slot>,
     /// Those that are led here and whose members agree on less than this node runs.
     behind: BTreeSet<Slot>,
+    /// When those are looked at next.
+    agree_at: Nanos,
     /// The highest version that is durable here as agreed on.
     agreed: u16,
     /// Those of which the list of members was told something.
@@ -97,6 +99,7 @@ impl<M> Members<M> {
             moved: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             behind: BTreeSet::new(),
+            agree_at: Nanos(0),
             agreed: 0,
             told: BTreeSet::new(),
             told_of_shards: false,
@@ -115,7 +118,6 @@ impl<M> Members<M> {
             || !self.asked.is_empty()
             || !self.founding.is_empty()
             || !self.unsettled.is_empty()
-            || !self.behind.is_empty()
     }
 
     /// Takes every ticket that waits.

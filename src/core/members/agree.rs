@@ -9,7 +9,7 @@
 //! So no entry of version 2 stands in a log before the entry that says that all members know it,
 //! and until then each of them may go back to version 1 (`docs/decisions/0022`).
 
-use bowline_env::{Class, Env};
+use bowline_env::{Class, Env, Nanos};
 use bowline_raft::{Admin, Configuration, NodeId, Phase, Role, Slot};
 use bowline_statemachine::Machine;
 use bowline_wal::LogStorage;
@@ -17,6 +17,11 @@ use bowline_wal::LogStorage;
 use crate::core::logs::place;
 use crate::core::run::Core;
 use crate::members::note::Note;
+
+/// Between two looks for members that all run a later version.
+const AGREE_EVERY: Nanos = Nanos::from_millis(500);
+/// Shards whose members are asked to agree at a time.
+const AGREE_MAX: usize = 512;
 
 /// The version that the members agree on in an encoded configuration.
 pub(in crate::core) fn agreed_in(conf: &[u8]) -> u16 {
@@ -42,27 +47,48 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
-    /// The members of shards that are led here agree on a later version, where all of them run it.
+    /// The members of shards that are led here agree on a later version, where all of them run it;
+    /// some shards at a time.
     pub(in crate::core) fn agree(&mut self) {
+        let now = self.logs.now;
+        if self.members.behind.is_empty() || now < self.members.agree_at {
+            return;
+        }
+        self.members.agree_at = now.after(AGREE_EVERY);
+        let mut left = AGREE_MAX;
         for slot in self.members.behind.clone() {
-            let view = self.raft.view(slot);
-            let settled = view.conf_index <= view.commit;
-            let Some(conf) = view.conf.filter(|conf| conf.phase == Phase::Stable && settled) else {
-                continue;
-            };
-            let mut note = Note::decode(&conf.note).unwrap_or_default();
-            let Some(version) = self.common_version(conf).filter(|it| *it > note.version()) else {
-                continue;
-            };
-            note.agree(version);
-            // Addresses that are too long together go into no configuration either.
-            let Some(note) = note.encode() else { continue };
-            let shard = view.shard.0;
-            match self.raft.admin(slot, Admin::ChangeNoted { steps: &[], note: &note }) {
-                Ok(()) => tracing::info!(shard, version, "all members run a later version"),
-                Err(error) => tracing::debug!(shard, version, %error, "no agreement yet"),
+            left -= usize::from(self.agree_in(slot));
+            if left == 0 {
+                return;
             }
         }
+    }
+
+    /// Proposes to a shard's members what all of them run, if that is later than what they agreed.
+    fn agree_in(&mut self, slot: Slot) -> bool {
+        let view = self.raft.view(slot);
+        let settled = view.conf_index <= view.commit;
+        let Some(conf) = view.conf.filter(|conf| conf.phase == Phase::Stable && settled) else {
+            return false;
+        };
+        let later = |version: &u16| *version > self.replicas[place(slot)].agreed;
+        let Some(version) = self.common_version(conf).filter(later) else { return false };
+        let mut note = Note::decode(&conf.note).unwrap_or_default();
+        if version <= note.version() {
+            return false;
+        }
+        note.agree(version);
+        // Addresses that are too long together go into no configuration either.
+        let Some(note) = note.encode() else { return false };
+        let shard = view.shard.0;
+        match self.raft.admin(slot, Admin::ChangeNoted { steps: &[], note: &note }) {
+            Ok(()) => tracing::info!(shard, version, "all members run a later version"),
+            Err(error) => {
+                tracing::debug!(shard, version, %error, "no agreement yet");
+                return false;
+            },
+        }
+        true
     }
 
     /// The highest version that every member runs, as the connections of now say; none while one
