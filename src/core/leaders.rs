@@ -32,6 +32,8 @@ pub(crate) struct Handing {
     to: NodeId,
     ticket: Ticket,
     deadline: Nanos,
+    /// Raft was told.
+    begun: bool,
 }
 
 impl Handing {
@@ -128,19 +130,39 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             ticket.complete(Ok(Reply::Unit), &mut self.wakes);
             return;
         }
-        let members = view.conf.map_or(&[][..], |conf| &conf.members);
-        let member = members.iter().find(|member| member.node == to);
-        let begun = match member.map(|member| member.replica) {
-            Some(to) => self.raft.admin(slot, Admin::Transfer { to }),
-            None => Err(AdminError::UnknownMember { replica: ReplicaId(0) }),
-        };
-        match begun {
-            Ok(()) => self.handing.push(Handing { slot, to, ticket, deadline }),
-            Err(why) => {
-                let error = Error::Request(RequestError::Membership(refusal(why)));
-                ticket.complete(Err(error), &mut self.wakes);
-            },
+        self.handing.push(Handing { slot, to, ticket, deadline, begun: false });
+        self.begin_handing();
+    }
+
+    /// Whether a node may have begun its life so lately that promises of the one before keep it
+    /// from standing: told to take over, it would leave the shard without a leader meanwhile.
+    pub(super) fn is_fresh(&self, node: NodeId) -> bool {
+        let since = self.lanes.up_since(node);
+        since.is_some_and(|since| self.logs.now.since(since) < self.options.handing)
+    }
+
+    /// Begins the transfers whose target can take over at once; the others wait, and the shards
+    /// take writes.
+    pub(crate) fn begin_handing(&mut self) {
+        for mut handing in std::mem::take(&mut self.handing) {
+            if !handing.begun && !self.is_fresh(handing.to) {
+                if let Err(why) = self.begin_transfer(handing.slot, handing.to) {
+                    let error = Error::Request(RequestError::Membership(refusal(why)));
+                    handing.ticket.complete(Err(error), &mut self.wakes);
+                    continue;
+                }
+                handing.begun = true;
+            }
+            self.handing.push(handing);
         }
+    }
+
+    fn begin_transfer(&mut self, slot: Slot, to: NodeId) -> Result<(), AdminError> {
+        let members = self.raft.view(slot).conf.map_or(&[][..], |conf| &conf.members);
+        let member = members.iter().find(|member| member.node == to);
+        let unknown = AdminError::UnknownMember { replica: ReplicaId(0) };
+        let to = member.map(|member| member.replica).ok_or(unknown)?;
+        self.raft.admin(slot, Admin::Transfer { to })
     }
 
     /// Answers who waits for another node to lead, once one does or the deadline passed.
@@ -165,7 +187,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// The time of a transfer is over, and this node leads still. Who was told to take over may do
     /// it yet.
     pub(crate) fn give_up_handing(&mut self, slot: Slot) {
-        self.fail_handing(|handing| handing.slot == slot);
+        self.fail_handing(|handing| handing.slot == slot && handing.begun);
     }
 
     fn fail_handing(&mut self, which: impl Fn(&Handing) -> bool) {
@@ -234,10 +256,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let view = self.raft.view(slot);
         let own = view.replica;
         let members = view.conf.map_or(&[][..], |conf| &conf.members);
-        // Most preferred first.
-        let mut order: Vec<_> = members.iter().map(|it| (it.priority, it.replica)).collect();
+        // Those that can take over at once, then the most preferred.
+        let rank = |it: &bowline_raft::Member| (self.is_fresh(it.node), it.priority, it.replica);
+        let mut order: Vec<_> = members.iter().map(rank).collect();
         order.sort_unstable();
-        let others = order.into_iter().map(|(_, replica)| replica).filter(|it| *it != own);
+        let others = order.into_iter().map(|(_, _, replica)| replica).filter(|it| *it != own);
         for to in others {
             match self.raft.admin(slot, Admin::Transfer { to }) {
                 // One that is under way already is as good.

@@ -279,7 +279,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if !leads {
             return Some(Err(Refused::NotLeader));
         }
-        if !settled {
+        let later = matches!(waits.change.verb, Verb::Lead) && self.is_fresh(node);
+        if !settled || later {
             return None;
         }
         let next = match self.next_step(slot, (conf, note), member, &waits.change) {

@@ -182,6 +182,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let now = self.logs.now;
         self.expire();
         self.expire_handing();
+        self.begin_handing();
         self.carry_changes();
         self.agree();
         self.prefer_leaders();

@@ -4,7 +4,8 @@ use bowline::{Code, NodeId, ShardId};
 use bowline_env::Nanos;
 use bowline_env::sim::Crash;
 
-use crate::kit::{Cluster, LIMIT};
+use crate::kit::{Cluster, LIMIT, ms};
+use crate::load::Load;
 
 #[test]
 fn a_leadership_is_handed_over_without_an_error() {
@@ -39,6 +40,32 @@ fn a_node_that_stops_hands_its_leaderships_over_first() {
     let took = cluster.world.now().since(begin);
     assert!(took < Nanos::from_millis(300), "nobody waits for a promise to run out: {took:?}");
     cluster.put(second, "key", "after").unwrap();
+}
+
+/// Promises of its former life keep it from standing for 600 ms, and the shards take writes so long.
+#[test]
+fn a_transfer_to_who_just_came_back_stops_no_writes() {
+    for by_admin in [true, false] {
+        let mut cluster = Cluster::up(47, 3, 1);
+        let (leader, back) = (cluster.leader(), cluster.follower());
+        cluster.stop(back);
+        cluster.world.run_for(ms(700));
+        cluster.start(back);
+        cluster.ready(back);
+        let load = Load::begin(&cluster, &cluster.nodes);
+        cluster.world.run_for(ms(50));
+        if by_admin {
+            let admin = cluster.engine(leader).admin();
+            let moved = cluster.run(async move { admin.transfer(NodeId(back)).await });
+            moved.unwrap().complete().unwrap();
+        } else {
+            cluster.hand_over(leader, back);
+        }
+        assert_eq!(cluster.leader(), back);
+        cluster.world.run_for(ms(600));
+        assert!(load.gap() < ms(150), "no writes for {:?}", load.gap());
+        load.end(&cluster, back);
+    }
 }
 
 #[test]

@@ -48,6 +48,11 @@ impl Load {
         self.shared.clients.borrow_mut().remove(&node);
     }
 
+    /// The longest time without an acknowledged write until now.
+    pub(crate) fn gap(&self) -> Nanos {
+        self.shared.gap.get()
+    }
+
     /// Ends it: nothing that was acknowledged is lost, and nobody waited longer than 3 s.
     #[track_caller]
     pub(crate) fn end(self, cluster: &Cluster, reader: u64) {
