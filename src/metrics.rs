@@ -156,6 +156,7 @@ pub(crate) struct CoreCounters {
     pub(crate) peers_refused: [Counter; PeerFault::ALL.len()],
     /// States received and installed.
     pub(crate) installs: Counter,
+    pub(crate) state_bytes: Counter,
     /// Messages given to lanes.
     pub(crate) messages_sent: Counter,
     /// Messages that found no lane, no room or no entries.
@@ -213,6 +214,7 @@ impl CoreCounters {
             lanes_down: self.lanes_down.now(),
             peers_refused: self.peers_refused.each_ref().map(Counter::now),
             installs: self.installs.now(),
+            state_bytes: self.state_bytes.now(),
             messages_sent: self.messages_sent.now(),
             messages_dropped: self.messages_dropped.now(),
             messages_refused: self.messages_refused.now(),
@@ -271,6 +273,8 @@ pub struct CoreMetrics {
     pub lanes_down: u64,
     pub peers_refused: [u64; PeerFault::ALL.len()],
     pub installs: u64,
+    /// Bytes received of peers' states.
+    pub state_bytes: u64,
     pub messages_sent: u64,
     pub messages_dropped: u64,
     pub messages_refused: u64,

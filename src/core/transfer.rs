@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Frames go over the lane of the shard, one chunk at a time ahead of messages
-//! (`docs/decisions/0015`). What was received of a section stays when the lane breaks.
+//! (`docs/decisions/0015`). What was received of a section stays when the lane breaks, and
+//! for the next offer when the sender is lost.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -33,8 +34,10 @@ use super::mail::Event;
 use super::run::Core;
 
 mod install;
+mod kept;
 mod receive;
 
+use kept::Leftovers;
 pub(super) use receive::Slate;
 use receive::{Outcome, Receiving};
 
@@ -99,6 +102,8 @@ pub(crate) struct Transfers<E: Env, M> {
     installing: BTreeMap<Slot, (M, Bytes)>,
     /// Sections of replaced states, until the manifest of the next one is durable.
     gone: VecDeque<Gone<E>>,
+    /// Parts of states whose transfer ended half-way.
+    leftovers: Rc<Leftovers<E>>,
     /// When the next chunk may be read.
     next_read: Nanos,
 }
@@ -111,6 +116,7 @@ impl<E: Env, M> Default for Transfers<E, M> {
             arrived: Vec::new(),
             installing: BTreeMap::new(),
             gone: VecDeque::new(),
+            leftovers: Rc::default(),
             next_read: Nanos(0),
         }
     }
@@ -169,11 +175,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Bulk::Want { shard, section, off, len } => {
                 self.wanted(node, shard, (section, off, len));
             },
-            Bulk::Chunk { shard, .. } => {
+            Bulk::Chunk { shard, bytes, .. } => {
+                let len = bytes.len();
                 let incoming = self.slot_of(shard).and_then(|at| self.transfers.incoming.get(&at));
                 if let Some(incoming) = incoming.filter(|it| it.node == node) {
                     // More than were asked for are dropped; what is missing is asked for again.
                     let over = incoming.chunks.try_send(frame).is_err();
+                    self.counters.state_bytes.add(u64::try_from(len).unwrap_or(u64::MAX));
                     tracing::trace!(shard = shard.0, over, "a chunk came");
                 }
             },
@@ -249,9 +257,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if waits || self.transfers.incoming.len() >= INCOMING_MAX {
             return false;
         }
-        let (chunks, pieces) = mpsc::channel(WANTS_MAX + 1);
-        let outcome = Outcome::default();
-        let gate = Rc::new(Gate::default());
         let frame_max = self.lanes.frame_max_to(node, shard).unwrap_or(0);
         let chunk = u32::try_from(CHUNK_MAX).unwrap_or(u32::MAX);
         let len_max = frame_max.saturating_sub(FRAME_OVERHEAD).min(chunk);
@@ -259,6 +264,23 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return false;
         }
         tracing::info!(shard = shard.0, peer = node.0, index = index.0, "a state is received");
+        self.receive(slot, (node, from), offered, len_max);
+        true
+    }
+
+    /// Begins to receive a state in pieces of at most `len_max` bytes.
+    fn receive(
+        &mut self,
+        slot: Slot,
+        (node, from): (NodeId, ReplicaId),
+        offered: Manifest,
+        len_max: u32,
+    ) {
+        let index = LogIndex(offered.flushed_index);
+        let (chunks, pieces) = mpsc::channel(WANTS_MAX + 1);
+        let outcome = Outcome::default();
+        let gate = Rc::new(Gate::default());
+        let replica = &self.replicas[place(slot)];
         let receiving = Receiving {
             env: self.env.clone(),
             store: Rc::clone(&self.store),
@@ -267,6 +289,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 here.sections.retain(|section| !section.is_damaged());
                 here
             }),
+            kept: self.transfers.leftovers.take(slot),
+            leftovers: Rc::clone(&self.transfers.leftovers),
             offered,
             pieces,
             node,
@@ -283,7 +307,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         };
         drop(self.env.spawn(Class::Background, receiving.run::<M>(gate, outcome)));
         self.transfers.incoming.insert(slot, incoming);
-        true
     }
 
     /// The task of a transfer asks for a piece.
@@ -395,6 +418,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn transfers_tick(&mut self) {
         let now = self.logs.now;
         self.transfers.out.retain(|_, outgoing| now.since(outgoing.at) < PATIENCE);
+        self.transfers.leftovers.expire(&self.env, &self.store, now);
         if !self.transfers.arrived.is_empty() {
             self.install_arrived();
         }
@@ -405,6 +429,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for incoming in self.transfers.incoming.values() {
             incoming.gate.close();
         }
+        self.transfers.leftovers.close(&self.env, &self.store);
         self.transfers = Transfers::default();
     }
 }

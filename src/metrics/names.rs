@@ -162,6 +162,8 @@ const NUMBERS: &[Number] = &[
         |c| float(c.lanes_down)),
     number!(Counter "state_installs_total", "states received from peers",
         |c| float(c.installs)),
+    number!(Counter "state_received_bytes_total", "bytes received of peers' states",
+        |c| float(c.state_bytes)),
     number!(Counter "messages_sent_total", "messages given to lanes",
         |c| float(c.messages_sent)),
     number!(Counter "messages_dropped_total", "messages without a lane, room or entries",

@@ -100,6 +100,11 @@ impl<E: Env> ReceivedSection<E> {
         Ok(Self { run, want, got: 0 })
     }
 
+    /// Whether this is the section of an offer, wherever that lies at its sender.
+    pub fn is_of(&self, at: &SectionRef) -> bool {
+        self.want == SectionRef { run: self.want.run, off: self.want.off, ..*at }
+    }
+
     /// Where the next byte belongs; none: it is whole.
     pub fn next(&self) -> Option<u64> {
         (self.got < self.want.len).then_some(self.got)

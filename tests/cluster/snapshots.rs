@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bowline_env::sim::{Crash, WriteFault};
 
-use crate::kit::{Cluster, ms};
+use crate::kit::{Cluster, LIMIT, ms};
 
 fn installs(cluster: &Cluster, node: u64) -> u64 {
     cluster.engine(node).metrics().cores.iter().map(|core| core.installs).sum()
@@ -54,6 +54,56 @@ fn sn_04_a_state_comes_from_the_next_leader_when_the_first_is_gone() {
     cluster.ready_within(away, Duration::from_secs(20)).unwrap();
     assert!(installs(&cluster, away) > 0);
     assert_eq!(half_written(&cluster, away), [""; 0], "what came of the first one is gone");
+}
+
+/// Bytes of states that a node received in its life.
+fn received(cluster: &Cluster, node: u64) -> u64 {
+    cluster.engine(node).metrics().cores.iter().map(|core| core.state_bytes).sum()
+}
+
+/// Bytes that a node is sent until it has the state; its sender loses power after `cut` of them, and
+/// has a later state by then.
+fn bytes_with_a_cut(cut: Option<u64>) -> u64 {
+    let mut cluster = Cluster::up(15, 3, 1);
+    let leader = cluster.leader();
+    let away = if leader == 3 { 2 } else { 3 };
+    let other = 6 - leader - away;
+    cluster.crash(away, Crash::Power);
+    cluster.fill(leader, 1, 3_000);
+    cluster.flush(leader);
+    cluster.world.link(leader, away).slow(500);
+    cluster.start(away);
+    if let Some(cut) = cut {
+        cluster.world.run_until(|| received(&cluster, away) >= cut, LIMIT).unwrap();
+        cluster.fill(leader, 2, 20);
+        cluster.flush(leader);
+        assert_eq!(installs(&cluster, away), 0, "it is under way");
+        // Nobody else has a state to offer.
+        cluster.crash(other, Crash::Power);
+        cluster.crash(leader, Crash::Power);
+        cluster.start(leader);
+    }
+    cluster.world.run_until(|| installs(&cluster, away) > 0, LIMIT).unwrap();
+    assert_eq!(half_written(&cluster, away), [""; 0]);
+    let bytes = received(&cluster, away);
+    cluster.ready(away);
+    for nth in 0..700 {
+        let key = format!("key-{nth}");
+        assert_eq!(cluster.get(away, &key), cluster.get(leader, &key), "{key}");
+    }
+    bytes
+}
+
+#[test]
+fn sn_04_a_state_goes_on_where_it_was_when_its_sender_is_back() {
+    let whole = bytes_with_a_cut(None);
+    assert!(whole > 512 << 10, "it takes several pieces: {whole}");
+    for part in [1, 2, 3] {
+        let cut = whole * part / 4;
+        let bytes = bytes_with_a_cut(Some(cut));
+        // Pieces that were under way are sent again.
+        assert!(bytes <= whole + whole / 5, "cut after {cut}: {bytes} bytes for {whole}");
+    }
 }
 
 /// What keeps a state from being written where it arrives.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::WANTS_MAX;
+use super::kept::{Kept, Leftovers};
 use crate::core::gate::Gate;
 use crate::core::mail::{Event, Mail};
 
@@ -79,6 +80,12 @@ impl fmt::Display for Failed {
 }
 
 impl Failed {
+    /// Whether what came of the state is of no use for the next offer: the disk here is the cause,
+    /// or it is not to be opened.
+    const fn is_over(&self) -> bool {
+        matches!(self, Self::NoSpace | Self::Run(_) | Self::Open(_))
+    }
+
     /// The section that its sender should look at again; 0: none.
     pub(super) const fn section(&self) -> u128 {
         match self {
@@ -103,6 +110,9 @@ pub(super) struct Receiving<E: Env> {
     pub(super) mail: Rc<Mail<E>>,
     /// What is here already.
     pub(super) held: Option<Snapshot<E>>,
+    /// What came of it before.
+    pub(super) kept: Kept<E>,
+    pub(super) leftovers: Rc<Leftovers<E>>,
     pub(super) offered: Manifest,
     pub(super) pieces: mpsc::Receiver<Received>,
     pub(super) node: NodeId,
@@ -114,18 +124,26 @@ impl<E: Env> Receiving<E> {
     /// Receives the state. It ends soon once `gate` is closed, and is not to be dropped before:
     /// only it knows the file that it writes.
     pub(super) async fn run<M: Machine<E>>(mut self, gate: Rc<Gate>, outcome: Outcome<M>) {
+        let useless = self.kept.without(&self.offered.sections);
+        useless.discard(&self.store).await;
         let mut sections = Vec::new();
         let mut result = self.receive::<M>(&gate, &mut sections).await;
         if gate.or(core::future::ready(())).await.is_none() {
             // Nobody takes it any more.
             result = Err(Failed::Ended);
         }
-        if result.is_err() {
-            for section in sections {
-                if !self.is_held(section.id()) {
-                    self.store.retire(section);
-                }
-            }
+        let mut kept = std::mem::take(&mut self.kept);
+        let unwanted = match &result {
+            Ok(_) => Some(kept),
+            Err(failed) => {
+                sections.retain(|section| !self.is_held(section.id()));
+                kept.keep(sections);
+                let (slot, now) = (self.slot, self.env.now());
+                if failed.is_over() { Some(kept) } else { self.leftovers.put(slot, kept, now) }
+            },
+        };
+        if let Some(unwanted) = unwanted {
+            unwanted.discard(&self.store).await;
         }
         outcome.put(result);
         self.mail.push(Event::TransferEnded { slot: self.slot });
@@ -142,7 +160,7 @@ impl<E: Env> Receiving<E> {
         sections: &mut Vec<Rc<Section<E>>>,
     ) -> Result<(M, Bytes), Failed> {
         let missing = self.offered.sections.iter().filter(|at| !self.is_held(at.section));
-        let bytes: u64 = missing.map(|at| at.len).sum();
+        let bytes: u64 = missing.map(|at| at.len - self.kept.bytes_of(at)).sum();
         let free = self.env.dir().free_space().await.unwrap_or(u64::MAX);
         if free < bytes + bytes / SPARE_PART {
             return Err(Failed::NoSpace);
@@ -150,6 +168,7 @@ impl<E: Env> Receiving<E> {
         for at in self.offered.sections.clone() {
             let held = self.held.iter().flat_map(|held| &held.sections);
             let here = held.into_iter().find(|it| it.id() == at.section).cloned();
+            let here = here.or_else(|| self.kept.section(&at));
             let section = match here {
                 Some(section) => section,
                 None => self.section(gate, at).await?,
@@ -166,24 +185,26 @@ impl<E: Env> Receiving<E> {
     /// Receives one section.
     async fn section(&mut self, gate: &Gate, at: SectionRef) -> Result<Rc<Section<E>>, Failed> {
         let shard = self.offered.shard;
-        let received = ReceivedSection::create(&self.store, shard, at).await;
-        let mut received = received.map_err(Failed::Run)?;
-        match gate.or(self.pieces_of(at.section, &mut received)).await {
-            Some(Ok(())) => received.finish().await.map_err(|error| Failed::of(at.section, error)),
-            Some(Err(failed)) => {
-                received.abandon().await;
+        let mut received = if let Some(part) = self.kept.part(&at) {
+            part
+        } else {
+            let fresh = ReceivedSection::create(&self.store, shard, at).await;
+            fresh.map_err(Failed::Run)?
+        };
+        match self.pieces_of(gate, at.section, &mut received).await {
+            Ok(()) => received.finish().await.map_err(|error| Failed::of(at.section, error)),
+            Err(failed) => {
+                self.kept.keep_part(received);
                 Err(failed)
-            },
-            None => {
-                received.abandon().await;
-                Err(Failed::Ended)
             },
         }
     }
 
-    /// Asks for what is missing of a section until it is whole.
+    /// Asks for what is missing of a section until it is whole. A write that was begun is waited
+    /// for, whatever ends the rest: the next transfer goes on behind it.
     async fn pieces_of(
         &mut self,
+        gate: &Gate,
         section: u128,
         received: &mut ReceivedSection<E>,
     ) -> Result<(), Failed> {
@@ -197,7 +218,8 @@ impl<E: Env> Receiving<E> {
                 self.ask((section, asked, len));
                 asked += u64::from(len);
             }
-            let Some(frame) = self.piece().await else {
+            let frame = gate.or(self.piece()).await.ok_or(Failed::Ended)?;
+            let Some(frame) = frame else {
                 // What was asked for is lost with its lane.
                 (silent, asked) = (silent + 1, next);
                 if silent >= RETRIES_MAX {
