@@ -42,7 +42,7 @@ fn a_node_that_stops_hands_its_leaderships_over_first() {
     cluster.put(second, "key", "after").unwrap();
 }
 
-/// Promises of its former life keep it from standing for 600 ms, and the shards take writes so long.
+/// Promises of its former life keep it from standing for 600 ms; the shards take writes so long.
 #[test]
 fn a_transfer_to_who_just_came_back_stops_no_writes() {
     for by_admin in [true, false] {
