@@ -61,8 +61,8 @@ fn received(cluster: &Cluster, node: u64) -> u64 {
     cluster.engine(node).metrics().cores.iter().map(|core| core.state_bytes).sum()
 }
 
-/// Bytes that a node is sent until it has the state; its sender loses power after `cut` of them, and
-/// has a later state by then.
+/// Bytes that a node is sent until it has the state; its sender loses power after `cut` of them,
+/// and has a later state by then.
 fn bytes_with_a_cut(cut: Option<u64>) -> u64 {
     let mut cluster = Cluster::up(15, 3, 1);
     let leader = cluster.leader();
