@@ -57,6 +57,10 @@ impl<E: Env> Kept<E> {
         self.parts.push(part);
     }
 
+    fn is_empty(&self) -> bool {
+        self.sections.is_empty() && self.parts.is_empty()
+    }
+
     /// Takes out what an offer has no use for.
     pub(super) fn without(&mut self, offered: &[SectionRef]) -> Self {
         let wants = |it: &Rc<Section<E>>| offered.iter().any(|at| at.section == it.id());
@@ -99,7 +103,7 @@ impl<E: Env> Leftovers<E> {
     /// Keeps parts of a shard for a while. What has to go for that is given back.
     pub(super) fn put(&self, slot: Slot, kept: Kept<E>, now: Nanos) -> Option<Kept<E>> {
         let mut all = self.all.borrow_mut();
-        let Some(all) = all.as_mut() else { return Some(kept) };
+        let Some(all) = all.as_mut().filter(|_| !kept.is_empty()) else { return Some(kept) };
         if let Some(before) = all.insert(slot, Kept { until: now.after(KEEP), ..kept }) {
             return Some(before);
         }
