@@ -116,6 +116,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn admit_write(&mut self, slot: Slot, mut write: Pending) {
         match self.admit_command(slot, write.kind, &write.body) {
             Ok(version) => write.version = version,
+            Err(Error::Request(RequestError::Version { needs, .. }))
+                if self.agrees_soon(slot, needs) && self.logs.now < write.deadline =>
+            {
+                return self.park(slot, Waits::Write(write));
+            },
             Err(error) => return write.ticket.complete(Err(error), &mut self.wakes),
         }
         let bytes = entry_len(ENVELOPE_LEN + write.body.len());

@@ -322,6 +322,21 @@ fn up_02_a_member_of_the_version_before_takes_the_state_of_a_later_one() {
     bank.close();
 }
 
+/// Nothing but the entry is missing: commands wait for it.
+#[test]
+fn up_02_a_lone_node_takes_later_commands_from_its_start() {
+    let mut cluster = Cluster::new(730, 1, 2);
+    cluster.try_start_with::<Tally<1>>(1).unwrap();
+    cluster.ready(1);
+    let teller = Teller::of::<1>(cluster.engine(1));
+    assert_eq!(cluster.run((teller.order)("a", Order { verb: ADD, number: 5 })).unwrap(), 5);
+    cluster.stop(1);
+    cluster.try_start_with::<Tally<2>>(1).unwrap();
+    cluster.ready(1);
+    let teller = Teller::of::<2>(cluster.engine(1));
+    assert_eq!(cluster.run((teller.order)("a", Order { verb: TAKE, number: 2 })).unwrap(), 3);
+}
+
 #[test]
 fn up_02_a_node_of_the_version_before_does_not_join() {
     let mut bank = Bank::open(720);

@@ -41,7 +41,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let leads = view.role == Role::Leader;
         self.replicas[place(slot)].agreed = agreed;
         if leads && agreed < M::VERSION {
-            self.members.behind.insert(slot);
+            if self.members.behind.insert(slot) {
+                self.members.agree_at = Nanos(0);
+            }
         } else {
             self.members.behind.remove(&slot);
         }
@@ -89,6 +91,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             },
         }
         true
+    }
+
+    /// Whether nothing but the entry is missing for the members to agree on a version.
+    pub(in crate::core) fn agrees_soon(&self, slot: Slot, version: u16) -> bool {
+        let conf = self.raft.view(slot).conf;
+        conf.and_then(|conf| self.common_version(conf)).is_some_and(|all| version <= all)
     }
 
     /// The highest version that every member runs, as the connections of now say; none while one
