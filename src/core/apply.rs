@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::logs::place;
 use super::mail::Event;
-use super::members::agreed_in;
+use super::members::Agreed;
 use super::replica::Applying;
 use super::run::Core;
 use crate::ShardFailure;
@@ -153,8 +153,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let replica = &self.replicas[place(slot)];
         let stop = batch.head.first.0 + u64::from(batch.keep);
         let stop = stop.min(replica.committed.0 + 1);
-        if batch.head.flags & FLAG_CONF != 0 && Self::is_beyond(agreed_in(body.payload(0))) {
-            self.close_beyond(slot, agreed_in(body.payload(0)));
+        let is_conf = batch.head.flags & FLAG_CONF != 0;
+        let agreed = is_conf.then(|| Agreed::of(Bytes::copy_from_slice(body.payload(0))));
+        if let Some(beyond) = agreed.as_ref().filter(|it| it.version > M::VERSION) {
+            self.close_beyond(slot, beyond.version);
             return Progress::Blocked;
         }
         let mut next = replica.machine.applied() + 1;
@@ -173,12 +175,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 return Progress::Blocked;
             }
         }
-        if batch.head.flags & FLAG_CONF != 0 && next > batch.head.first.0 {
+        if let Some(agreed) = agreed.filter(|_| next > batch.head.first.0) {
             // What a flush writes down is the membership as of what it holds.
-            let conf = Bytes::copy_from_slice(body.payload(0));
-            let before = std::mem::replace(&mut self.confs[place(slot)], conf);
+            let before = std::mem::replace(&mut self.confs[place(slot)], agreed);
             if self.replicas[place(slot)].machine.manifest().is_none() {
-                self.founded_with.entry(slot).or_insert(before);
+                self.founded_with.entry(slot).or_insert(before.conf);
             }
         }
         Progress::Done

@@ -15,7 +15,7 @@ use bowline_wal::{GcWork, LogStorage, Record, StageError};
 
 use super::logs::place;
 use super::mail::Event;
-use super::members::agreed_in;
+use super::members::Agreed;
 use super::run::Core;
 use crate::ticket::{Reply, Ticket};
 
@@ -103,8 +103,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if replica.closed.is_some() || now < replica.job_not_before {
             return;
         }
-        let conf = self.confs[place(slot)].clone();
-        let as_of = AsOf { term: term.0, version: agreed_in(&conf), conf };
+        let Agreed { conf, version } = self.confs[place(slot)].clone();
+        let as_of = AsOf { term: term.0, version, conf };
         let Some(job) = replica.machine.next_job(why, &as_of) else { return };
         let flush = job.is_flush();
         if flush {
@@ -309,7 +309,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         let shard = replica.shard;
-        let now = &self.confs[place(slot)];
+        let now = &self.confs[place(slot)].conf;
         let founding = self.founded_with.get(&slot).unwrap_or(now);
         let own =
             || replica.machine.manifest().map(|(at, term, body)| (LogIndex(at), Term(term), body));

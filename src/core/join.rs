@@ -24,6 +24,7 @@ use bytes::Bytes;
 use super::boot::founding_manifest;
 use super::logs::place;
 use super::mail::Event;
+use super::members::Agreed;
 use super::queue::Queue;
 use super::replica::Replica;
 use super::run::Core;
@@ -146,7 +147,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Ok(slot) => {
                 assert!(place(slot) == self.replicas.len(), "no slot is ever given back");
                 self.replicas.push(Replica::new(shard, machine, (LogIndex(0), Term(0))));
-                self.confs.push(conf.clone());
+                self.confs.push(Agreed::of(conf.clone()));
                 self.slots.insert(shard, slot);
                 self.members.conf_moved(slot);
             },

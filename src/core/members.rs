@@ -30,7 +30,7 @@ use crate::members::Roll;
 use crate::members::change::{Change, Outcome, Refused, Verb, from_wire, to_wire};
 use crate::members::note::Note;
 use crate::ticket::{Reply, Ticket};
-pub(super) use agree::agreed_in;
+pub(crate) use agree::Agreed;
 use rank::{Rank, rank};
 
 /// Changes under way on a core, and questions to other nodes, at most each.

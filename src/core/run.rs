@@ -19,7 +19,7 @@ use super::leaders::Handing;
 use super::local::LocalShard;
 use super::logs::Logs;
 use super::mail::Mail;
-use super::members::Members;
+use super::members::{Agreed, Members};
 use super::queue::Pending;
 use super::replica::{Question, Replica, SharedStore};
 use super::transfer::Transfers;
@@ -98,7 +98,7 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     /// By slot.
     pub(crate) replicas: Vec<Replica<M>>,
     /// By slot: the configuration as of what is applied, encoded.
-    pub(crate) confs: Vec<Bytes>,
+    pub(crate) confs: Vec<Agreed>,
     /// Of shards that never flushed and whose configuration changed: that of their founding.
     pub(crate) founded_with: BTreeMap<Slot, Bytes>,
     pub(crate) slots: BTreeMap<ShardId, Slot>,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::Plan;
 use crate::ShardFailure;
+use crate::core::members::Agreed;
 use crate::core::queue::Queue;
 use crate::core::replica::Replica;
 use crate::core::run::Core;
@@ -76,8 +77,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 replica.closed = closed;
                 self.replicas.push(replica);
                 // As a rule all shards of a node have the same members.
-                let same = self.confs.last().filter(|last| **last == conf).cloned();
-                self.confs.push(same.unwrap_or_else(|| Bytes::from(conf)));
+                let same = self.confs.last().filter(|last| last.conf == conf).cloned();
+                self.confs.push(same.unwrap_or_else(|| Agreed::of(Bytes::from(conf))));
                 self.slots.insert(shard, slot);
             },
             Err(error) => {

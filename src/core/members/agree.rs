@@ -13,6 +13,7 @@ use bowline_env::{Class, Env, Nanos};
 use bowline_raft::{Admin, Configuration, NodeId, Phase, Role, Slot};
 use bowline_statemachine::Machine;
 use bowline_wal::LogStorage;
+use bytes::Bytes;
 
 use crate::core::logs::place;
 use crate::core::run::Core;
@@ -23,9 +24,20 @@ const AGREE_EVERY: Nanos = Nanos::from_millis(500);
 /// Shards whose members are asked to agree at a time.
 const AGREE_MAX: usize = 512;
 
-/// The version that the members agree on in an encoded configuration.
-pub(in crate::core) fn agreed_in(conf: &[u8]) -> u16 {
-    Configuration::decode(conf).map_or_else(|_| Note::default().version(), |conf| agreed_by(&conf))
+/// An encoded configuration, and the version that the members agree on in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Agreed {
+    pub(crate) conf: Bytes,
+    pub(crate) version: u16,
+}
+
+impl Agreed {
+    /// Reads the version once: jobs are looked at far more often than configurations change.
+    pub(crate) fn of(conf: Bytes) -> Self {
+        let read = Configuration::decode(&conf);
+        let version = read.map_or_else(|_| Note::default().version(), |conf| agreed_by(&conf));
+        Self { conf, version }
+    }
 }
 
 fn agreed_by(conf: &Configuration) -> u16 {
@@ -109,12 +121,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Which version another node runs, if it is connected.
     pub(super) fn version_of(&self, node: NodeId) -> Option<u16> {
         self.lanes.doorman.roster.borrow().version_of(node)
-    }
-
-    /// Whether a replica has to stop before a configuration: its members agree on a version that
-    /// this code does not know.
-    pub(in crate::core) const fn is_beyond(agreed: u16) -> bool {
-        agreed > M::VERSION
     }
 
     /// Makes durable that no older code may open this directory: a shard's members agreed.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{Arrived, Gone};
 use crate::Error;
 use crate::core::logs::place;
+use crate::core::members::Agreed;
 use crate::core::replica::Applying;
 use crate::core::run::Core;
 
@@ -75,7 +76,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         if replica.closed.take().is_some() {
             self.board.reopen(replica.shard);
         }
-        self.confs[at] = Bytes::from(manifest.conf);
+        self.confs[at] = Agreed::of(Bytes::from(manifest.conf));
         self.transfers.gone.push_back(Gone { stream, lsn, sections });
         self.settle_skipped(slot, index);
         self.raft.handle_applied(slot, index);
