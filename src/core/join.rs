@@ -29,6 +29,7 @@ use super::queue::Queue;
 use super::replica::Replica;
 use super::run::Core;
 use super::transfer::Slate;
+use crate::ShardFailure;
 use crate::route::core_of;
 
 /// A shard that is being made here.
@@ -71,6 +72,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let join = self.join.expect("an unfounded shard is one of a node that joins");
         let no = u16::try_from(shard.0 % u64::from(join.streams)).expect("streams are a u16");
         let stream = usize::from(no / join.cores);
+        if self.failed_streams[stream] {
+            return self.lose(shard, ShardFailure::LogWrite);
+        }
         let body = founding_manifest::<E, M>(shard, &conf);
         let replica = message.to;
         let records = [
@@ -114,11 +118,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             if let Some(founding) = self.members.founding.get_mut(&shard) {
                 founding.is_open = true;
             }
-        } else {
-            self.members.founding.remove(&shard);
-            self.lose(shard, crate::ShardFailure::Invariant("an empty state cannot be opened"));
+        } else if self.members.founding.remove(&shard).is_some() {
+            self.lose(shard, ShardFailure::Invariant("an empty state cannot be opened"));
         }
         self.open_founded();
+    }
+
+    /// The beginning of these shards was still to be written to a stream that failed.
+    pub(super) fn lose_founding(&mut self, stream: usize) {
+        let founding = self.members.founding.extract_if(.., |_, it| it.stream == stream);
+        for (shard, _) in founding.collect::<Vec<_>>() {
+            self.lose(shard, ShardFailure::LogWrite);
+        }
     }
 
     /// Opens the shards whose beginning is durable.
@@ -154,7 +165,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Err(error) => {
                 tracing::error!(shard = shard.0, %error, "raft does not take a shard");
                 self.logs.queues.pop();
-                self.lose(shard, crate::ShardFailure::Invariant("raft does not take a new shard"));
+                self.lose(shard, ShardFailure::Invariant("raft does not take a new shard"));
             },
         }
     }

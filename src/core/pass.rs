@@ -105,6 +105,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.close_shard(slot, ShardFailure::LogWrite);
             }
         }
+        self.lose_founding(stream);
     }
 
     fn take_mail(&mut self) {

@@ -1,6 +1,8 @@
 //! Disks that hang, crawl or fail: leadership moves, and nothing that was acknowledged is lost.
 
-use bowline::{Error, ShardFailure};
+use core::time::Duration;
+
+use bowline::{Error, NodeId, ShardFailure};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, WriteFault};
 
@@ -66,6 +68,39 @@ fn dk_01_a_leader_whose_write_fails_gives_its_shards_up_and_the_others_lead_them
         cluster.start(old);
         cluster.ready(old);
         assert_eq!(cluster.get(old, "key").as_deref(), Some("after"), "{how:?}");
+    }
+}
+
+/// The first write that a node does for a shard is the one that fails: also then it says that it
+/// lacks the shard, and a restart is all it takes.
+#[test]
+fn dk_01_a_node_whose_log_fails_as_it_gets_a_shard_says_so() {
+    for shards in [1, 4] {
+        let mut cluster = Cluster::up(75, 1, shards);
+        cluster.put(1, "key", "value").unwrap();
+        let node = cluster.join();
+        let admin = cluster.engine(1).admin();
+        let address = Cluster::address(node);
+        let add = async move { admin.add_learner(NodeId(node), address).await };
+        let add = cluster.world.spawn_client(add);
+        let core = |cluster: &Cluster| cluster.engine(node).metrics().cores[0].clone();
+        // What is met of a peer is written before.
+        let is_met = || core(&cluster).lanes_up == 1;
+        cluster.world.run_until(is_met, Nanos(5_000_000_000)).unwrap();
+        cluster.world.disk(node).fail_write(1, WriteFault::Error);
+        cluster.world.run_for(ms(500));
+        add.take().unwrap().unwrap().complete().unwrap();
+        assert_eq!(core(&cluster).shards_failed, u64::from(shards));
+        let Err(Error::NotReady(why)) = cluster.ready_within(node, Duration::from_secs(1)) else {
+            panic!("it is ready with {shards} shards closed");
+        };
+        assert_eq!(why.shards.len(), usize::try_from(shards).unwrap());
+        assert!(why.to_string().contains("BOW-0601"), "{why}");
+        cluster.crash(node, Crash::Kill);
+        cluster.start(node);
+        cluster.promote(1, node).unwrap().complete().unwrap();
+        cluster.ready(node);
+        assert_eq!(cluster.get(node, "key").as_deref(), Some("value"));
     }
 }
 

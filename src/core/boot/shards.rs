@@ -142,7 +142,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for stream in plan.own_streams() {
             for shard in plan.shards_of(stream) {
                 if !self.slots.contains_key(&shard) {
-                    tracing::error!(shard = shard.0, "the log does not know a shard of this node");
                     self.lose(shard, ShardFailure::LogDamaged);
                 }
             }
@@ -151,6 +150,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// A shard has no replica here at all.
     pub(in crate::core) fn lose(&mut self, shard: ShardId, why: ShardFailure) {
+        tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard has no replica here");
+        self.counters.shards_failed.add(1);
         self.board.close(shard, why.code(), true);
         self.lost.insert(shard, why);
     }
