@@ -88,6 +88,20 @@ impl Trio {
         self.engines[place(node)].as_ref().expect("the node is up")
     }
 
+    /// Lanes that came up at a node since it started.
+    #[track_caller]
+    pub(crate) fn lanes_up(&self, node: u64) -> u64 {
+        self.engine(node).metrics().cores[0].lanes_up
+    }
+
+    /// Waits for the lanes of a node to both others: shards are led without one of them.
+    #[track_caller]
+    pub(crate) fn wait_lanes(&self, node: u64) {
+        while self.lanes_up(node) < u64::try_from(Self::others(node).len()).unwrap() {
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn client(&self, node: u64) -> EmbeddedClient {
         self.engine(node).client()
     }

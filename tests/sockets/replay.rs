@@ -64,12 +64,13 @@ pub(crate) fn replay(mut trio: Trio, fault: PeerFault) {
     let kept = go_between(&mut trio);
     trio.start_all();
     trio.fill("value");
+    trio.wait_lanes(3);
     let recorded: Vec<_> =
         kept.lock().unwrap().iter().filter(|it| it.len() > 1_000).cloned().collect();
     assert!(!recorded.is_empty(), "node 3 was spoken to");
     let counts = |trio: &Trio| {
-        let core = &trio.engine(3).metrics().cores[0];
-        (core.lanes_up, core.peers_refused[fault.place()])
+        let refused = trio.engine(3).metrics().cores[0].peers_refused;
+        (trio.lanes_up(3), refused[fault.place()])
     };
     for bytes in recorded {
         let (up, refused) = counts(&trio);

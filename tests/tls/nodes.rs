@@ -80,7 +80,7 @@ fn sc_02_three_nodes_speak_tls_and_take_one_back() {
         for fault in [PeerFault::ClearText, PeerFault::Certificate, PeerFault::Identity] {
             assert_eq!(faults[fault.place()], 0, "node {node}: {}", fault.name());
         }
-        assert!(0 < trio.engine(node).metrics().cores[0].lanes_up);
+        assert!(0 < trio.lanes_up(node));
     }
     let first = trio.leader();
     let [away, other] = Trio::others(first);
@@ -127,7 +127,7 @@ fn sc_01_a_node_of_another_authority_is_part_of_nothing() {
     trio.ready(3);
     trio.fill_through(1, "value");
     trio.check(3, "value");
-    assert_eq!(trio.engine(2).metrics().cores[0].lanes_up, 0);
+    assert_eq!(trio.lanes_up(2), 0);
     let certificate = PeerFault::Certificate.place();
     assert!(0 < refused(&trio, 1)[certificate], "node 1 dialed it");
     trio.stop_all();
@@ -221,12 +221,17 @@ fn hello() -> Hello {
 }
 
 /// Waits until node 3 has counted one more of `fault`, and sees that no lane came of it.
-fn counted(trio: &Trio, fault: PeerFault, before: u64, lanes_up: u64) {
-    while refused(trio, 3)[fault.place()] == before {
+fn counted(trio: &Trio, fault: PeerFault, before: (u64, u64)) {
+    while refused(trio, 3)[fault.place()] == before.0 {
         std::thread::yield_now();
     }
-    assert_eq!(refused(trio, 3)[fault.place()], before + 1, "{}", fault.name());
-    assert_eq!(trio.engine(3).metrics().cores[0].lanes_up, lanes_up, "{}", fault.name());
+    assert_eq!(refused(trio, 3)[fault.place()], before.0 + 1, "{}", fault.name());
+    assert_eq!(trio.lanes_up(3), before.1, "a lane came of {}", fault.name());
+}
+
+/// What node 3 counted of a fault, and its lanes.
+fn so_far(trio: &Trio, fault: PeerFault) -> (u64, u64) {
+    (refused(trio, 3)[fault.place()], trio.lanes_up(3))
 }
 
 #[test]
@@ -234,12 +239,12 @@ fn sc_01_strangers_are_cut_off_and_counted() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let Some(mut trio) = trio(&ours) else { return };
     trio.start_all();
-    let lanes_up = trio.engine(3).metrics().cores[0].lanes_up;
+    trio.wait_lanes(3);
     let check = |fault: PeerFault, limit: Duration, meet: &dyn Fn() -> Duration| {
-        let before = refused(&trio, 3)[fault.place()];
+        let before = so_far(&trio, fault);
         let took = meet();
         assert!(took < limit, "{}: {took:?}", fault.name());
-        counted(&trio, fault, before, lanes_up);
+        counted(&trio, fault, before);
     };
     let soon = Duration::from_secs(3);
     // To the millisecond it is looked at in the simulator.
@@ -282,10 +287,10 @@ fn say_hello(mut tls: StreamOwned<ClientConnection, TcpStream>) -> (Duration, Ve
 fn sc_01_tls_is_not_for_a_node_without_it() {
     let Some(mut trio) = Trio::new() else { return };
     trio.start_all();
-    let lanes_up = trio.engine(3).metrics().cores[0].lanes_up;
-    let before = refused(&trio, 3)[PeerFault::TlsNotSetUp.place()];
+    trio.wait_lanes(3);
+    let before = so_far(&trio, PeerFault::TlsNotSetUp);
     assert!(trickle(knock(&trio, true), &[22, 3, 1]) < Duration::from_secs(3));
-    counted(&trio, PeerFault::TlsNotSetUp, before, lanes_up);
+    counted(&trio, PeerFault::TlsNotSetUp, before);
     trio.stop_all();
 }
 
