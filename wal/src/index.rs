@@ -326,7 +326,14 @@ fn check_record(
                 draft.bounds.last_term = prev_term;
             }
         },
-        Record::Manifest { index, .. } => draft.manifest_index = index.0,
+        Record::Manifest { index, .. } => {
+            let first = draft.bounds.first;
+            if index.next() < first {
+                // Entries between it and the log's first one would be in neither (I7).
+                return Err(StageError::Compacted { first });
+            }
+            draft.manifest_index = index.0;
+        },
         Record::Damage { state, holes } => {
             if state == DamageState::Normal && (draft.holes || !holes.is_empty()) {
                 return Err(StageError::Order);
