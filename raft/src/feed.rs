@@ -1,8 +1,8 @@
 //! What a leader sends to its peers: at most one Append each per pass.
 
 use crate::{
-    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore, Role,
-    Send, Slot, Term, What,
+    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore,
+    ReplicaId, Role, Send, Slot, Term, What,
     message::Hint,
     replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
     send::Road,
@@ -18,11 +18,14 @@ impl RaftCore {
         let (beat, own) = (it.flags & BEAT != 0, it.place);
         it.flags &= !BEAT;
         if !self.log_is_healthy(slot) {
+            // What there is to say is said once its disk is back.
+            self.stall(slot);
             return;
         }
         let mut waits = false;
+        let unknown = self.uncommitted_learners(slot);
         for place in 0..self.conf(slot).members {
-            if place == own {
+            if place == own || unknown >> place & 1 == 1 {
                 continue;
             }
             let sent = self.feed_peer(slot, place, beat, (log, out));
@@ -285,6 +288,18 @@ impl RaftCore {
         self.counters.hints += 1;
         let peer = self.peer_mut(slot, place).expect("it is a peer");
         peer.sent_commit = peer.sent_commit.max(commit);
+    }
+
+    /// What a peer was to be told of a commit found no room in its lane.
+    pub fn handle_unsaid(&mut self, slot: Slot, to: ReplicaId) {
+        if !self.is_open(slot) || self.replicas[slot].role != Role::Leader {
+            return;
+        }
+        let Some(place) = self.conf(slot).place(to) else { return };
+        if let Some(peer) = self.peer_mut(slot, place) {
+            peer.sent_commit = LogIndex(0);
+            self.touch(slot);
+        }
     }
 
     /// The entries that a peer needs next are on disk only: they are read in the background.

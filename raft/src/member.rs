@@ -278,6 +278,28 @@ impl RaftCore {
         open && older.iter().any(|(id, _)| self.confs[usize::from(*id)].conf.is_voter(own))
     }
 
+    /// Places of the learners that no committed configuration has. They hear nothing: whoever hears
+    /// keeps the replica's id, and the id may still be given to somebody else.
+    #[inline]
+    pub(crate) fn uncommitted_learners(&self, slot: Slot) -> u16 {
+        let it = &self.replicas[slot];
+        if it.conf_index <= it.commit { 0 } else { self.learners_since_commit(slot) }
+    }
+
+    #[cold]
+    fn learners_since_commit(&self, slot: Slot) -> u16 {
+        let committed = self.older.get(&slot).and_then(|older| older.first());
+        let Some((committed, _)) = committed else { return 0 };
+        let (committed, active) = (&self.confs[usize::from(*committed)], self.conf(slot));
+        let all = (1_u16 << active.members) - 1;
+        let learners = all & !active.before & !active.after;
+        let is_new = |place: &u8| {
+            committed.place(active.conf.members[usize::from(*place)].replica).is_none()
+        };
+        let new = (0..active.members).filter(|place| learners >> place & 1 == 1).filter(is_new);
+        new.fold(0, |places, place| places | 1 << place)
+    }
+
     /// Whether the committed configuration does not have this replica as a voter.
     fn is_leaving(&self, slot: Slot) -> bool {
         let (it, conf) = (&self.replicas[slot], &self.conf(slot).conf);

@@ -6,7 +6,7 @@
 //! confirms those before it.
 
 use crate::{
-    Budget, Damage, LogIndex, Message, Origin, Outbox, ProposeError, RaftCore, ReadError,
+    BootTime, Budget, Damage, LogIndex, Message, Origin, Outbox, ProposeError, RaftCore, ReadError,
     ReadReady, ReadRejected, ReplicaId, Role, Send, Slot, Verdict, What, Why,
     chain::Chain,
     replica::{INSTALLING, NO_LEASE, NO_QUORUM, READS, WaitingRead},
@@ -66,19 +66,31 @@ impl RaftCore {
     ///
     /// It is there when this replica is the sole voter, or `mode` allows a lease and it has one,
     /// leads with a committed entry of its own term, and everything committed is applied.
-    pub fn read_now(&self, slot: Slot, mode: ReadMode) -> Option<LogIndex> {
+    ///
+    /// `now` is asked for a lease only: read the clock there, for between the begin of a pass and a
+    /// read this process may have stood still.
+    pub fn read_now(
+        &self,
+        slot: Slot,
+        mode: ReadMode,
+        now: impl FnOnce() -> BootTime,
+    ) -> Option<LogIndex> {
         let it = self.replicas.get(slot)?;
         let commit = it.commit;
         let ready = self.serves(slot) && commit >= it.term_start && it.applied >= commit;
         let alone = ready && self.is_sole(slot);
-        (alone || (ready && mode == ReadMode::Lease && self.has_lease(slot))).then_some(commit)
+        let leased = || ready && mode == ReadMode::Lease && self.has_lease(slot, now());
+        (alone || leased()).then_some(commit)
     }
 
-    /// Whether a leader may answer a read by itself, now.
-    pub(crate) fn has_lease(&self, slot: Slot) -> bool {
+    /// Whether a leader may answer a read by itself at `now`. A pause voids leases from when it is
+    /// seen on; the next pass is what notes it.
+    fn has_lease(&self, slot: Slot, now: BootTime) -> bool {
+        let now = now.max(self.now);
         self.config.lease_reads
             && self.replicas[slot].flags & NO_LEASE == 0
-            && self.quorum(slot, |place| self.lease_supports(slot, place))
+            && now <= self.passed_at.after(self.config.times.pause)
+            && self.quorum(slot, |place| self.lease_supports(slot, place, now))
     }
 
     /// The state machine has applied everything handed out up to `index`.
@@ -122,7 +134,7 @@ impl RaftCore {
         if commit < it.term_start {
             return false;
         }
-        let leased = self.has_lease(slot);
+        let leased = self.has_lease(slot, self.now);
         let mut probes = false;
         let mut reads = core::mem::take(&mut self.replicas[slot].reads);
         while let Some(read) = self.waiting_reads.pop(&mut reads) {

@@ -85,17 +85,16 @@ impl RaftCore {
         self.quorum(slot, |place| self.supports(slot, place))
     }
 
-    /// Whether a peer's support is good for a lease: promised, and asked for after the last time
-    /// that this process stood still.
-    pub(crate) fn lease_supports(&self, slot: Slot, place: u8) -> bool {
+    /// Whether a peer's support is good for a lease at `now`: promised, and asked for after the last
+    /// time that this process stood still.
+    pub(crate) fn lease_supports(&self, slot: Slot, place: u8, now: BootTime) -> bool {
         let Some(peer) = self.peer(slot, place) else {
             return self.log_is_healthy(slot);
         };
-        let fresh = self
-            .lanes
-            .get(usize::from(peer.lane))
-            .is_some_and(|lane| lane.belief.is_since(self.resumed_at));
-        fresh && peer.flags & NO_QUORUM == 0 && self.lane_supports(peer)
+        let supports = self.lanes.get(usize::from(peer.lane)).is_some_and(|lane| {
+            lane.belief.is_since(self.resumed_at) && lane.belief.supports(peer.support, now)
+        });
+        supports && peer.flags & NO_QUORUM == 0
     }
 
     /// Whether a peer is bound under an epoch in which its node is believed to stand.

@@ -210,11 +210,15 @@ fn a_replica_that_is_closed_and_opened_again_keeps_its_promise() {
 fn a_lease_ends_with_a_pause_and_begins_with_the_next_answer() {
     let mut cluster = settled(1, config());
     let (leader, _) = roles(&cluster);
-    let lease =
-        |cluster: &Cluster| cluster.nodes[leader].core.read_now(Slot(0), ReadMode::Lease).is_some();
+    let lease = |cluster: &Cluster| {
+        cluster.nodes[leader].core.read_now(Slot(0), ReadMode::Lease, || BootTime(0)).is_some()
+    };
     assert!(lease(&cluster));
     cluster.now += 60 * MILLI;
     let now = BootTime(cluster.now);
+    let core = &cluster.nodes[leader].core;
+    let late = core.read_now(Slot(0), ReadMode::Lease, || now);
+    assert_eq!(late, None, "it stood still since the begin of its pass");
     let node = &mut cluster.nodes[leader];
     node.core.begin_pass(now, &mut node.out);
     assert!(!lease(&cluster), "this process stood still for 60 ms");

@@ -231,19 +231,19 @@ fn rs_05_a_read_waits_for_the_own_term_and_for_the_state() {
     node.core.read(slot, ReadMode::ReadIndex, 5).unwrap();
     node.flush();
     assert!(node.out.reads.is_empty(), "nothing of this term is committed");
-    assert_eq!(node.core.read_now(slot, ReadMode::ReadIndex), None);
+    assert_eq!(node.core.read_now(slot, ReadMode::ReadIndex, || BootTime(0)), None);
     node.sync(0);
     node.flush();
     assert!(node.out.reads.is_empty(), "committed, not applied");
-    assert_eq!(node.core.read_now(slot, ReadMode::ReadIndex), None);
+    assert_eq!(node.core.read_now(slot, ReadMode::ReadIndex, || BootTime(0)), None);
     node.apply();
-    assert_eq!(node.core.read_now(slot, ReadMode::Lease), Some(LogIndex(1)));
+    assert_eq!(node.core.read_now(slot, ReadMode::Lease, || BootTime(0)), Some(LogIndex(1)));
     assert!(node.core.has_work());
     node.flush();
     assert_eq!(node.out.reads, [ReadReady { slot, token: 5, index: LogIndex(1) }]);
     node.propose(slot, 1, 24).unwrap();
     node.flush();
-    assert_eq!(node.core.read_now(slot, ReadMode::Lease), Some(LogIndex(1)));
+    assert_eq!(node.core.read_now(slot, ReadMode::Lease, || BootTime(0)), Some(LogIndex(1)));
 }
 
 #[test]

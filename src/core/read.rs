@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use bowline_env::{Class, Env};
-use bowline_raft::{LogIndex, ReadMode, ShardId, Slot};
+use bowline_raft::{BootTime, LogIndex, ReadMode, ShardId, Slot};
 use bowline_statemachine::kv::Item;
 use bowline_statemachine::store::Pins;
 use bowline_statemachine::{Answer, Damage, Machine, Query, Read};
@@ -37,12 +37,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Takes a read: answers it, or queues it until its index is applied.
     pub(crate) fn admit_read(&mut self, slot: Slot, consistency: Consistency, asked: Question) {
         if let Some(mode) = mode(consistency)
-            && self.raft.read_now(slot, mode).is_none()
+            && self.raft_reads(slot, mode).is_none()
         {
             self.queue_read(slot, mode, asked);
             return;
         }
         self.serve(slot, asked, &Pins::default());
+    }
+
+    /// Raft's answer whether a read may be served at once. A lease is held against the clock of
+    /// now: the pass may have begun long ago, and tasks of the application read between passes.
+    fn raft_reads(&self, slot: Slot, mode: ReadMode) -> Option<LogIndex> {
+        self.raft.read_now(slot, mode, || BootTime(self.env.now().0))
     }
 
     /// Answers a read on this very core, without a ticket; none: it has to wait.
@@ -57,7 +63,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return None;
         }
         if let Some(mode) = mode(consistency) {
-            self.raft.read_now(slot, mode)?;
+            self.raft_reads(slot, mode)?;
         }
         match replica.machine.read(query, &Pins::default()) {
             Read::Ready(answer) => {
@@ -80,7 +86,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return Err(Later);
         }
         if let Some(mode) = mode(consistency) {
-            self.raft.read_now(slot, mode).ok_or(Later)?;
+            self.raft_reads(slot, mode).ok_or(Later)?;
         }
         match replica.machine.item(key, &Pins::default()) {
             Some(Read::Ready(item)) => Ok(item),

@@ -128,7 +128,7 @@ impl Lives {
         let token = self.node.next_token;
         self.node.next_token += 1;
         let commit = self.node.core.view(slot).commit;
-        if let Some(index) = self.node.core.read_now(slot, ReadMode::ReadIndex) {
+        if let Some(index) = self.node.core.read_now(slot, ReadMode::ReadIndex, || BootTime(0)) {
             assert!(index == commit && self.node.core.view(slot).applied >= index);
         }
         if self.node.core.read(slot, ReadMode::ReadIndex, token).is_ok() {

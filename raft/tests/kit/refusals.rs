@@ -1,9 +1,9 @@
 //! What a replica refuses: contradictions at open, damage, a log without room, a failed stream.
 
 use bowline_raft::{
-    Admin, Budget, ConfError, Configuration, CoreConfig, Damage, HardState, LogIndex, NodeId,
-    OpenError, ProposeError, RaftCore, ReadError, ReadMode, Reason, Recovered, Refused, ReplicaId,
-    Role, ShardId, StreamNo, Term,
+    Admin, BootTime, Budget, ConfError, Configuration, CoreConfig, Damage, HardState, LogIndex,
+    NodeId, OpenError, ProposeError, RaftCore, ReadError, ReadMode, Reason, Recovered, Refused,
+    ReplicaId, Role, ShardId, StreamNo, Term,
 };
 
 use crate::{fake::FakeLog, node};
@@ -91,7 +91,7 @@ fn damage_found_later_ends_the_leadership() {
     let slot = node.lead(1, 0);
     node.propose(slot, 1, 24).unwrap();
     node.core.admin(slot, Admin::Damaged(Damage::Repairing)).unwrap();
-    assert_eq!(node.core.read_now(slot, ReadMode::ReadIndex), None);
+    assert_eq!(node.core.read_now(slot, ReadMode::ReadIndex, || BootTime(0)), None);
     node.flush();
     assert_eq!(node.rejected[0].why, ProposeError::Damaged);
     assert_eq!(node.out.event[0].reason, Reason::Damaged);
@@ -120,7 +120,7 @@ fn a_failed_stream_stops_its_own_replicas_alone() {
     node.flush();
     assert_eq!(node.core.view(bad).commit, before, "nothing commits on a failed stream");
     assert_eq!(node.propose(bad, 1, 24), Err(ProposeError::StreamFailed));
-    assert_eq!(node.core.read_now(bad, ReadMode::ReadIndex), None);
+    assert_eq!(node.core.read_now(bad, ReadMode::ReadIndex, || BootTime(0)), None);
     node.propose(good, 1, 24).unwrap();
     node.flush();
     assert_eq!(node.out.accepted.len(), 1);

@@ -121,7 +121,9 @@ impl World {
             Input::Read { shard, mode, token } => {
                 let slot = turn.machines[shard_place(shard)].slot;
                 let at_once = slot.filter(|_| token % 2 == 0);
-                if let Some(index) = at_once.and_then(|slot| raft.read_now(slot, mode)) {
+                if let Some(index) =
+                    at_once.and_then(|slot| raft.read_now(slot, mode, || BootTime(0)))
+                {
                     self.read_at_once(node, shard, token, index.0);
                     return;
                 }
