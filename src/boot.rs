@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::Error;
 use crate::board::Board;
-use crate::config::Config;
+use crate::config::{ByteCount, Config};
 use crate::core::boot::{Links, LiveRuns, Plan, live_runs, open_core, open_streams};
 use crate::core::lanes::connect::Arrival;
 use crate::core::ledger::Ledger;
@@ -134,6 +134,7 @@ where
 /// A node that is up.
 struct Up {
     plan: Plan,
+    frame_cap: ByteCount,
     board: Arc<Board>,
     roll: Arc<Roll>,
     hubs: Vec<Arc<Hub>>,
@@ -141,6 +142,13 @@ struct Up {
 }
 
 impl Up {
+    /// Without a core.
+    fn new(plan: Plan, frame_cap: ByteCount) -> Self {
+        let board = Arc::new(Board::new(plan.node, plan.shards));
+        let roll = Arc::new(Roll::new(plan.shards));
+        Self { plan, frame_cap, board, roll, hubs: Vec::new(), counters: Vec::new() }
+    }
+
     fn started(self, cores: Vec<CoreThread>, claim: Claim) -> Started {
         Started {
             node: self.plan.node,
@@ -152,6 +160,7 @@ impl Up {
             claim,
             streams: self.plan.streams,
             shards: self.plan.shards,
+            frame_cap: self.frame_cap,
         }
     }
 }
@@ -171,6 +180,7 @@ where
     let cpus = plan::cpus(config, facts);
     let (identity_in, identity_out) = oneshot::channel();
     let ask = identity::Ask {
+        logs: logs.clone(),
         machine: (M::NAME, M::VERSION),
         config: Arc::clone(config),
         cores: u16::try_from(cpus.len()).unwrap_or(u16::MAX),
@@ -186,9 +196,7 @@ where
         cores.push(thread);
         briefs.push(brief);
     }
-    let board = Arc::new(Board::new(plan.node, plan.shards));
-    let roll = Arc::new(Roll::new(plan.shards));
-    let mut up = Up { plan: plan.clone(), board, roll, hubs: Vec::new(), counters: Vec::new() };
+    let mut up = Up::new(plan.clone(), identity.frame_cap());
     let support_ms = u64::try_from(config.raft.support.as_millis()).unwrap_or(u64::MAX);
     let ledger = Arc::new(Ledger::new(identity.to_write(support_ms)));
     let mut ends = Vec::new();
@@ -259,7 +267,7 @@ fn spawn<F, O, M>(
     config: &Config,
     cpus: &[u32],
     core: u16,
-    ask: Option<identity::Ask>,
+    ask: Option<identity::Ask<O>>,
 ) -> Result<(CoreThread, oneshot::Sender<Brief<O>>), Error>
 where
     F: EnvFactory,
@@ -280,8 +288,11 @@ where
 }
 
 /// The whole life of a core.
-async fn core_main<E, O, M>(env: E, ask: Option<identity::Ask>, brief: oneshot::Receiver<Brief<O>>)
-where
+async fn core_main<E, O, M>(
+    env: E,
+    ask: Option<identity::Ask<O>>,
+    brief: oneshot::Receiver<Brief<O>>,
+) where
     E: Env,
     O: OpenLog<E>,
     M: Machine<E>,
@@ -361,7 +372,8 @@ where
     M: Machine<E>,
 {
     store.prepare().await.map_err(|error| faults::env(&error))?;
-    open_streams::<E, O, M>(env, logs, plan, bell).await.map_err(|error| faults::log(plan, &error))
+    let opened = open_streams::<E, O, M>(env, logs, plan, bell).await;
+    opened.map_err(|error| faults::log(plan.core, &error))
 }
 
 /// Begins the life of the process in NODE; removes runs that no manifest names.
@@ -412,7 +424,13 @@ mod tests {
     }
 
     fn logs() -> WalLogs {
-        WalLogs { geometry: Geometry::small(), options: WalOptions::small() }
+        let geometry = Geometry {
+            frame_cap: 16 << 10,
+            slot_bytes: 128 << 10,
+            log_bytes: 1 << 20,
+            ..Geometry::small()
+        };
+        WalLogs { geometry, options: WalOptions::small() }
     }
 
     async fn call(started: &Started, shard: u64, call: Call) -> Result<Reply, Error> {

@@ -21,7 +21,7 @@ use toml::de::DeValue;
 
 use crate::{Code, ConfigError, Origin};
 use file::{Document, nearest};
-pub(crate) use keys::SHARDS_MAX;
+pub(crate) use keys::{FRAME_CAP_MIN, SHARDS_MAX};
 use keys::{KEYS, Key, OPAQUE, sections};
 
 pub use value::{Auto, ByteCount, CoreCount, CpuList, DirectIo, Leaders, Part, Peer, Share};
@@ -93,7 +93,7 @@ section! {
         streams: Auto<u32> = Auto::Auto,
         /// Size of one file of a stream.
         slot_bytes: ByteCount = ByteCount::mib(64),
-        /// Largest frame.
+        /// Largest frame, and bound of an entry; the same on every node, fixed when founded.
         frame_cap: ByteCount = ByteCount::mib(1),
         /// Space of one stream.
         log_bytes: ByteCount = ByteCount::gib(1),

@@ -193,9 +193,9 @@ impl EmbeddedEngine {
 
     /// Takes over a started node.
     fn adopt(started: Started, config: Arc<Config>, machine: TypeId, drive: Drive) -> Self {
-        let Started { node: id, hubs, board, roll, counters, cores, claim, streams, shards } =
-            started;
-        let parts = NodeParts { id, hubs, board, roll, counters, streams, shards };
+        let Started { node: id, hubs, board, roll, counters, cores, claim, .. } = started;
+        let Started { streams, shards, frame_cap, .. } = started;
+        let parts = NodeParts { id, hubs, board, roll, counters, streams, shards, frame_cap };
         let node = Arc::new(Node::new(parts, config, machine));
         let shared = Arc::new(Shared::new(node, Running { cores, claim }, drive));
         Self(Arc::new(Handle { shared }))

@@ -8,7 +8,7 @@ use bowline_raft::{NodeId, ShardId};
 use bowline_statemachine::{KEY_BYTES_MAX, Limits, Measured};
 
 use crate::board::Board;
-use crate::config::Config;
+use crate::config::{ByteCount, Config};
 use crate::members::Roll;
 use crate::metrics::CoreCounters;
 use crate::request::{Call, Request};
@@ -38,8 +38,8 @@ pub(crate) struct Node {
 impl Node {
     /// A node out of what the start sequence handed over.
     pub(crate) fn new(started: NodeParts, config: Arc<Config>, machine: TypeId) -> Self {
-        let entry = usize::try_from(config.wal.frame_cap.0).unwrap_or(usize::MAX);
-        let NodeParts { id, hubs, board, roll, counters, streams, shards } = started;
+        let NodeParts { id, hubs, board, roll, counters, streams, shards, frame_cap } = started;
+        let entry = usize::try_from(frame_cap.0).unwrap_or(usize::MAX);
         assert!(!hubs.is_empty(), "a node has cores");
         assert!(streams > 0, "a node has streams");
         assert_eq!(board.of(), shards, "the board has every shard");
@@ -107,6 +107,7 @@ pub(crate) struct NodeParts {
     pub(crate) counters: Vec<Arc<CoreCounters>>,
     pub(crate) streams: u16,
     pub(crate) shards: u32,
+    pub(crate) frame_cap: ByteCount,
 }
 
 /// Refuses a key that is too long before anything is queued.

@@ -27,7 +27,7 @@ use core::fmt;
 use bowline_env::Name;
 use bowline_raft::NodeId;
 
-use crate::config::{Config, SHARDS_MAX};
+use crate::config::{ByteCount, Config, FRAME_CAP_MIN, SHARDS_MAX};
 use crate::{Code, Finding, Origin};
 
 const MAGIC: &[u8; 8] = b"BOWLNODE";
@@ -283,7 +283,6 @@ impl NodeFile {
             );
             return Err(Box::new(Finding::error(Code::WRONG_MACHINE, what)));
         }
-        let given = |path| config.origin(path) != Origin::Default;
         let streams = u32::from(self.streams);
         let rows = [
             ("node.id", self.node.0, config.node.id, "node id"),
@@ -291,15 +290,42 @@ impl NodeFile {
             ("wal.streams", streams.into(), config.wal.streams.or(streams).into(), "streams"),
         ];
         for (path, founded, configured, noun) in rows {
-            if given(path) && founded != configured {
-                let what = format!("founded with {noun} {founded}, configured {configured}");
-                let fix = format!("set {path} = {founded}, or use another node.data_dir");
-                let finding = Finding::error(Code::FOUNDED_OTHERWISE, what).fix(fix);
-                return Err(Box::new(finding.fact(path, config.origin(path))));
-            }
+            check_founded(config, (path, noun), &founded, &configured)?;
         }
         Ok(())
     }
+}
+
+/// Checks that the logs of a directory, made with `founded`, are those that are meant: a log takes
+/// no entry that is larger. A default gives way.
+///
+/// # Errors
+///
+/// A [`Finding`]: 0207.
+pub(crate) fn check_frame_cap(founded: ByteCount, config: &Config) -> Result<(), Box<Finding>> {
+    if founded < FRAME_CAP_MIN {
+        let what = format!("founded with frame cap {founded}, less than {FRAME_CAP_MIN}");
+        return Err(Box::new(Finding::error(Code::FOUNDED_OTHERWISE, what)));
+    }
+    let quoted = |bytes: ByteCount| format!("{:?}", bytes.to_string());
+    let (founded, configured) = (quoted(founded), quoted(config.wal.frame_cap));
+    check_founded(config, ("wal.frame_cap", "frame cap"), &founded, &configured)
+}
+
+/// Refuses a setting that is given and is not what the directory was founded with.
+fn check_founded<T: PartialEq + fmt::Display>(
+    config: &Config,
+    (path, noun): (&'static str, &str),
+    founded: &T,
+    configured: &T,
+) -> Result<(), Box<Finding>> {
+    if config.origin(path) == Origin::Default || founded == configured {
+        return Ok(());
+    }
+    let what = format!("founded with {noun} {founded}, configured {configured}");
+    let fix = format!("set {path} = {founded}, or use another node.data_dir");
+    let finding = Finding::error(Code::FOUNDED_OTHERWISE, what).fix(fix);
+    Err(Box::new(finding.fact(path, config.origin(path))))
 }
 
 impl NodeFileError {
@@ -582,6 +608,17 @@ mod tests {
             let finding = node.check(("kv", 1), &config).expect_err("founded otherwise");
             assert_eq!((finding.code, &*finding.what), (Code::FOUNDED_OTHERWISE, what));
         }
+        let small = check_frame_cap(ByteCount::kib(8), &Config::default()).expect_err("too small");
+        assert_eq!(small.what, "founded with frame cap 8KiB, less than 16KiB");
+        let cap = ByteCount::kib(256);
+        assert_eq!(check_frame_cap(cap, &Config::default()), Ok(()), "a default gives way");
+        let mut config = Config::default();
+        config.set("wal.frame_cap", "256KiB").expect("accepted");
+        assert_eq!(check_frame_cap(cap, &config), Ok(()));
+        config.set("wal.frame_cap", "1MiB").expect("accepted");
+        let finding = check_frame_cap(cap, &config).expect_err("founded otherwise");
+        let what = "founded with frame cap \"256KiB\", configured \"1MiB\"";
+        assert_eq!((finding.code, &*finding.what), (Code::FOUNDED_OTHERWISE, what));
         let newer = NodeFileError::Newer(3).finding();
         assert_eq!(newer.what, "format 3 is newer than this build (2)");
         assert_eq!(newer.code, Code::FORMAT_NEW);

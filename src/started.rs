@@ -6,6 +6,7 @@ use bowline_env::{Claim, CoreThread};
 use bowline_raft::NodeId;
 
 use crate::board::Board;
+use crate::config::ByteCount;
 use crate::members::Roll;
 use crate::metrics::CoreCounters;
 use crate::ring::Hub;
@@ -31,4 +32,6 @@ pub(crate) struct Started {
     pub(crate) streams: u16,
     /// Shards.
     pub(crate) shards: u32,
+    /// Bound of an entry, as its logs were made with it.
+    pub(crate) frame_cap: ByteCount,
 }

@@ -16,7 +16,7 @@ use bowline_raft::NodeId;
 use shared::{acceptor, dialer};
 
 const PREAMBLE: Preamble = Preamble { class: Class::Bulk, want_core: 0x0102, tls: true };
-const REFUSALS: [Refusal; 14] = [
+const REFUSALS: [Refusal; 15] = [
     Refusal::WrongCluster,
     Refusal::WrongNode,
     Refusal::StoreReplaced,
@@ -31,6 +31,7 @@ const REFUSALS: [Refusal; 14] = [
     Refusal::WrongIdentity,
     Refusal::OldCopy,
     Refusal::Recall,
+    Refusal::FrameCap,
 ];
 
 /// Gives a preamble the checksum that it should have.
@@ -215,7 +216,7 @@ fn each_field_of_a_forged_hello_is_held() {
     forge(12, &[1], HelloError::Refusal { code: 1 });
     forge(207, &[1], HelloError::Padding);
     let refuse = |code: u32| [&[3, 0, 1, 0, 1, 0][..], &code.to_le_bytes()].concat();
-    for code in [0, 15, u32::MAX] {
+    for code in [0, 16, u32::MAX] {
         forge(6, &refuse(code), HelloError::Refusal { code });
     }
 }
@@ -370,7 +371,8 @@ fn no_bytes_break_the_decoders() {
 
 #[test]
 fn two_sides_that_fit_agree_on_what_both_can() {
-    let agreed = Agreed { version: 1, features: 0b0010, frame_max: 64 << 10, window: 128 << 10 };
+    let (frame_max, window) = (1_088 << 10, 2_176 << 10);
+    let agreed = Agreed { version: 1, features: 0b0010, frame_max, window };
     assert_eq!(judge(&dialer(), &acceptor(), None), Ok(agreed));
     assert_eq!(judge(&dialer(), &acceptor(), Some(acceptor().store)), Ok(agreed));
     let agreed = Agreed { window: 8 << 20, ..agreed };
@@ -410,6 +412,11 @@ fn nw_06_each_reason_to_refuse_is_found() {
     refuses(|theirs| theirs.window = theirs.frame_max * 2 - 1, Refusal::Limit);
     refuses(|theirs| theirs.frame_max = u32::MAX, Refusal::Limit);
     refuses(|theirs| theirs.frame_max = 47, Refusal::Limit);
+    refuses(|theirs| theirs.frame_max -= 16, Refusal::FrameCap);
+    refuses(
+        |theirs| (theirs.frame_max, theirs.window) = (4_160 << 10, 8_320 << 10),
+        Refusal::FrameCap,
+    );
     for refusal in REFUSALS {
         refuses(|theirs| theirs.kind = HelloKind::Refuse(refusal), refusal);
     }
@@ -454,8 +461,10 @@ fn each_refusal_has_one_code_and_says_what_to_do() {
         let text = refusal.to_string();
         assert!(text.split_once("; ").is_some_and(|(cause, fix)| cause != fix), "{text}");
     }
-    assert_eq!((codes.first(), codes.last()), (Some(&1), Some(&14)));
-    assert_eq!((Refusal::from_code(0), Refusal::from_code(15)), (None, None));
+    assert_eq!((codes.first(), codes.last()), (Some(&1), Some(&15)));
+    assert_eq!((Refusal::from_code(0), Refusal::from_code(16)), (None, None));
     let lasting: Vec<_> = REFUSALS.into_iter().filter(|refusal| refusal.is_lasting()).collect();
-    assert_eq!(lasting, [&REFUSALS[..6], &[Refusal::WrongIdentity, Refusal::OldCopy]].concat());
+    let others = [Refusal::WrongIdentity, Refusal::OldCopy, Refusal::FrameCap];
+    assert_eq!(lasting, [&REFUSALS[..6], &others].concat());
+    assert!(Refusal::FrameCap.to_string().contains("wal.frame_cap"), "the setting is named");
 }

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use bowline_env::{ClaimError, CoreFailure, EnvError, Facts, Kind};
 use bowline_wal::OpenError;
 
-use crate::config::Config;
-use crate::core::boot::Plan;
-use crate::node_file::{NodeFile, NodeFileError};
+use crate::config::{ByteCount, Config};
+use crate::node_file::{NodeFile, NodeFileError, check_frame_cap as check_cap};
 use crate::{Code, Error, Finding, Severity};
 
 /// The first error of the preflight, with the other findings attached.
@@ -79,9 +78,9 @@ pub(super) fn listen(at: SocketAddr, error: &EnvError) -> Error {
     Error::Net(Arc::new(finding.fact("listen.peer", at)))
 }
 
-/// A stream cannot be opened.
-pub(super) fn log(plan: &Plan, error: &OpenError) -> Error {
-    let what = format!("core {}: {error}", plan.core);
+/// A stream of a core cannot be opened.
+pub(super) fn log(core: u16, error: &OpenError) -> Error {
+    let what = format!("core {core}: {error}");
     let code = match error {
         OpenError::Env(error) => return env(error),
         OpenError::TooNew { .. } => Code::FORMAT_NEW,
@@ -117,4 +116,9 @@ pub(super) fn check_identity(
     machine: (&str, u16),
 ) -> Result<(), Error> {
     node.check(machine, config).map_err(|finding| Error::DataDir(Arc::from(finding)))
+}
+
+/// The logs were made with another frame cap than the configuration says.
+pub(super) fn check_frame_cap(config: &Config, founded: ByteCount) -> Result<(), Error> {
+    check_cap(founded, config).map_err(|finding| Error::DataDir(Arc::from(finding)))
 }

@@ -1,36 +1,42 @@
-//! NODE: read on core 0, or made up for a directory that is new.
+//! NODE: read on core 0, or made up for a directory that is new. What the logs fix beside it is
+//! read along.
 
 use std::sync::Arc;
 
 use bowline_env::{Dir, Env, Kind};
 use bowline_raft::NodeId;
+use bowline_wal::{OpenLog, StreamId};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::{faults, plan};
 use crate::Error;
-use crate::config::Config;
+use crate::config::{ByteCount, Config};
 use crate::members::note::VERSION_FIRST;
 use crate::node_file::{NO_CLUSTER, NODE_LEN_MAX, NodeFile, node_name};
 
 /// Who the node is.
 #[derive(Clone, Debug)]
-pub(super) enum Identity {
-    /// As its directory says.
-    Known(NodeFile),
-    /// As it will say.
-    New(NodeFile),
+pub(super) struct Identity {
+    /// As its directory says, or will say.
+    node: NodeFile,
+    /// The directory says nothing yet.
+    is_new: bool,
+    /// The bound of an entry: as the logs were made with it, or will be.
+    frame_cap: ByteCount,
 }
 
 impl Identity {
     pub(super) const fn node(&self) -> &NodeFile {
-        match self {
-            Self::Known(node) | Self::New(node) => node,
-        }
+        &self.node
     }
 
     pub(super) const fn is_new(&self) -> bool {
-        matches!(self, Self::New(_))
+        self.is_new
+    }
+
+    pub(super) const fn frame_cap(&self) -> ByteCount {
+        self.frame_cap
     }
 
     /// NODE as this start writes it: promises may hold longer than ever before.
@@ -42,28 +48,28 @@ impl Identity {
 }
 
 /// The question that core 0 answers before anything else.
-pub(super) struct Ask {
+pub(super) struct Ask<O> {
+    pub(super) logs: O,
     pub(super) machine: (&'static str, u16),
     pub(super) config: Arc<Config>,
     pub(super) cores: u16,
     pub(super) answer: oneshot::Sender<Result<Identity, Error>>,
 }
 
-impl Ask {
-    pub(super) async fn run<E: Env>(self, env: &E) {
-        let result = identify(env, &self.config, self.machine, self.cores).await;
+impl<O> Ask<O> {
+    pub(super) async fn run<E: Env>(self, env: &E)
+    where
+        O: OpenLog<E>,
+    {
+        let result = identify(env, &self).await;
         if self.answer.send(result).is_err() {
             tracing::debug!("the start was given up before");
         }
     }
 }
 
-async fn identify<E: Env>(
-    env: &E,
-    config: &Config,
-    machine: (&'static str, u16),
-    cores: u16,
-) -> Result<Identity, Error> {
+async fn identify<E: Env, O: OpenLog<E>>(env: &E, ask: &Ask<O>) -> Result<Identity, Error> {
+    let (config, machine) = (&*ask.config, ask.machine);
     match env.dir().read_whole(&node_name(), NODE_LEN_MAX).await {
         Ok(bytes) => {
             let node = NodeFile::decode(&bytes).map_err(faults::node_file)?;
@@ -71,13 +77,36 @@ async fn identify<E: Env>(
             if node.old_copy {
                 return Err(faults::old_copy());
             }
-            Ok(Identity::Known(node))
+            let frame_cap = frame_cap(env, &ask.logs, &node, config).await?;
+            Ok(Identity { node, is_new: false, frame_cap })
         },
         Err(error) if error.kind == Kind::NotFound => {
-            Ok(Identity::New(make_up(env, config, machine, cores)))
+            let node = make_up(env, config, machine, ask.cores);
+            Ok(Identity { node, is_new: true, frame_cap: config.wal.frame_cap })
         },
         Err(error) => Err(faults::env(&error)),
     }
+}
+
+/// What the logs of a known node take at most. NODE is written after all of them are made, by one
+/// start and with the same sizes, so the first speaks for all.
+async fn frame_cap<E: Env, O: OpenLog<E>>(
+    env: &E,
+    logs: &O,
+    node: &NodeFile,
+    config: &Config,
+) -> Result<ByteCount, Error> {
+    let id = StreamId {
+        cluster: node.bound_to(),
+        node: node.node.0,
+        stream: 0,
+        streams: u32::from(node.streams),
+    };
+    let founded = logs.frame_cap(env, id).await.map_err(|error| faults::log(0, &error))?;
+    let Some(bytes) = founded else { return Ok(config.wal.frame_cap) };
+    let founded = ByteCount(u64::from(bytes));
+    faults::check_frame_cap(config, founded)?;
+    Ok(founded)
 }
 
 /// A node that is founded: its store's id is drawn. Founding members come to the same cluster id

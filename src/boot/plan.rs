@@ -70,7 +70,10 @@ pub(super) fn plan(
     let limits = &config.limits;
     let chosen = ByteCount((facts.memory / 4 / share).min(CORE_BUDGET_MAX));
     let budget = limits.core_budget.or(chosen).0;
-    let entry_bytes_max = config.wal.frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
+    let frame_cap = identity.frame_cap();
+    let entry_bytes_max = frame_cap.0.saturating_sub(ENTRY_OVERHEAD);
+    // The configuration was checked against its own frame cap; that of the logs may be larger.
+    let uncommitted = limits.shard_uncommitted.max(frame_cap);
     let members = members(config, node, cores, machine);
     Plan {
         node: node.node,
@@ -101,13 +104,13 @@ pub(super) fn plan(
             ..StoreOptions::default()
         },
         entry_bytes_max: size(entry_bytes_max),
-        shard_uncommitted: u32::try_from(limits.shard_uncommitted.0).unwrap_or(u32::MAX),
+        shard_uncommitted: u32::try_from(uncommitted.0).unwrap_or(u32::MAX),
         members_at_founding: noted(founding(config), &members, node.machine_version),
         members,
         replica: replica_of(config),
         listen: config.listens().then_some(config.listen.peer),
         security: Security::Plain,
-        frame_max: u32::try_from(config.wal.frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
+        frame_max: u32::try_from(frame_cap.0 + FRAME_OVERHEAD).unwrap_or(u32::MAX),
         support: nanos(config.raft.support),
         beat: nanos(config.raft.heartbeat),
         life: 0,

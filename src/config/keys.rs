@@ -43,6 +43,8 @@ impl Key {
 
 /// Most shards of a cluster.
 pub(crate) const SHARDS_MAX: u32 = 16_384;
+/// The smallest bound of an entry: the longest key and its headers have room.
+pub(crate) const FRAME_CAP_MIN: ByteCount = ByteCount::kib(16);
 
 /// Sections whose keys belong to others.
 pub(crate) const OPAQUE: &str = "server";
@@ -129,8 +131,8 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key!(
         wal.frame_cap,
-        "largest write, and bound of an entry",
-        within(ByteCount::kib(16), ByteCount::mib(16))
+        "largest write, and bound of an entry; fixed when founded, one for all nodes",
+        within(FRAME_CAP_MIN, ByteCount::mib(16))
     ),
     key!(wal.log_bytes, "space of one log", within(ByteCount::kib(512), ByteCount::gib(1_024))),
     key!(wal.allow_cow, "allow founding on a copy-on-write file system"),

@@ -119,7 +119,8 @@ rows! {
         cause: "its cluster id differs from this directory's",
         fix: "correct cluster.peers";
     FOUNDED_OTHERWISE = 207: "the data directory was founded with other settings",
-        cause: "shards, streams and the node id are fixed when a directory is founded",
+        cause: "shards, streams, wal.frame_cap and the node id are fixed when a directory is \
+                founded",
         fix: "set the values it was founded with, or use another node.data_dir";
     NODE_DAMAGED = 208: "the NODE file is damaged or missing",
         cause: "it is missing beside a log with entries, or its checksum does not match: a fault \

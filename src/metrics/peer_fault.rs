@@ -23,11 +23,13 @@ pub enum PeerFault {
     Broken,
     /// Its hello was understood and refused.
     Refused,
+    /// Its log was founded with another bound of an entry.
+    FrameCap,
 }
 
 impl PeerFault {
     /// All of them, in the order in which they are counted.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ClearText,
         Self::TlsNotSetUp,
         Self::Handshake,
@@ -37,6 +39,7 @@ impl PeerFault {
         Self::TimedOut,
         Self::Broken,
         Self::Refused,
+        Self::FrameCap,
     ];
 
     /// Its label.
@@ -51,6 +54,7 @@ impl PeerFault {
             Self::TimedOut => "timed_out",
             Self::Broken => "broken",
             Self::Refused => "refused",
+            Self::FrameCap => "frame_cap",
         }
     }
 
@@ -92,7 +96,13 @@ impl PeerFault {
     }
 
     pub(crate) fn of_refusal(refusal: Refusal) -> Self {
-        if refusal == Refusal::WrongIdentity { Self::Identity } else { Self::Refused }
+        if refusal == Refusal::WrongIdentity {
+            Self::Identity
+        } else if refusal == Refusal::FrameCap {
+            Self::FrameCap
+        } else {
+            Self::Refused
+        }
     }
 }
 
@@ -109,6 +119,7 @@ mod tests {
         assert_eq!(PeerFault::of_tls(TlsError::Expired), PeerFault::Certificate);
         assert_eq!(PeerFault::of_tls(TlsError::Alert { number: 42 }), PeerFault::Handshake);
         assert_eq!(PeerFault::of_refusal(Refusal::WrongIdentity), PeerFault::Identity);
+        assert_eq!(PeerFault::of_refusal(Refusal::FrameCap), PeerFault::FrameCap);
         assert_eq!(PeerFault::of_refusal(Refusal::Duplicate), PeerFault::Refused);
     }
 }

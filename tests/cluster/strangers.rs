@@ -1,8 +1,9 @@
-//! Peers that are not what they should be: of another cluster, with another disk, with an old one.
+//! Peers that are not what they should be: of another cluster, with another bound of an entry, with
+//! another disk, with an old one.
 
 use std::time::Duration;
 
-use bowline::Code;
+use bowline::{Code, PeerFault};
 use bowline_env::Name;
 use bowline_env::sim::{Crash, SimDisk};
 
@@ -30,6 +31,34 @@ fn mc_10_a_node_of_another_cluster_is_refused() {
     }
 }
 
+/// A leader that took an entry which the others have no room for sent it for ever, and nothing that
+/// came after it was committed: the smaller of two bounds held for frames, and the own one for
+/// entries.
+#[test]
+fn a_node_that_was_founded_with_another_frame_cap_is_refused_by_name() {
+    for stranger in [1, 3] {
+        let mut cluster = Cluster::new(55, 3, 2);
+        let setup = cluster.setup(stranger);
+        (setup.frame_cap, setup.slot_bytes) = (Some(32 << 10), 256 << 10);
+        for node in cluster.nodes.clone() {
+            cluster.start(node);
+        }
+        for node in cluster.others(stranger) {
+            cluster.ready_within(node, Duration::from_secs(10)).unwrap();
+        }
+        let leader = cluster.leader();
+        assert_ne!(leader, stranger);
+        cluster.put(leader, "key", "value").unwrap();
+        let ready = cluster.ready_within(stranger, Duration::from_secs(20));
+        assert!(ready.is_err(), "it is part of nothing");
+        assert_eq!(cluster.applied(stranger, "key"), None);
+        let core = |node| cluster.engine(node).metrics().cores[0].clone();
+        assert_eq!(core(stranger).lanes_up, 0);
+        let refused = |node| core(node).peers_refused[PeerFault::FrameCap.place()];
+        assert!(cluster.nodes.iter().all(|node| refused(*node) > 0), "both sides say why");
+    }
+}
+
 #[test]
 fn mc_05_a_known_node_with_an_empty_disk_is_refused() {
     for wiped in [1, 3] {
@@ -45,6 +74,50 @@ fn mc_05_a_known_node_with_an_empty_disk_is_refused() {
         let leader = cluster.leader_of(&cluster.others(wiped));
         cluster.put(leader, "key", "more").unwrap();
     }
+}
+
+/// The log of a stopped node takes what it was founded for, whatever the configuration says now; a
+/// raised bound had callers told to try again for ever.
+#[test]
+fn a_restart_with_another_frame_cap_is_refused_by_name_and_changes_nothing() {
+    let mut cluster = Cluster::up(56, 3, 2);
+    cluster.put(cluster.leader(), "key", "before").unwrap();
+    let node = cluster.follower();
+    cluster.stop(node);
+    let before = copy_of(&cluster.world.disk(node));
+    let setup = cluster.setup(node);
+    let founded = setup.clone();
+    (setup.frame_cap, setup.slot_bytes) = (Some(32 << 10), 256 << 10);
+    let error = cluster.try_start(node).unwrap_err();
+    assert_eq!(error.code(), Code::FOUNDED_OTHERWISE, "{error:#}");
+    let text = error.to_string();
+    assert!(text.contains("founded with frame cap \"16KiB\", configured \"32KiB\""), "{text}");
+    assert!(copy_of(&cluster.world.disk(node)) == before, "a refused start writes nothing");
+    *cluster.setup(node) = founded;
+    cluster.start(node);
+    cluster.ready(node);
+    cluster.put(cluster.leader(), "key", "after").unwrap();
+    assert_eq!(cluster.get(node, "key").as_deref(), Some("after"));
+}
+
+/// What the configuration does not say, the log says: a value between the two bounds is refused
+/// before it is queued.
+#[test]
+fn a_configuration_without_a_frame_cap_takes_that_of_the_log() {
+    let mut cluster = Cluster::up(57, 3, 1);
+    for node in cluster.nodes.clone() {
+        cluster.crash(node, Crash::Power);
+        let setup = cluster.setup(node);
+        setup.frame_cap = None;
+        // The default cap needs larger slots and logs, if only in the configuration.
+        setup.more.push(("wal.slot_bytes", "\"8MiB\"".to_owned()));
+        setup.more.push(("wal.log_bytes", "\"64MiB\"".to_owned()));
+    }
+    cluster.start_all();
+    let leader = cluster.leader();
+    let error = cluster.put(leader, "key", &"x".repeat(20 << 10)).unwrap_err();
+    assert_eq!(error.code(), Code::TOO_LARGE, "{error:#}");
+    cluster.put(leader, "key", &"x".repeat(4 << 10)).unwrap();
 }
 
 /// What is durable on a disk.

@@ -9,6 +9,8 @@ use bowline_wal::{Geometry, SyncChoice, WalLogs, WalOptions};
 
 /// Where every node listens for its peers.
 pub(crate) const PORT: u16 = 7_500;
+/// Bound of an entry: the smallest there is.
+const FRAME_CAP: u64 = 16 << 10;
 
 /// How a node is started. All sizes are small, so that limits are met.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) op_timeout_ms: u64,
     pub(crate) lease_reads: bool,
     pub(crate) slot_bytes: u64,
+    /// Bound of an entry; none: the configuration does not say.
+    pub(crate) frame_cap: Option<u64>,
     /// The space of a log, and the state in memory: what makes a node flush.
     pub(crate) log_bytes: u64,
     pub(crate) delta_bytes: u64,
@@ -53,6 +57,7 @@ impl Setup {
             op_timeout_ms: 5_000,
             lease_reads: false,
             slot_bytes: 128 << 10,
+            frame_cap: Some(FRAME_CAP),
             log_bytes: 2 << 20,
             delta_bytes: 256 << 10,
             cache_bytes: 64 << 10,
@@ -73,7 +78,6 @@ impl Setup {
             ("cores.count", self.cores.to_string()),
             ("wal.streams", self.streams.to_string()),
             ("wal.slot_bytes", format!("\"{}KiB\"", self.slot_bytes >> 10)),
-            ("wal.frame_cap", "\"16KiB\"".to_owned()),
             ("wal.log_bytes", format!("\"{}KiB\"", self.log_bytes >> 10)),
             ("state.delta", format!("\"{}KiB\"", self.delta_bytes >> 10)),
             ("raft.support", format!("\"{}ms\"", self.support_ms)),
@@ -82,6 +86,9 @@ impl Setup {
             ("listen.peer", format!("\"{}:{PORT}\"", World::addr(node))),
         ] {
             config.set(key, &value).unwrap();
+        }
+        if let Some(bytes) = self.frame_cap {
+            config.set("wal.frame_cap", &format!("\"{}KiB\"", bytes >> 10)).unwrap();
         }
         for (key, value) in &self.more {
             config.set(key, value).unwrap();
@@ -120,7 +127,7 @@ impl Setup {
         };
         let geometry = Geometry {
             slot_bytes: self.slot_bytes,
-            frame_cap: 16 << 10,
+            frame_cap: u32::try_from(self.frame_cap.unwrap_or(FRAME_CAP)).unwrap(),
             log_bytes,
             ..Geometry::small()
         };

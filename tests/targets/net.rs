@@ -64,13 +64,12 @@ fn read_opening(bytes: &[u8]) -> bool {
         cores: 4,
         from_core: theirs.want_core % 4,
         want_core: theirs.from_core,
-        frame_max: FRAME_MAX,
         window: WINDOW,
         ..theirs.clone()
     };
     for known in [None, Some(theirs.store), Some(own.store)] {
         if let Ok(agreed) = judge(&own, &theirs, known) {
-            assert!(agreed.frame_max <= FRAME_MAX && agreed.version == 1);
+            assert_eq!((agreed.frame_max, agreed.version), (theirs.frame_max, 1));
             assert!(agreed.frame_max <= agreed.window / 2, "two frames fit the window");
         }
     }

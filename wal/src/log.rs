@@ -397,6 +397,16 @@ pub trait OpenLog<E: Env>: Clone + Send + Sync + 'static {
     /// Makes the stream's directory anew: what is there from an unfinished founding is scrap.
     fn format(&self, env: &E, id: StreamId) -> impl Future<Output = Result<(), OpenError>>;
 
+    /// The frame cap that a stream was made with, before it is opened: the bound of its batches for
+    /// good. None: none is fixed. Nothing is written.
+    fn frame_cap(
+        &self,
+        _env: &E,
+        _id: StreamId,
+    ) -> impl Future<Output = Result<Option<u32>, OpenError>> {
+        core::future::ready(Ok(None))
+    }
+
     /// Opens a stream: everything found is durable and verified, and this life is recorded.
     /// `signal` is rung when `durable` or the health moves.
     fn open(

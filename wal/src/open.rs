@@ -87,6 +87,15 @@ pub(crate) async fn holds_entries<E: Env>(
     Ok(recovery?.replay.index.iter().any(used))
 }
 
+/// The frame cap that a stream was formatted with. Nothing is written.
+pub(crate) async fn frame_cap<E: Env>(env: &E, dir: &Name, id: StreamId) -> Result<u32, OpenError> {
+    let (superblock, _) = read_supers(env, dir).await?;
+    superblock.check_version(true)?;
+    superblock.check_id(id)?;
+    superblock.geometry(0).check()?;
+    Ok(superblock.frame_cap)
+}
+
 /// Opens a stream.
 pub(crate) async fn open<E: Env>(
     env: &E,

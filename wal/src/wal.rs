@@ -274,6 +274,10 @@ impl<E: Env> OpenLog<E> for WalLogs {
         Wal::format(env, &dir, id, self.geometry, self.options()).await
     }
 
+    async fn frame_cap(&self, env: &E, id: StreamId) -> Result<Option<u32>, OpenError> {
+        crate::open::frame_cap(env, &Self::dir(id.stream), id).await.map(Some)
+    }
+
     async fn open(
         &self,
         env: &E,

@@ -40,7 +40,7 @@ pub fn judge(own: &Hello, theirs: &Hello, known_store: Option<u128>) -> Result<A
     Ok(Agreed {
         version,
         features: own.features & theirs.features,
-        frame_max: own.frame_max.min(theirs.frame_max),
+        frame_max: own.frame_max,
         window: theirs.window,
     })
 }
@@ -67,7 +67,8 @@ fn check_identity(own: &Hello, theirs: &Hello, known_store: Option<u128>) -> Res
     Ok(())
 }
 
-/// What the connection is for, and whether frames fit through it.
+/// What the connection is for, and whether frames fit through it: an entry that one side's log
+/// takes and the other's does not would be sent for ever.
 fn check_lane(own: &Hello, theirs: &Hello) -> Result<(), Refusal> {
     let ours = theirs.want_core.checked_rem(own.cores) == Some(own.from_core);
     let its = own.want_core.checked_rem(theirs.cores) == Some(theirs.from_core);
@@ -77,6 +78,9 @@ fn check_lane(own: &Hello, theirs: &Hello) -> Result<(), Refusal> {
     let least = u64::from(theirs.frame_max) * 2;
     if crate::frame::index(theirs.frame_max) < HEADER_LEN || u64::from(theirs.window) < least {
         return Err(Refusal::Limit);
+    }
+    if theirs.frame_max != own.frame_max {
+        return Err(Refusal::FrameCap);
     }
     Ok(())
 }

@@ -34,10 +34,12 @@ pub enum Refusal {
     OldCopy,
     /// The node was met in a life that its hello does not claim: `known` of the answer.
     Recall,
+    /// The logs of the two were founded with different bounds of an entry.
+    FrameCap,
 }
 
 impl Refusal {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::WrongCluster,
         Self::WrongNode,
         Self::StoreReplaced,
@@ -52,6 +54,7 @@ impl Refusal {
         Self::WrongIdentity,
         Self::OldCopy,
         Self::Recall,
+        Self::FrameCap,
     ];
 
     /// Its number on the wire.
@@ -72,6 +75,7 @@ impl Refusal {
             Self::WrongIdentity => 12,
             Self::OldCopy => 13,
             Self::Recall => 14,
+            Self::FrameCap => 15,
         }
     }
 
@@ -92,7 +96,8 @@ impl Refusal {
             | Self::VersionMismatch
             | Self::FeatureMissing
             | Self::WrongIdentity
-            | Self::OldCopy => true,
+            | Self::OldCopy
+            | Self::FrameCap => true,
             Self::Duplicate
             | Self::Limit
             | Self::NotMember
@@ -144,6 +149,11 @@ impl fmt::Display for Refusal {
             Self::Recall => {
                 "the node was met in a life that it does not name; it dials again if it remembers \
                  that life, and runs on an old copy of its directory if not"
+            },
+            Self::FrameCap => {
+                "the two nodes were founded with different values of wal.frame_cap; give the one \
+                 that differs from the other members their value and an empty directory, under a \
+                 new id if it was a member"
             },
         })
     }

@@ -53,8 +53,7 @@ pub(crate) fn acceptor() -> Hello {
         from_core: 0,
         want_core: 3,
         cores: 2,
-        frame_max: 64 << 10,
-        window: 128 << 10,
+        window: 2_176 << 10,
         record: NodeRecord {
             node: NodeId(2),
             address: "10.0.0.2:7500".to_owned(),

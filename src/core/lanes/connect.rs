@@ -66,8 +66,14 @@ impl<E: Env> Doorman<E> {
     pub(super) async fn dial(self: Rc<Self>, node: NodeId, core: u16) {
         let attempt = self.gate.or(self.attempt(node, core)).await;
         if let Some(result) = attempt {
-            if let Err(DialError::Tls(error)) = &result {
-                self.note(PeerFault::of_tls(*error), &format_args!("node {}", node.0), error);
+            let who = format_args!("node {}", node.0);
+            match &result {
+                Err(DialError::Tls(error)) => self.note(PeerFault::of_tls(*error), &who, error),
+                // Both sides say it: an operator may look at either.
+                Err(DialError::Refused(why @ Refusal::FrameCap)) => {
+                    self.note(PeerFault::FrameCap, &who, why);
+                },
+                Ok(_) | Err(_) => {},
             }
             self.mail.push(Event::Dialed { node, core, result: result.map(Box::new) });
         }
@@ -173,7 +179,10 @@ impl<E: Env> Doorman<E> {
                 let what = ErrorTable::row(Code::PEER_IDENTITY).what;
                 tracing::warn!(code = %Code::PEER_IDENTITY, %who, %why, reason, "{what}");
             },
-            PeerFault::ClearText | PeerFault::TlsNotSetUp | PeerFault::Refused => {
+            PeerFault::ClearText
+            | PeerFault::TlsNotSetUp
+            | PeerFault::Refused
+            | PeerFault::FrameCap => {
                 tracing::warn!(%who, %why, reason, "a peer was refused");
             },
             PeerFault::Handshake | PeerFault::Hello | PeerFault::TimedOut | PeerFault::Broken => {
