@@ -9,6 +9,8 @@
 mod changes;
 #[path = "cluster/disks.rs"]
 mod disks;
+#[path = "cluster/halts.rs"]
+mod halts;
 #[path = "cluster/identity.rs"]
 mod identity;
 #[path = "cluster/kit.rs"]

@@ -93,7 +93,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             },
             Call::Transfer(to) => self.transfer_leadership(slot, to, ticket, deadline),
             Call::Change(change) => self.change_members(slot, *change, ticket, deadline),
-            Call::Flush => self.flush_shard(slot, ticket),
+            Call::Flush => self.flush_shard(slot, ticket, deadline),
             Call::Run(job) => {
                 self.local_jobs.push((shard, job));
                 ticket.complete(Ok(Reply::Unit), &mut self.wakes);
@@ -272,6 +272,19 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         self.ticketed = listed;
     }
 
+    /// Forgets entries of a former leadership whose callers were answered: nobody waits for what
+    /// becomes of them, and may be nothing ever does.
+    pub(crate) fn forget_answered(&mut self, slot: Slot) {
+        let mut freed = 0;
+        self.logs.queue_mut(slot).waiting.retain(|it| {
+            if it.ticket.is_none() {
+                freed += it.bytes;
+            }
+            it.ticket.is_some()
+        });
+        self.logs.bytes -= freed;
+    }
+
     fn expire_slot(&mut self, slot: Slot) {
         let now = self.logs.now;
         let reads = &mut self.replicas[place(slot)].reads;
@@ -291,6 +304,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 queue.deadline_min = queue.deadline_min.min(wait.question.deadline);
                 reads.push_back(wait);
             }
+        }
+        if self.raft.view(slot).role != Role::Leader {
+            self.forget_answered(slot);
         }
     }
 }

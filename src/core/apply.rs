@@ -316,7 +316,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// The members agreed on a version of the state machine that this code is too old for.
-    fn close_beyond(&mut self, slot: Slot, agreed: u16) {
+    pub(super) fn close_beyond(&mut self, slot: Slot, agreed: u16) {
         let index = LogIndex(self.replicas[place(slot)].machine.applied() + 1);
         let own = M::VERSION;
         let message = format!("the members agreed on version {agreed}, this program has {own}");

@@ -13,11 +13,13 @@ use bowline_statemachine::store::{DeltaPressure, JobDone, JobError};
 use bowline_statemachine::{AsOf, Machine, Pressure};
 use bowline_wal::{GcWork, LogStorage, Record, StageError};
 
+use super::admit::busy;
 use super::logs::place;
 use super::mail::Event;
 use super::members::Agreed;
 use super::run::Core;
 use crate::ticket::{Reply, Ticket};
+use crate::{Budget, Error};
 
 /// Between two looks at the log's garbage.
 const GC_EVERY: Nanos = Nanos::from_millis(100);
@@ -25,6 +27,9 @@ const GC_EVERY: Nanos = Nanos::from_millis(100);
 const GC_PERMILLE: u32 = 600;
 /// Between two tries after the log refused a manifest.
 const RETRY: Nanos = Nanos::from_millis(200);
+
+/// Callers of a core who wait for a flush at most.
+const FLUSH_WAITS_MAX: usize = 1_024;
 
 /// A finished job whose manifest is on its way to the disk.
 pub(crate) struct Publishing<E: Env> {
@@ -47,8 +52,9 @@ pub(crate) struct Unstaged<E: Env> {
 
 /// A caller who waits until the state up to `index` is durable in runs.
 pub(crate) struct FlushWait {
-    pub(crate) slot: Slot,
-    pub(crate) index: LogIndex,
+    slot: Slot,
+    index: LogIndex,
+    deadline: Nanos,
     pub(crate) ticket: Ticket,
 }
 
@@ -64,6 +70,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         touched.append(&mut self.touched);
         self.touched = touched;
         self.relieve(now);
+        self.flushes_tick(now);
         let is_full = self.logs.streams.iter().any(|log| log.used_permille() >= GC_PERMILLE);
         if is_full || now.since(self.gc_at) >= GC_EVERY {
             self.gc_at = now;
@@ -201,14 +208,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn publish_durable(&mut self) {
         let mut left = std::mem::take(&mut self.publishing);
         while let Some(job) = left.pop_front() {
-            if self.logs.streams[job.stream].durable() < job.lsn {
+            // The last manifest that is durable may still name what it wrote.
+            let is_last =
+                self.replicas[place(job.slot)].epoch != job.epoch && self.is_replaced(job.slot);
+            if self.logs.streams[job.stream].durable() < job.lsn || is_last {
                 self.publishing.push_back(job);
                 continue;
             }
             let Publishing { slot, epoch, flush, done, .. } = job;
             let replica = &mut self.replicas[place(slot)];
             if replica.epoch != epoch {
-                // A state was installed over it; the later manifest is in the log behind this one.
+                // A state was installed over it; the later manifest is durable.
                 done.discard(&self.store);
                 continue;
             }
@@ -228,18 +238,24 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     }
 
     /// Flushes a shard's state; the ticket is answered once it is durable in runs.
-    pub(crate) fn flush_shard(&mut self, slot: Slot, ticket: Ticket) {
+    pub(crate) fn flush_shard(&mut self, slot: Slot, ticket: Ticket, deadline: Nanos) {
         let machine = &self.replicas[place(slot)].machine;
         let index = LogIndex(machine.applied());
         if machine.flushed() >= index.0 {
             ticket.complete(Ok(Reply::Unit), &mut self.wakes);
             return;
         }
-        self.flush_waits.push(FlushWait { slot, index, ticket });
+        if FLUSH_WAITS_MAX <= self.flush_waits.len() {
+            self.counters.busy(Budget::Parked);
+            ticket.complete(Err(busy(Budget::Parked)), &mut self.wakes);
+            return;
+        }
+        self.flush_waits.push(FlushWait { slot, index, deadline, ticket });
         self.start_job(slot, Pressure::Flush, self.logs.now);
     }
 
-    fn answer_flushed(&mut self, slot: Slot, flushed: LogIndex) {
+    /// Answers whom the state up to `flushed` was enough for.
+    pub(crate) fn answer_flushed(&mut self, slot: Slot, flushed: LogIndex) {
         let mut waits = std::mem::take(&mut self.flush_waits);
         let mut again = false;
         for wait in waits.drain(..) {
@@ -252,6 +268,28 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         if again {
             self.start_job(slot, Pressure::Flush, self.logs.now);
+        }
+    }
+
+    /// Nobody flushes a shard that is closed.
+    pub(crate) fn fail_flushes(&mut self, slot: Slot, error: &Error) {
+        for wait in self.flush_waits.extract_if(.., |wait| wait.slot == slot) {
+            wait.ticket.complete(Err(error.clone()), &mut self.wakes);
+        }
+    }
+
+    /// Answers those whose time is over, and begins what could not begin before.
+    fn flushes_tick(&mut self, now: Nanos) {
+        for wait in self.flush_waits.extract_if(.., |wait| wait.deadline <= now) {
+            let shard = self.logs.shard(wait.slot);
+            let error = Error::Timeout { shard, maybe_applied: false };
+            wait.ticket.complete(Err(error), &mut self.wakes);
+        }
+        for nth in 0..self.flush_waits.len() {
+            let slot = self.flush_waits[nth].slot;
+            if !self.replicas[place(slot)].flushing {
+                self.start_job(slot, Pressure::Flush, now);
+            }
         }
     }
 

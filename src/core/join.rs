@@ -18,7 +18,7 @@ use bowline_raft::{
     ShardId, StreamNo, Term, What,
 };
 use bowline_statemachine::Machine;
-use bowline_wal::{LogStorage, Record};
+use bowline_wal::{LogStorage, Record, StageError};
 use bytes::Bytes;
 
 use super::boot::founding_manifest;
@@ -83,6 +83,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         ];
         let lsn = match self.logs.streams[stream].stage(shard, &records) {
             Ok(lsn) => lsn,
+            Err(StageError::Exists | StageError::TooManyShards { .. }) => {
+                let why = ShardFailure::Invariant("the log takes no such shard");
+                return self.lose(shard, why);
+            },
             Err(error) => {
                 // The leader speaks again.
                 tracing::debug!(shard = shard.0, %error, "a shard cannot be made now");

@@ -16,15 +16,17 @@ use std::task::{Context, Waker};
 
 use bowline_env::{Bell, Class, Env, Nanos};
 use bowline_net::{Backoff, Control, DialError, Opened};
-use bowline_raft::{LaneEvent, LaneNo, NodeId, ReplicaId, ShardId, Slot};
+use bowline_raft::{LaneEvent, LaneNo, NodeId, ShardId};
 use bowline_statemachine::Machine;
 use bowline_wal::{BatchRef, LogStorage};
 
 use super::run::Core;
 use connect::Doorman;
+use fetch::Fetches;
 use link::{Link, Nudge};
 
 pub(crate) mod connect;
+mod fetch;
 pub(crate) mod link;
 mod post;
 mod take;
@@ -68,8 +70,7 @@ pub(crate) struct Lanes<E: Env> {
     turn: usize,
     /// Frames wait that nothing keeps from being taken.
     pub(super) waiting: bool,
-    /// Entries read from disk for a peer, until raft sends them.
-    fetched: BTreeMap<(Slot, ReplicaId), Vec<BatchRef>>,
+    fetches: Fetches,
     /// Bytes of entries that raft puts into one Append.
     append_max: usize,
     /// Reused: batches to send.
@@ -90,7 +91,7 @@ impl<E: Env> Lanes<E> {
             dials: 0,
             turn: 0,
             waiting: false,
-            fetched: BTreeMap::new(),
+            fetches: Fetches::default(),
             batches: Vec::new(),
         }
     }

@@ -21,6 +21,9 @@ use crate::{Error, LeaderHint, LeaderInfo, RequestError};
 const PREFER_EVERY: Nanos = Nanos::SECOND;
 /// A preferred member has to be reachable for so long.
 const SETTLED: Nanos = Nanos(10 * Nanos::SECOND.0);
+/// A member that does not take a leadership is asked again after twice [`PREFER_EVERY`], which
+/// doubles so often. Writes wait while it is asked.
+const DOUBLINGS_MAX: u32 = 8;
 /// Leaderships handed over at a time.
 const PREFER_MAX: usize = 16;
 /// Entries that a preferred member may be behind.
@@ -60,6 +63,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             let now = self.logs.now.0;
             self.logs.queue_mut(slot).clock = LogClock::lead(clock, &mut walls, now);
             self.counters.leader_changes.add(1);
+        } else {
+            self.forget_answered(slot);
         }
         self.note_agreed(slot);
         self.elected |= leader.is_some();
@@ -107,6 +112,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     pub(crate) fn unannounce(&mut self, slot: Slot) {
         let replica = &mut self.replicas[place(slot)];
         replica.leader = None;
+        (replica.prefer_not_before, replica.transfers_failed) = (Nanos(0), 0);
         if std::mem::take(&mut replica.announced) {
             self.announced -= 1;
             self.changes.push(LeaderChange { shard: replica.shard, leader: None });
@@ -222,8 +228,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let mut left = PREFER_MAX;
         for at in 0..self.replicas.len() {
             let slot = Slot(u32::try_from(at).expect("slots are u32"));
-            let leads = self.replicas[at].leader.is_some_and(|(_, node)| node == self.node);
-            if leads && self.replicas[at].announced && self.prefer(slot) {
+            let replica = &self.replicas[at];
+            let leads = replica.leader.is_some_and(|(_, node)| node == self.node);
+            let due = replica.announced && now >= replica.prefer_not_before;
+            if leads && due && self.prefer(slot) {
                 left -= 1;
             }
             if left == 0 {
@@ -250,6 +258,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let lag = |it: ProgressView| view.last.0.saturating_sub(it.matched.0);
         let near = self.raft.progress(slot, to).is_some_and(|it| lag(it) <= LAG_MAX);
         near && self.raft.admin(slot, Admin::Transfer { to }).is_ok()
+    }
+
+    /// Who was to take over did not: it may be closed there, and is not asked again soon.
+    pub(crate) fn prefer_later(&mut self, slot: Slot) {
+        let replica = &mut self.replicas[place(slot)];
+        replica.transfers_failed += 1;
+        let wait = Nanos(PREFER_EVERY.0 << replica.transfers_failed.min(DOUBLINGS_MAX));
+        replica.prefer_not_before = self.logs.now.after(wait);
     }
 
     fn hand_over(&mut self, slot: Slot) -> bool {

@@ -28,6 +28,8 @@ pub(crate) enum Event<E: Env> {
         slot: Slot,
         peer: ReplicaId,
         from: LogIndex,
+        /// What was set aside for them.
+        bytes: usize,
         result: Result<Vec<BatchRef>, ReadError>,
     },
     /// A transfer wants a piece of a section: id, first byte, length.

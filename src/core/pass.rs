@@ -57,12 +57,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Lets raft build its batches, starts the network, then the disk.
     fn flush(&mut self) {
-        let now = BootTime(self.logs.now.0);
+        let now = BootTime(self.env.now().0);
         self.tell_room();
         self.raft.flush_pass(now, &mut self.logs, &mut self.out);
         self.take_outbox();
         self.pump_transfers();
         self.send_lanes();
+        self.start_fetches();
         for stream in &mut self.logs.streams {
             stream.submit();
         }
@@ -91,8 +92,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.fail_stream(at);
             }
         }
-        self.publish_durable();
         self.retire_gone();
+        self.publish_durable();
         self.open_founded();
         self.take_outbox();
     }
@@ -133,8 +134,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 },
                 Event::TransferFailed { slot, peer } => self.transfer_failed(slot, peer),
                 Event::TransferEnded { slot } => self.transfer_ended(slot),
-                Event::EntriesForPeer { slot, peer, from, result } => {
-                    self.entries_for_peer(slot, peer, from, result);
+                Event::EntriesForPeer { slot, peer, from, bytes, result } => {
+                    self.entries_for_peer((slot, peer), from, bytes, result);
                 },
                 Event::Founded { shard, is_open } => self.founded(shard, is_open),
                 Event::Dialed { node, core, result } => self.dialed((node, core), result),
@@ -269,7 +270,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 self.members.conf_moved(slot);
             },
             Reason::Gone => self.left_shard(slot),
-            Reason::TransferEnded => self.give_up_handing(slot),
+            Reason::TransferEnded => {
+                self.give_up_handing(slot);
+                self.prefer_later(slot);
+            },
             _ => {},
         }
     }
@@ -285,6 +289,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         tracing::error!(shard = shard.0, code = %why.code(), %why, "a shard is closed");
         self.replicas[place(slot)].closed = Some(why.clone());
+        // Nobody flushes it: the others do not wait for that.
+        self.store.set_aside(shard.0, true);
         let for_good = !self.may_be_repaired(slot);
         self.board.close(shard, why.code(), for_good);
         let replica = &mut self.replicas[place(slot)];
@@ -303,9 +309,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         for ticket in tickets {
             ticket.complete(Err(error.clone()), &mut self.wakes);
         }
+        self.fail_flushes(slot, &error);
         self.unannounce(slot);
         self.counters.shards_failed.add(1);
-        self.ask_for_repair(slot);
+        self.leave_to_peers(slot);
     }
 
     fn tell_board(&mut self) {

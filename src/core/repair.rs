@@ -1,12 +1,12 @@
 //! Damage of a shard's log or state: who may make up for it, and that it is asked for.
 //!
 //! With peers a damaged shard closes here, is led elsewhere, and opens again with a peer's state.
-//! Alone it answers what is whole.
+//! Alone it answers what is whole. A shard that halts is led elsewhere, too, and stays closed.
 
 use std::rc::Rc;
 
 use bowline_env::{Class, Env};
-use bowline_raft::{Admin, Slot};
+use bowline_raft::{Admin, Configuration, Part, ReplicaId, Slot};
 use bowline_statemachine::transfer::Snapshot;
 use bowline_statemachine::{Damage, Machine};
 use bowline_wal::LogStorage;
@@ -16,10 +16,18 @@ use super::mail::Event;
 use super::run::Core;
 use crate::ShardFailure;
 
+/// Whether somebody else may lead a shard, and so give its state away.
+pub(crate) fn other_votes(conf: &Configuration, own: ReplicaId) -> bool {
+    let votes = |part: Part| part == Part::Voter;
+    let mut others = conf.members.iter().filter(|member| member.replica != own);
+    others.any(|member| votes(member.before) || votes(member.after))
+}
+
 impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Whether other replicas have what is lost here.
     fn has_peers(&self, slot: Slot) -> bool {
-        self.raft.view(slot).conf.is_some_and(|conf| conf.members.len() > 1)
+        let view = self.raft.view(slot);
+        view.conf.is_some_and(|conf| other_votes(conf, view.replica))
     }
 
     /// Whether a closed shard may get its state from a peer.
@@ -28,13 +36,42 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         why.is_some_and(ShardFailure::is_damage) && self.has_peers(slot)
     }
 
-    /// A shard whose state or log is damaged asks its peers for their state; alone it stays closed.
-    pub(crate) fn ask_for_repair(&mut self, slot: Slot) {
-        if self.may_be_repaired(slot) {
-            let verb = Admin::Damaged(bowline_raft::Damage::State);
-            if let Err(error) = self.raft.admin(slot, verb) {
-                tracing::error!(shard = self.logs.shard(slot).0, %error, "it is not repaired");
-            }
+    /// A shard was closed. With peers it is led here no more, and it asks them for their state if
+    /// its own state or log is damaged. Alone it stays as it is.
+    pub(crate) fn leave_to_peers(&mut self, slot: Slot) {
+        if let Some(damage) = self.damage_of(slot) {
+            self.tell_damage(slot, damage);
+        }
+    }
+
+    /// A state that was received is in place: the shard may be led here again.
+    pub(crate) fn is_whole_again(&mut self, slot: Slot) {
+        // Raft itself heals a state that is damaged.
+        if self.raft.view(slot).damage == bowline_raft::Damage::Repairing {
+            self.tell_damage(slot, bowline_raft::Damage::Normal);
+        }
+    }
+
+    /// What raft is told of a closed shard.
+    fn damage_of(&self, slot: Slot) -> Option<bowline_raft::Damage> {
+        let why = self.replicas[place(slot)].closed.as_ref().filter(|_| self.has_peers(slot))?;
+        match why {
+            ShardFailure::LogDamaged | ShardFailure::RunDamaged => {
+                Some(bowline_raft::Damage::State)
+            },
+            // Its log is good, so it votes and acknowledges: a majority may need it.
+            ShardFailure::Halted { .. } | ShardFailure::Invariant(_) => {
+                Some(bowline_raft::Damage::Repairing)
+            },
+            // Raft was told of the stream, or of the end of the replica.
+            ShardFailure::LogWrite | ShardFailure::DiskFull | ShardFailure::Removed => None,
+        }
+    }
+
+    fn tell_damage(&mut self, slot: Slot, damage: bowline_raft::Damage) {
+        if let Err(error) = self.raft.admin(slot, Admin::Damaged(damage)) {
+            let shard = self.logs.shard(slot).0;
+            tracing::error!(shard, ?damage, %error, "raft is not told of a closed shard");
         }
     }
 

@@ -78,6 +78,10 @@ pub(crate) struct Replica<M> {
     pub(crate) leader: Option<(Term, NodeId)>,
     /// The leader was told: an entry of its term is applied.
     pub(crate) announced: bool,
+    /// It is offered to no preferred member before this: one did not take it.
+    pub(crate) prefer_not_before: Nanos,
+    /// Transfers that came to nothing since the leader changed.
+    pub(crate) transfers_failed: u32,
     /// Why the shard answers nothing any more.
     pub(crate) closed: Option<ShardFailure>,
     /// The manifest of a state that could not be opened: the log keeps it, whatever the machine
@@ -108,6 +112,8 @@ impl<M> Replica<M> {
             agreed: VERSION_FIRST,
             leader: None,
             announced: false,
+            prefer_not_before: Nanos(0),
+            transfers_failed: 0,
             closed: None,
             unopened: None,
             listed: false,

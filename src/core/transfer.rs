@@ -86,10 +86,18 @@ struct Arrived<M> {
 
 /// Sections that only a replaced state had.
 struct Gone<E: Env> {
-    stream: usize,
-    /// The write that makes the next state durable.
-    lsn: Lsn,
+    slot: Slot,
+    /// Stream and write that make the next state durable.
+    durable: (usize, Lsn),
     sections: Vec<Rc<Section<E>>>,
+}
+
+/// A state that raft took.
+struct Installing<M> {
+    machine: M,
+    body: Bytes,
+    /// Stream and write that make it durable.
+    durable: (usize, Lsn),
 }
 
 /// The transfers of a core.
@@ -99,9 +107,9 @@ pub(crate) struct Transfers<E: Env, M> {
     /// Received whole, and refused by a log without room: one a shard at most.
     arrived: Vec<Arrived<M>>,
     /// Given to raft, which has not handed out the install yet.
-    installing: BTreeMap<Slot, (M, Bytes)>,
+    installing: BTreeMap<Slot, Installing<M>>,
     /// Sections of replaced states, until the manifest of the next one is durable.
-    gone: VecDeque<Gone<E>>,
+    gone: Vec<Gone<E>>,
     /// Parts of states whose transfer ended half-way.
     leftovers: Rc<Leftovers<E>>,
     /// When the next chunk may be read.
@@ -115,7 +123,7 @@ impl<E: Env, M> Default for Transfers<E, M> {
             incoming: BTreeMap::new(),
             arrived: Vec::new(),
             installing: BTreeMap::new(),
-            gone: VecDeque::new(),
+            gone: Vec::new(),
             leftovers: Rc::default(),
             next_read: Nanos(0),
         }
@@ -241,6 +249,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 // The leader does not know what is here: raft tells it.
                 self.ready(slot, &offered, (from, node));
             }
+            return false;
+        }
+        if offered.version > M::VERSION {
+            // Nothing of it could be read here; after an upgrade it is offered again.
+            self.close_beyond(slot, offered.version);
             return false;
         }
         if let Some(incoming) = self.transfers.incoming.get(&slot) {

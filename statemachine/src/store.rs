@@ -181,6 +181,12 @@ impl<E: Env> Store<E> {
         self.budget.largest()
     }
 
+    /// Puts the delta of a shard that is not flushed any more aside, or takes it back: one put
+    /// aside is never the largest, so the others do not wait for it. Its bytes still count.
+    pub fn set_aside(&self, shard: u64, aside: bool) {
+        self.budget.set_aside(shard, aside);
+    }
+
     /// What it holds.
     pub fn stats(&self) -> StoreStats {
         let sections = self.sections.borrow();

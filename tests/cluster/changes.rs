@@ -353,3 +353,28 @@ fn a_shard_that_never_flushed_comes_back_after_its_members_changed() {
     assert_eq!(cluster.members(3).len(), 4);
     assert_eq!(cluster.get(3, "key-7"), cluster.get(1, "key-7"));
 }
+
+/// The replica id of a member whose configuration was cut off goes to the next one that is added;
+/// a node that had been told of it would keep it, and be deaf to the one it got later.
+#[test]
+fn mc_02_a_node_hears_nothing_of_an_add_that_may_be_undone() {
+    let mut cluster = Cluster::up(85, 3, 1);
+    let (leader, [four, five]) = (cluster.leader(), [cluster.join(), cluster.join()]);
+    let (here, there): (Vec<u64>, Vec<u64>) =
+        (1..=five).partition(|node| [leader, four].contains(node));
+    cluster.part(&here, &there);
+    let admin = cluster.engine(leader).admin().with_timeout(Duration::from_secs(1));
+    let lost = async move { admin.add_learner(NodeId(four), Cluster::address(four)).await };
+    let lost = cluster.world.spawn_client(lost);
+    cluster.world.run_for(ms(3_000));
+    drop(lost);
+    let new = cluster.leader_of(&there[..2]);
+    cluster.add(new, five).unwrap().complete().unwrap();
+    cluster.mend();
+    cluster.world.run_for(ms(1_000));
+    cluster.add(new, four).unwrap().complete().unwrap();
+    cluster.promote(new, four).unwrap().complete().unwrap();
+    cluster.ready(four);
+    cluster.put(new, "key", "value").unwrap();
+    assert_eq!(cluster.get(four, "key").as_deref(), Some("value"));
+}

@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use bowline::{Error, NodeId, ShardFailure};
+use bowline::{Code, Error, NodeId, ShardFailure, ShardId};
 use bowline_env::Nanos;
 use bowline_env::sim::{Crash, WriteFault};
 
-use crate::kit::{Cluster, ms};
+use crate::kit::{Cluster, ms, spoil_log};
 
 #[test]
 fn rs_18_a_leader_whose_disk_hangs_is_replaced() {
@@ -126,4 +126,100 @@ fn rs_17_a_write_in_flight_on_a_lost_leader_is_unknown_or_certainly_not_done() {
             }
         }
     }
+}
+
+/// Whoever goes on with the configuration before the last counts a majority of those that left.
+#[test]
+fn dk_02_a_configuration_that_cannot_be_read_at_the_start_is_no_older_one() {
+    let (mut read, mut lost) = (0, 0);
+    for nth in 1..60 {
+        let mut cluster = Cluster::up(76, 3, 1);
+        for _ in 0..2 {
+            cluster.grow(2);
+        }
+        cluster.crash(1, Crash::Kill);
+        cluster.world.disk(1).fail_read(nth);
+        if cluster.try_start(1).is_err() {
+            continue;
+        }
+        cluster.world.run_for(ms(20));
+        let known = cluster.engine(1).admin().members().len();
+        let closed = cluster.engine(1).metrics().cores[0].shards_failed;
+        lost += closed;
+        read += usize::from(known == 5);
+        assert!(known == 5 || closed == 1, "read {nth}: {known} members");
+    }
+    assert!(read > 0 && lost > 0, "{read} starts read all, {lost} lost the shard");
+}
+
+#[test]
+fn a_flush_is_answered_whatever_becomes_of_it() {
+    let mut cluster = Cluster::up(77, 1, 1);
+    let flush = |cluster: &Cluster| {
+        let shard = cluster.engine(1).shard(ShardId(0)).unwrap();
+        cluster.world.spawn_client(async move { shard.flush().await })
+    };
+    // Its run is not written at first, and nothing else happens in the shard.
+    cluster.put(1, "key", "value").unwrap();
+    let again = flush(&cluster);
+    cluster.world.disk(1).fail_write(1, WriteFault::Error);
+    cluster.world.run_for(ms(30_000));
+    again.take().expect("it is answered").unwrap();
+    // The shard closes meanwhile.
+    let (put, closed) = (cluster.begin_put(1, "key", "other"), flush(&cluster));
+    cluster.world.disk(1).fail_write(1, WriteFault::Error);
+    cluster.world.run_for(ms(30_000));
+    put.take().expect("it is answered").unwrap_err();
+    drop(closed.take().expect("it is answered"));
+    let error = cluster.put(1, "key", "third").unwrap_err();
+    assert_eq!(error.code(), Code::LOG_WRITE, "{error}");
+    cluster.crash(1, Crash::Kill);
+    cluster.start(1);
+    cluster.ready(1);
+}
+
+/// What only a log's files have, and is damaged there, is in the state: a peer that needs it gets
+/// that.
+#[test]
+fn dk_03_a_peer_gets_the_state_where_the_log_of_its_leader_is_damaged() {
+    let mut cluster = Cluster::up(78, 3, 1);
+    let leader = cluster.leader();
+    let away = cluster.others(leader)[0];
+    cluster.crash(away, Crash::Kill);
+    let disk = cluster.world.disk(leader);
+    cluster.put(leader, "key-0", &"y".repeat(1_000)).unwrap();
+    for nth in 1..110 {
+        cluster.put(leader, &format!("key-{nth}"), &"x".repeat(1_000)).unwrap();
+    }
+    spoil_log(&disk, b'y');
+    cluster.start(away);
+    cluster.world.run_for(ms(30_000));
+    for nth in [0, 1, 109] {
+        let key = format!("key-{nth}");
+        assert_eq!(cluster.applied(away, &key), cluster.applied(leader, &key), "{key}");
+    }
+}
+
+/// Bug: seed 405880 of the clusters: what a leader had to say while its disk was slow it never said,
+/// if nothing else happened in the shard.
+#[test]
+fn dk_09_a_commit_is_told_although_the_leaders_disk_was_slow_just_then() {
+    let cluster = Cluster::up(79, 3, 2);
+    let leader = cluster.leader();
+    let late = cluster.others(leader)[0];
+    let key_of = |shard: u64| {
+        let keys = (0..).map(|nth| format!("key-{nth}"));
+        let of = |key: &String| cluster.engine(leader).shard_of(key.as_bytes()).0 == shard;
+        keys.into_iter().find(of).unwrap()
+    };
+    let (key, other) = (key_of(0), key_of(1));
+    cluster.world.disk(late).stuck(Nanos(500_000_000));
+    cluster.put(leader, &key, "value").unwrap();
+    cluster.world.run_for(ms(100));
+    cluster.world.disk(leader).stuck(Nanos(600_000_000));
+    let open = cluster.begin_put(leader, &other, "value");
+    cluster.world.run_for(ms(5_000));
+    assert_eq!(cluster.leader(), leader, "it leads on");
+    open.take().expect("it is answered").unwrap();
+    assert_eq!(cluster.applied(late, &key).as_deref(), Some("value"));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bowline::{ChangeReport, EmbeddedEngine, Error, NodeId, ShardId, StateMachine, Term};
 use bowline_env::Nanos;
-use bowline_env::sim::{Crash, Profile, SimTask, World};
+use bowline_env::sim::{Crash, Profile, SimDisk, SimTask, World};
 
 use crate::node::Setup;
 
@@ -330,4 +330,20 @@ impl Cluster {
 
 pub(crate) fn place(node: u64) -> usize {
     usize::try_from(node - 1).unwrap()
+}
+
+/// Flips a bit in the one log slot that has a long row of a letter.
+#[track_caller]
+pub(crate) fn spoil_log(disk: &SimDisk, letter: u8) {
+    let mut spoilt = 0;
+    for name in disk.files() {
+        let is_slot = name.file().split_once('.').is_some_and(|(_, kind)| kind == "slot");
+        let bytes = disk.durable(&name).filter(|_| is_slot).unwrap_or_default();
+        let found = bytes.windows(200).position(|it| it.iter().all(|byte| *byte == letter));
+        if let Some(at) = found {
+            assert!(disk.flip_bit(&name, u64::try_from(at).unwrap(), 0));
+            spoilt += 1;
+        }
+    }
+    assert_eq!(spoilt, 1, "it is in one place");
 }

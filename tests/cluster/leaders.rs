@@ -2,7 +2,7 @@
 
 use bowline::{Code, NodeId, ShardId};
 use bowline_env::Nanos;
-use bowline_env::sim::Crash;
+use bowline_env::sim::{Crash, SimTask};
 
 use crate::kit::{Cluster, LIMIT, ms};
 use crate::load::Load;
@@ -156,4 +156,25 @@ fn rs_15_a_transfer_to_who_cannot_lead_ends_and_comes_to_nothing_later() {
     let term = cluster.term(second, 0);
     cluster.world.run_for(Nanos::from_millis(5_000));
     assert_eq!((cluster.leader(), cluster.term(second, 0)), (second, term));
+}
+
+/// Bug: what a leader of old had in its log alone kept its bytes, its core awake, and each stop a
+/// second long, until the shard's log was that long again.
+#[test]
+fn a_leader_of_old_forgets_what_nobody_waits_for() {
+    let mut cluster = Cluster::up(58, 3, 1);
+    let old = cluster.leader();
+    let others = cluster.others(old);
+    cluster.part(&[old], &others);
+    let puts: Vec<_> =
+        (0..20).map(|nth| cluster.begin_put(old, &format!("key-{nth}"), "value")).collect();
+    cluster.world.run_for(ms(8_000));
+    assert!(puts.iter().all(SimTask::is_done), "their time is over");
+    cluster.mend();
+    cluster.ready(old);
+    cluster.world.run_for(ms(2_000));
+    let before = cluster.world.now();
+    cluster.stop(old);
+    let took = cluster.world.now().since(before);
+    assert!(took < ms(500), "{} ns", took.0);
 }

@@ -4,7 +4,7 @@ use bowline::Code;
 use bowline_env::Name;
 use bowline_env::sim::{Crash, SimDisk};
 
-use crate::kit::Cluster;
+use crate::kit::{Cluster, ms, spoil_log};
 
 /// Every page but the header.
 const ALL: std::ops::Range<u64> = 1..u64::MAX;
@@ -240,4 +240,42 @@ fn dk_08_damage_in_different_places_is_mended_and_a_shard_lost_everywhere_is_nam
         assert!(error.to_string().contains("shard 3"), "{error}");
         (0..3).for_each(|shard| read_all(&cluster, node, shard).unwrap());
     }
+}
+
+/// A learner leads nothing and gives no state away.
+#[test]
+fn dk_04_a_voter_with_a_learner_alone_answers_what_is_whole() {
+    let mut cluster = Cluster::new(33, 1, 1);
+    cluster.set("state.resident", "\"0MiB\"");
+    cluster.start_all();
+    let learner = cluster.join();
+    cluster.add(1, learner).unwrap().complete().unwrap();
+    for nth in 0..50 {
+        cluster.put(1, &format!("key-{nth}"), "value").unwrap();
+    }
+    cluster.flush(1);
+    cluster.put(1, "later", "1").unwrap();
+    spoil_pages(&cluster.world.disk(1), ALL);
+    assert_eq!(cluster.try_get(1, "key-7").unwrap_err().code(), Code::RUN_DAMAGED);
+    cluster.world.run_for(ms(2_000));
+    cluster.put(1, "later", "2").unwrap();
+    assert_eq!(cluster.get(1, "later").as_deref(), Some("2"));
+}
+
+/// Who its peers are says the log, where the state's own record is older.
+#[test]
+fn dk_03_a_hole_in_the_log_of_a_founder_is_mended_by_those_that_joined() {
+    let mut cluster = Cluster::up(34, 1, 1);
+    for _ in 0..2 {
+        cluster.grow(1);
+    }
+    cluster.put(1, "key", &"y".repeat(1_000)).unwrap();
+    cluster.put(1, "last", "value").unwrap();
+    cluster.crash(1, Crash::Kill);
+    let disk = cluster.world.disk(1);
+    spoil_log(&disk, b'y');
+    cluster.start(1);
+    cluster.ready(1);
+    assert_eq!(cluster.get(1, "last").as_deref(), Some("value"));
+    assert_eq!(cluster.get(1, "key").map(|value| value.len()), Some(1_000));
 }

@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bowline::rkyv::{Archive, Archived, Deserialize, Serialize};
 use bowline::{
     Apply, Code, Consistency, EmbeddedEngine, Error, Op, ReadCtx, RequestError, SmError,
-    StateMachine,
+    StateMachine, Unready,
 };
 use bowline_env::sim::{SimTask, World};
 
@@ -352,6 +353,46 @@ fn up_02_a_node_of_the_version_before_does_not_join() {
     assert!(error.to_string().contains("older state machine"), "{error}");
     bank.cluster.stop(node);
     bank.comes::<2>(node);
+    bank.cluster.promote(1, node).unwrap().complete().unwrap();
+    bank.close();
+}
+
+/// Bug: which version a state was of was looked at when all of it had come. It was offered again
+/// after a while, and came again, for ever; the node said that it knew no leader.
+#[test]
+fn up_02_a_node_of_the_version_before_is_sent_no_later_state() {
+    let mut bank = Bank::open(740);
+    for node in [1, 2, 3] {
+        bank.roll::<2>(node);
+    }
+    bank.cluster.world.run_for(ms(1_000));
+    bank.take("a").unwrap();
+    bank.goes_on();
+    // What a new node lacks is in no log any more.
+    for node in [1, 2, 3] {
+        bank.cluster.flush(node);
+    }
+    bank.cluster.world.run_for(ms(1_000));
+    bank.books.over.set(true);
+    let node = bank.cluster.next_node();
+    bank.cluster.try_start_with::<Tally<1>>(node).unwrap();
+    bank.cluster.add(1, node).unwrap().complete().unwrap();
+    bank.cluster.world.run_for(ms(120_000));
+    let metrics = bank.cluster.engine(node).metrics();
+    let received: u64 = metrics.cores.iter().map(|core| core.state_bytes).sum();
+    assert_eq!(received, 0, "nothing of it could be read");
+    let error = bank.cluster.ready_within(node, Duration::from_secs(1)).unwrap_err();
+    let Error::NotReady(why) = &error else { panic!("{error}") };
+    let closed = Unready::Closed(Code::APPLY_HALTED);
+    assert_eq!(why.shards.len(), 4, "{error}");
+    assert!(why.shards.iter().all(|(_, why)| *why == closed), "{error}");
+    // The program of the members takes it.
+    bank.cluster.stop(node);
+    bank.cluster.try_start_with::<Tally<2>>(node).unwrap();
+    bank.cluster.ready(node);
+    let metrics = bank.cluster.engine(node).metrics();
+    assert!(metrics.cores.iter().any(|core| core.installs > 0), "node {node} got entries only");
+    bank.knows::<2>(node);
     bank.cluster.promote(1, node).unwrap().complete().unwrap();
     bank.close();
 }

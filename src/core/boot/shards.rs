@@ -12,6 +12,7 @@ use super::Plan;
 use crate::ShardFailure;
 use crate::core::members::Agreed;
 use crate::core::queue::Queue;
+use crate::core::repair::other_votes;
 use crate::core::replica::Replica;
 use crate::core::run::Core;
 
@@ -25,19 +26,18 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Some(Ok(manifest)) => manifest.conf.clone(),
             Some(Err(_)) | None => plan.founding_conf(shard),
         };
-        let owned = self.configurations(stream, found).await;
-        let confs: Vec<_> = owned.iter().map(|(index, conf)| (*index, &**conf)).collect();
-        let Some((machine, closed)) = self.open_state(shard, body.map(|body| &**body)).await else {
-            return;
+        let body = body.map(|body| &**body);
+        let (owned, machine, closed) = match self.parts_of(stream, found, body).await {
+            Ok(parts) => parts,
+            Err(why) => return self.lose(shard, why),
         };
-        let peers = Configuration::decode(&conf).is_ok_and(|conf| conf.members.len() > 1);
+        let confs: Vec<_> = owned.iter().map(|(index, conf)| (*index, &**conf)).collect();
+        let latest = owned.last().map_or(&conf, |(_, conf)| conf);
+        let peers =
+            Configuration::decode(latest).is_ok_and(|conf| other_votes(&conf, found.replica));
         let is_unopened = closed.is_some();
         let damage = damage_of(found.bounds.damage, is_unopened, peers);
-        let log_is_whole = found.bounds.damage == DamageState::Normal;
-        if !log_is_whole {
-            let (damage, holes) = (found.bounds.damage, &found.holes);
-            tracing::error!(shard = shard.0, ?damage, ?holes, "the log of a shard is damaged");
-        }
+        let log_is_whole = log_is_whole(found);
         let closed = if log_is_whole { closed } else { Some(ShardFailure::LogDamaged) };
         let applied = LogIndex(machine.applied());
         let applied_term = found.manifest.as_ref().map_or(bowline_raft::Term(0), |m| m.1);
@@ -89,6 +89,21 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
+    /// Configurations and state of a shard; why there can be no replica.
+    async fn parts_of(
+        &self,
+        stream: usize,
+        found: &RecoveredShard,
+        manifest: Option<&[u8]>,
+    ) -> Result<(Vec<(LogIndex, Vec<u8>)>, M, Option<ShardFailure>), ShardFailure> {
+        // Who takes an older one for the last counts a majority of those that left.
+        let confs = self.configurations(stream, found).await.ok_or(ShardFailure::LogDamaged)?;
+        let opened = self.open_state(found.shard, manifest).await;
+        let (machine, closed) =
+            opened.ok_or(ShardFailure::Invariant("an empty state cannot be opened"))?;
+        Ok((confs, machine, closed))
+    }
+
     /// The state of a shard; an empty one, and why, if it cannot be opened.
     async fn open_state(
         &self,
@@ -105,13 +120,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
     }
 
-    /// The configurations in a shard's log above its manifest. One that cannot be read is damage
-    /// that the log found, too.
+    /// The configurations in a shard's log above its manifest; none: one of them cannot be read.
     async fn configurations(
         &self,
         stream: usize,
         found: &RecoveredShard,
-    ) -> Vec<(LogIndex, Vec<u8>)> {
+    ) -> Option<Vec<(LogIndex, Vec<u8>)>> {
         let applied = found.manifest.as_ref().map_or(LogIndex(0), |manifest| manifest.0);
         let mut confs = Vec::new();
         for index in found.confs.iter().filter(|index| **index > applied) {
@@ -123,13 +137,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 let nth = usize::try_from(index.0 - batch.head.first.0).ok()?;
                 (nth < body.len()).then(|| body.payload(nth).to_vec())
             });
-            if let Some(payload) = payload {
-                confs.push((*index, payload));
-            } else {
+            if payload.is_none() {
                 tracing::error!(shard = found.shard.0, index = index.0, "no configuration");
             }
+            confs.push((*index, payload?));
         }
-        confs
+        Some(confs)
     }
 
     /// Shards that belong here and that the log does not know are damaged, not new.
@@ -141,7 +154,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         }
         for stream in plan.own_streams() {
             for shard in plan.shards_of(stream) {
-                if !self.slots.contains_key(&shard) {
+                if !self.slots.contains_key(&shard) && !self.lost.contains_key(&shard) {
                     self.lose(shard, ShardFailure::LogDamaged);
                 }
             }
@@ -166,4 +179,14 @@ fn damage_of(log: DamageState, state_is_lost: bool, peers: bool) -> Damage {
         DamageState::Normal if state_is_lost => Damage::State,
         DamageState::Normal => Damage::Normal,
     }
+}
+
+/// Says so if it is not.
+fn log_is_whole(found: &RecoveredShard) -> bool {
+    let (damage, holes) = (found.bounds.damage, &found.holes);
+    let is_whole = damage == DamageState::Normal;
+    if !is_whole {
+        tracing::error!(shard = found.shard.0, ?damage, ?holes, "the log of a shard is damaged");
+    }
+    is_whole
 }

@@ -3,19 +3,15 @@
 
 use std::task::{Context, Poll};
 
-use bowline_env::{Class, Env, SharedBuf};
+use bowline_env::{Env, SharedBuf};
 use bowline_net::{Control, PushError, Sender};
-use bowline_raft::{
-    BatchHeader, Entries, Fetch, Fetched, LaneEvent, LaneSend, LaneWhat, LogIndex, Message,
-    ReplicaId, Send, Slot, What,
-};
+use bowline_raft::{BatchHeader, Entries, LaneEvent, LaneSend, LaneWhat, LogIndex, Send, What};
 use bowline_statemachine::Machine;
-use bowline_wal::{BatchRef, LogStorage, ReadError};
+use bowline_wal::{BatchRef, LogStorage};
 
 use super::link::Pending;
 use super::{Ended, lane_no};
 use crate::core::cut::cut;
-use crate::core::logs::place;
 use crate::core::mail::Event;
 use crate::core::run::Core;
 
@@ -48,6 +44,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         };
         let named = send.lane.map(|lane| usize::from(lane.0)).filter(leads);
         let Some(at) = named.or_else(|| self.lanes.road(send.node, shard)) else {
+            if send.entries.is_some_and(|entries| entries.bulk) {
+                drop(self.lanes.fetches.take(send.slot, send.message.to));
+            }
             self.counters.messages_dropped.add(1);
             return;
         };
@@ -65,6 +64,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Err(PushError::Full) if append => link.pending.push_back((send.message, parts)),
                 Err(PushError::Full | PushError::TooLarge | _) => {
                     self.counters.messages_dropped.add(1);
+                    if matches!(send.message.what, What::CommitHint { .. }) {
+                        // Nothing else would say it to whom there is nothing more to say.
+                        self.raft.handle_unsaid(send.slot, send.message.to);
+                    }
                 },
             }
         } else {
@@ -78,7 +81,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     fn collect(&mut self, send: &Send, entries: Entries, out: &mut Vec<BatchRef>) -> bool {
         let Entries { from, to, bulk } = entries;
         if bulk {
-            let read = self.lanes.fetched.remove(&(send.slot, send.message.to));
+            let read = self.lanes.fetches.take(send.slot, send.message.to);
             let (stream, shard) = (self.logs.stream(send.slot), send.message.shard);
             // What was read may have been cut off and replaced since.
             let stands = |batch: &BatchRef| {
@@ -172,49 +175,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
         }
     }
-
-    /// Reads entries from the log's files for a peer.
-    pub(in crate::core) fn fetch_for_peer(&self, fetch: Fetch) {
-        let Fetch { slot, peer, from, to, bytes_max, .. } = fetch;
-        let shard = self.logs.shard(slot);
-        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-        let read = self.logs.stream(slot).read(shard, from..to.next(), bytes_max);
-        let mail = std::rc::Rc::clone(&self.mail);
-        drop(self.env.spawn(Class::Background, async move {
-            let result = read.await;
-            mail.push(Event::EntriesForPeer { slot, peer, from, result });
-        }));
-    }
-
-    /// Entries for a peer were read, or cannot be.
-    pub(in crate::core) fn entries_for_peer(
-        &mut self,
-        slot: Slot,
-        peer: ReplicaId,
-        from: LogIndex,
-        result: Result<Vec<BatchRef>, ReadError>,
-    ) {
-        let read = result.unwrap_or_else(|error| {
-            let shard = self.replicas[place(slot)].shard;
-            tracing::warn!(shard = shard.0, %error, "entries for a peer cannot be read");
-            Vec::new()
-        });
-        let got = match read.last() {
-            Some(batch) => {
-                let bytes = read.iter().fold(0_u32, |sum, it| sum.saturating_add(it.head.len));
-                let to = batch.last();
-                self.lanes.fetched.insert((slot, peer), read);
-                Fetched::Entries { peer, from, to, bytes }
-            },
-            None => Fetched::Failed { peer },
-        };
-        let before = self.out.send.len();
-        self.raft.handle_fetched(slot, got, &mut self.logs, &mut self.out);
-        let used = self.out.send[before..].iter().any(|send| is_for(send, slot, peer));
-        if !used {
-            self.lanes.fetched.remove(&(slot, peer));
-        }
-    }
 }
 
 /// Moves Appends that waited into the frame being built: how many.
@@ -227,11 +187,6 @@ fn push_pending(pending: &mut Pending, sender: &mut Sender) -> u64 {
         count += 1;
     }
     count
-}
-
-fn is_for(send: &Send, slot: Slot, peer: ReplicaId) -> bool {
-    let Message { to, what, .. } = &send.message;
-    send.slot == slot && *to == peer && matches!(what, What::Append { .. })
 }
 
 /// A batch as it is sent: as it stands in the log, or made anew of what a truncation left of it.

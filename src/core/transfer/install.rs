@@ -7,7 +7,7 @@ use bowline_statemachine::manifest::Manifest;
 use bowline_wal::LogStorage;
 use bytes::Bytes;
 
-use super::{Arrived, Gone};
+use super::{Arrived, Gone, Installing};
 use crate::Error;
 use crate::core::logs::place;
 use crate::core::members::Agreed;
@@ -37,11 +37,14 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             self.logs.arrived = Some((index, body.clone()));
             let verdict = self.ready(slot, &manifest, from);
             self.logs.arrived = None;
+            let durable = self.logs.installed;
             let install = Apply::Install { slot, index };
             if verdict == Verdict::NoRoom {
                 self.transfers.arrived.push(Arrived { slot, from, machine, body });
             } else if self.out.apply.contains(&install) {
-                self.transfers.installing.insert(slot, (machine, body));
+                // Its manifest is in the log: no job of the former state adds one behind it.
+                self.replicas[place(slot)].epoch += 1;
+                self.transfers.installing.insert(slot, Installing { machine, body, durable });
             } else {
                 // What was received is not newer than what is here.
                 let replica = &self.replicas[place(slot)];
@@ -54,12 +57,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// The state of a shard becomes the one that was received.
     pub(crate) fn install(&mut self, slot: Slot, index: LogIndex) {
-        let (machine, body) =
-            self.transfers.installing.remove(&slot).expect("raft installs what it was given");
+        let installing = self.transfers.installing.remove(&slot);
+        let Installing { machine, body, durable } =
+            installing.expect("raft installs what it was given");
         let manifest = Manifest::decode(&body).expect("it was encoded here");
         assert!(machine.applied() == index.0, "the state is that of the index");
         let at = place(slot);
-        let (stream, lsn) = self.logs.installed;
         let replica = &mut self.replicas[at];
         tracing::info!(shard = replica.shard.0, index = index.0, "a received state is in place");
         let old = std::mem::replace(&mut replica.machine, machine);
@@ -75,10 +78,13 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         replica.unopened = None;
         if replica.closed.take().is_some() {
             self.board.reopen(replica.shard);
+            self.store.set_aside(replica.shard.0, false);
+            self.is_whole_again(slot);
         }
         self.confs[at] = Agreed::of(Bytes::from(manifest.conf));
-        self.transfers.gone.push_back(Gone { stream, lsn, sections });
+        self.transfers.gone.push(Gone { slot, durable, sections });
         self.settle_skipped(slot, index);
+        self.answer_flushed(slot, index);
         self.raft.handle_applied(slot, index);
         self.counters.installs.add(1);
         self.announce_again(slot);
@@ -105,11 +111,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Removes what only replaced states had, once the next ones are durable.
     pub(crate) fn retire_gone(&mut self) {
         let streams = &self.logs.streams;
-        let durable = |gone: &mut Gone<E>| streams[gone.stream].durable() >= gone.lsn;
-        while let Some(gone) = self.transfers.gone.pop_front_if(durable) {
+        let is_durable = |gone: &mut Gone<E>| streams[gone.durable.0].durable() >= gone.durable.1;
+        for gone in self.transfers.gone.extract_if(.., is_durable) {
             for section in gone.sections {
                 self.store.retire(section);
             }
         }
+    }
+
+    /// Whether another state takes the place of a shard's, and the disk may not know it yet.
+    pub(crate) fn is_replaced(&self, slot: Slot) -> bool {
+        self.transfers.installing.contains_key(&slot)
+            || self.transfers.gone.iter().any(|gone| gone.slot == slot)
     }
 }

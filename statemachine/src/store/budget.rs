@@ -26,6 +26,8 @@ struct Slot {
     shard: u64,
     active: usize,
     frozen: usize,
+    /// Nobody flushes it.
+    aside: bool,
 }
 
 /// The bytes of all deltas of a core.
@@ -67,16 +69,22 @@ impl Budget {
         }
     }
 
-    /// The shard with the largest active delta, and its bytes.
+    /// The shard with the largest active delta that is not put aside, and its bytes.
     pub(crate) fn largest(&self) -> Option<(u64, usize)> {
         let slots = self.slots.borrow();
-        let largest =
-            slots.iter().max_by_key(|slot| (slot.active, core::cmp::Reverse(slot.shard)))?;
+        let flushed = slots.iter().filter(|slot| !slot.aside);
+        let largest = flushed.max_by_key(|slot| (slot.active, core::cmp::Reverse(slot.shard)))?;
         (largest.active > 0).then_some((largest.shard, largest.active))
     }
 
+    /// Puts what a shard holds aside, or takes it back.
+    pub(crate) fn set_aside(&self, shard: u64, aside: bool) {
+        let mut slots = self.slots.borrow_mut();
+        slots.iter_mut().filter(|slot| slot.shard == shard).for_each(|slot| slot.aside = aside);
+    }
+
     pub(crate) fn open(self: &Rc<Self>, shard: u64) -> Account {
-        let new = Slot { shard, active: 0, frozen: 0 };
+        let new = Slot { shard, active: 0, frozen: 0, aside: false };
         let mut slots = self.slots.borrow_mut();
         let slot = if let Some(slot) = self.free.borrow_mut().pop() {
             slots[slot] = new;
@@ -161,8 +169,9 @@ impl Account {
     /// no other shard has a larger active one. Looks at every account of the core when the
     /// pressure is on.
     pub fn is_due(&self) -> bool {
-        let own = self.active();
+        let Slot { active: own, aside, .. } = self.budget.slots.borrow()[self.slot];
         own > 0
+            && !aside
             && self.budget.pressure() >= DeltaPressure::Flush
             && self.budget.largest().is_none_or(|(_, largest)| largest <= own)
     }
@@ -221,6 +230,30 @@ mod tests {
         large.freeze();
         large.release_frozen();
         assert_eq!((small.is_due(), budget.used()), (false, 200));
+    }
+
+    /// Bug: the delta of a closed shard was the largest one for good, and nobody else's was due.
+    #[test]
+    fn a_delta_put_aside_is_waited_for_by_nobody_and_still_counts() {
+        let budget = Rc::new(Budget::new(1_000));
+        let (small, large) = (budget.open(1), budget.open(2));
+        small.charge(200);
+        large.charge(400);
+        budget.set_aside(2, true);
+        assert_eq!((small.is_due(), large.is_due()), (true, false));
+        assert_eq!((budget.largest(), budget.used()), (Some((1, 200)), 600));
+        // A flush that was under way fails.
+        large.freeze();
+        large.thaw();
+        assert_eq!(budget.largest(), Some((1, 200)));
+        budget.set_aside(2, false);
+        assert_eq!((small.is_due(), large.is_due()), (false, true));
+        // The next one in its place begins anew.
+        budget.set_aside(2, true);
+        drop(large);
+        let next = budget.open(2);
+        next.charge(300);
+        assert_eq!(budget.largest(), Some((2, 300)));
     }
 
     #[test]
