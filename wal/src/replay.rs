@@ -372,6 +372,8 @@ fn adopt_bounds(log: &mut ShardLog, state: &State) {
             extent.keep = u32::try_from(state.last - extent.first + 1).expect("it was cut");
         }
     }
+    // What the cut left of one may lie below the first entry as a whole.
+    log.extents.retain(|extent| extent.last() >= state.first);
     (log.first, log.prev_term) = (state.first, state.prev_term);
     (log.last, log.last_term) = (state.last, state.last_term);
     log.manifest_lsn = state.manifest_lsn;

@@ -17,6 +17,15 @@ use crate::options::WalOptions;
 use crate::shared::Ref;
 use crate::tasks::STALL;
 
+/// Ends with a read: a slot that it held may be prepared now.
+struct Ended<E: Env>(Ref<E>);
+
+impl<E: Env> Drop for Ended<E> {
+    fn drop(&mut self) {
+        self.0.preparer.call();
+    }
+}
+
 /// A stream on a machine. Dropping it without [`LogStorage::close`] is a crash that is safe: what
 /// is in flight is written, the rest is not.
 pub struct Wal<E: Env> {
@@ -185,7 +194,11 @@ impl<E: Env> LogStorage for Wal<E> {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<BatchRef>, ReadError>> + 'static {
         let plan = self.shared.stream.borrow().plan_read(shard, &range, bytes_max);
-        crate::read::read(Ref::clone(&self.shared), plan)
+        let (shared, ended) = (Ref::clone(&self.shared), Ended(Ref::clone(&self.shared)));
+        async move {
+            let _ended = ended;
+            crate::read::read(shared, plan).await
+        }
     }
 
     fn gc(&mut self, out: &mut Vec<GcWork>) {

@@ -315,7 +315,10 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         let (evidence, ahead) = self.look_ahead(lsn).await;
         let link = &self.links[self.link];
         let offset = u64::from(self.block_no) * u64::from(self.scanner.geometry.block);
-        let verdict = if evidence.proves(lsn) { Verdict::Corrupt } else { Verdict::Torn };
+        // A checkpoint of a later life says that the slot has it, whoever else may be gone.
+        let listed = link.last_lsn.filter(|last| lsn <= *last && !evidence.proves(lsn));
+        let is_torn = listed.is_none() && !evidence.proves(lsn);
+        let verdict = if is_torn { Verdict::Torn } else { Verdict::Corrupt };
         let bad = BadFrame { slot: link.slot_no, offset, lsn, verdict, evidence };
         if verdict == Verdict::Torn {
             self.out.torn = found.is_some() || ahead.is_some();
@@ -326,6 +329,13 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         }
         self.out.bad.push(bad);
         let Some(found) = found else {
+            let elsewhere = ahead.is_none_or(|ahead| ahead.link != self.link);
+            if let Some(last) = listed.filter(|_| elsewhere) {
+                self.lose(lsn, last)?;
+                self.pass(last, 1, None);
+                self.out.tail.prove(lsn);
+                return Ok(self.go_to(self.link + 1));
+            }
             return self.skip(lsn, &evidence, ahead);
         };
         if found.dir_good {
