@@ -267,14 +267,18 @@ impl<E: Env> NewRun<E> {
 
     async fn open(self, at: &SectionRef) -> Result<Rc<Section<E>>, JobError> {
         let opened = self.store.open(self.shard, at, Residency::MakeRoom).await;
-        match opened {
-            Ok(section) => Ok(section),
-            Err(failure) => {
-                self.store.files().forget(self.run);
-                self.file.abandon().await;
-                Err(failure.into())
+        let failure = match opened {
+            Ok(section) if !section.is_damaged() => return Ok(section),
+            // The disk took it and gives something else back; what it was made of is still there.
+            Ok(section) => {
+                drop(section);
+                JobError::Damaged(self.damage())
             },
-        }
+            Err(failure) => failure.into(),
+        };
+        self.store.files().forget(self.run);
+        self.file.abandon().await;
+        Err(failure)
     }
 
     pub(crate) async fn abandon(self) {

@@ -25,7 +25,14 @@ impl<E: Env> Store<E> {
     /// Gives a section up whose manifest entry is gone durably: its run is removed when the last
     /// reader lets go. Values handed out of its mapping stay valid.
     pub fn retire(self: &Rc<Self>, section: Rc<Section<E>>) {
-        self.dying().borrow_mut().push(section);
+        {
+            let mut dying = self.dying().borrow_mut();
+            // Twice it would hold itself.
+            if dying.iter().any(|other| Rc::ptr_eq(other, &section)) {
+                return;
+            }
+            dying.push(section);
+        }
         if self.start_reaper() {
             let store = Rc::clone(self);
             drop(self.env().spawn(Class::Background, async move { store.reap().await }));
