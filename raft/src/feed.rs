@@ -18,7 +18,10 @@ impl RaftCore {
         let (beat, own) = (it.flags & BEAT != 0, it.place);
         it.flags &= !BEAT;
         if !self.log_is_healthy(slot) {
-            // What there is to say is said once its disk is back.
+            // What there is to say is said once its disk is back; a read needs no disk.
+            for place in (0..self.conf(slot).members).filter(|place| probe && *place != own) {
+                self.hint(slot, place, true, out);
+            }
             self.stall(slot);
             return;
         }

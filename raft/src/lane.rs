@@ -219,7 +219,7 @@ impl RaftCore {
                 return true;
             }
             for place in 0..self.conf(*slot).members {
-                if let Some(peer) = self.peer_mut(*slot, place) {
+                if let Some(peer) = self.peer_mut(*slot, place).filter(|it| it.lane == lane.0) {
                     peer.flags &= !NO_ROOM;
                 }
             }

@@ -235,10 +235,11 @@ impl RaftCore {
         ensure(message.to == it.replica, Why::Receiver)?;
         ensure(message.from != it.replica && message.from.0 != 0, Why::Sender)?;
         let conf = self.conf(slot);
-        let sender = conf.place(message.from);
-        if let Some(place) = sender {
-            ensure(conf.conf.members[usize::from(place)].node == from.node, Why::Sender)?;
-        }
+        let node = |place: u8| conf.conf.members[usize::from(place)].node;
+        let named = conf.place(message.from);
+        let sender = named.filter(|place| node(*place) == from.node);
+        // The id of a member whose configuration is cut off goes to somebody else.
+        ensure(sender == named || it.conf_index > it.commit, Why::Sender)?;
         says_what_may_be(message, m.batches)?;
         Ok(sender)
     }

@@ -12,7 +12,7 @@ use crate::{
     BootTime, LaneNo, Liveness, Message, Origin, Outbox, RaftCore, Reason, Role, Slot,
     core::MILLI,
     digest::mix,
-    replica::{BEAT, BY_MESSAGES, CLASSIC, NO_LANE, NO_QUORUM, Progress},
+    replica::{BEAT, BY_MESSAGES, CLASSIC, NO_LANE, NO_QUORUM, NO_ROOM, Progress},
 };
 
 impl RaftCore {
@@ -243,6 +243,7 @@ impl RaftCore {
             self.note_view(slot, place, 0);
             if let Some(peer) = self.peer_mut(slot, place) {
                 peer.lane = lane;
+                peer.flags &= !NO_ROOM;
             }
         }
     }
@@ -380,6 +381,10 @@ impl RaftCore {
                 self.replicas[slot].flags |= BEAT;
                 self.touch(slot);
             }
+        }
+        if self.conf(slot).moves {
+            // A learner that has caught up waits for nothing but to be believed there.
+            self.touch(slot);
         }
         if !self.supported(slot) {
             self.step_down(slot, Reason::NoQuorum, out);
