@@ -102,7 +102,7 @@ impl Shard {
 }
 
 /// Runs a caller's future on a core; a panic ends the future alone.
-async fn to_end<F: Future>(task: F) -> std::thread::Result<F::Output> {
+pub(crate) async fn to_end<F: Future>(task: F) -> std::thread::Result<F::Output> {
     let mut task = pin!(task);
     let guarded = poll_fn(|cx| {
         // A blocking wait inside would stop the core that must answer it.

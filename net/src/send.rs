@@ -56,6 +56,8 @@ pub struct Sender {
     messages: WaitingMessages,
     control: WaitingControl,
     unsent: Unsent,
+    /// Bytes that the stream took.
+    taken: u64,
     overrun: bool,
 }
 
@@ -95,6 +97,7 @@ impl Sender {
             messages: WaitingMessages::default(),
             control: WaitingControl::new(index(frame_max)),
             unsent: Unsent::default(),
+            taken: 0,
             overrun: false,
         }
     }
@@ -200,12 +203,18 @@ impl Sender {
                     return Poll::Ready(Err(EnvError::new(Op::Send, EnvKind::Closed)));
                 },
                 Poll::Ready(Ok(bytes)) => {
+                    self.taken = self.taken.wrapping_add(u64::try_from(bytes).unwrap_or(u64::MAX));
                     self.unsent.advance(bytes, &self.writer, &mut self.bodies);
                 },
                 Poll::Ready(Err(why)) => return Poll::Ready(Err(why)),
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Bytes that the stream took so far.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Bytes of counting frames that may still be sent.

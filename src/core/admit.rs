@@ -1,6 +1,7 @@
 //! Requests of callers: refused at the earliest place that knows, or handed on.
 
 use core::time::Duration;
+use std::rc::Rc;
 
 use bowline_env::{Class, Env, Nanos};
 use bowline_raft::batch::entry_len;
@@ -42,9 +43,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             },
             Call::Alarm(after) => {
                 let until = self.env.sleep_until(self.logs.now.after(after));
+                let gate = Rc::clone(&self.lanes.doorman.gate);
                 drop(self.env.spawn(Class::Core, async move {
-                    until.await;
-                    ticket.complete_now(Ok(Reply::Unit));
+                    // At a stop the ticket ends with its task.
+                    if gate.or(until).await.is_some() {
+                        ticket.complete_now(Ok(Reply::Unit));
+                    }
                 }));
             },
             Call::Propose { .. }

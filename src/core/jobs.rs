@@ -180,7 +180,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 let epoch = self.replicas[place(slot)].epoch;
                 self.publishing.push_back(Publishing { slot, epoch, stream, lsn, flush, done });
             },
-            Err(StageError::Poisoned(_)) => {
+            Err(StageError::Poisoned(_) | StageError::Compacted { .. }) => {
                 self.job_over(slot, flush);
                 self.replicas[place(slot)].machine.job_failed(flush);
             },

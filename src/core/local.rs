@@ -15,10 +15,12 @@ use bowline_statemachine::kv::Item;
 use bowline_statemachine::{Answer, Machine, Query};
 use bowline_wal::LogStorage;
 
+use super::gate::Gate;
 use super::read::Later;
 use super::run::{Core, SharedCore};
 use crate::op::Op;
 use crate::request::{Call, Consistency, Request};
+use crate::shard::to_end;
 use crate::ticket::{Reply, issue};
 use crate::{Budget, Error};
 
@@ -50,6 +52,7 @@ struct Shared<E: Env, L: LogStorage, M: Machine<E>> {
     core: SharedCore<E, L, M>,
     env: E,
     bell: Bell,
+    gate: Rc<Gate>,
 }
 
 impl<E: Env, L: LogStorage, M: Machine<E>> Shared<E, L, M> {
@@ -97,7 +100,11 @@ impl<E: Env, L: LogStorage, M: Machine<E>> LocalCore for Shared<E, L, M> {
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
-        drop(self.env.spawn(Class::Core, task));
+        // What still sleeps when the executor ends would never be dropped, nor its callers answered.
+        let gate = Rc::clone(&self.gate);
+        drop(self.env.spawn(Class::Core, async move {
+            let _: Option<()> = gate.or(task).await;
+        }));
     }
 
     fn sleep(&self, span: Nanos) -> Pin<Box<dyn Future<Output = ()>>> {
@@ -128,11 +135,13 @@ impl LocalShard {
         core: &SharedCore<E, L, M>,
         shard: ShardId,
     ) -> Self {
-        let (env, bell, slot, timeout_ms) = {
+        let (env, bell, gate, slot, timeout_ms) = {
             let held: std::cell::Ref<'_, Core<E, L, M>> = RefCell::borrow(core);
-            (held.env.clone(), held.bell.clone(), held.slot_of(shard), held.options.timeout_ms)
+            let gate = Rc::clone(&held.lanes.doorman.gate);
+            let timeout_ms = held.options.timeout_ms;
+            (held.env.clone(), held.bell.clone(), gate, held.slot_of(shard), timeout_ms)
         };
-        let core = Rc::new(Shared { core: Rc::clone(core), env, bell });
+        let core = Rc::new(Shared { core: Rc::clone(core), env, bell, gate });
         Self { shard, core, slot, timeout_ms, shards: 0 }
     }
 
@@ -158,8 +167,14 @@ impl LocalShard {
     }
 
     /// Runs a task on this core until it ends or the engine stops.
+    /// A panic ends the task alone.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.core.spawn(Box::pin(task));
+        let shard = self.shard.0;
+        self.core.spawn(Box::pin(async move {
+            if to_end(task).await.is_err() {
+                tracing::error!(shard, "a task of the application panicked");
+            }
+        }));
     }
 
     /// Hands a call to the core.

@@ -20,7 +20,7 @@ pub(crate) enum Event<E: Env> {
     /// Pages that entries need were read.
     PagesForApply { slot: Slot, epoch: u32, result: Result<Pins, Damage> },
     /// Pages that a read needs were read.
-    PagesForRead { slot: Slot, question: Question, result: Result<Pins, Damage> },
+    PagesForRead { slot: Slot, epoch: u32, question: Question, result: Result<Pins, Damage> },
     /// Entries that memory no longer held were read from the log.
     Entries { slot: Slot, epoch: u32, to: LogIndex, result: Result<Vec<BatchRef>, ReadError> },
     /// The same, for a peer.

@@ -263,7 +263,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let (slot, node) = (waits.slot, waits.change.node);
         let view = self.raft.view(slot);
         let Some(conf) = view.conf.filter(|_| view.open) else {
-            return Some(Err(Refused::Closed));
+            let why = if waits.begun { Refused::Late } else { Refused::Closed };
+            return Some(Err(why));
         };
         let note = Note::decode(&conf.note).unwrap_or_default();
         let settled = conf.phase == Phase::Stable && view.conf_index <= view.commit;
@@ -277,7 +278,9 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return Some(result);
         }
         if !leads {
-            return Some(Err(Refused::NotLeader));
+            // What is in the log the next leader may end.
+            let why = if waits.begun { Refused::Late } else { Refused::NotLeader };
+            return Some(Err(why));
         }
         let later = matches!(waits.change.verb, Verb::Lead) && self.is_fresh(node);
         if !settled || later {
@@ -329,6 +332,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         change: &Change,
     ) -> Result<Next, Refused> {
         let node = change.node;
+        note.keep(&conf.members);
         let mut members: Vec<_> = conf.members.iter().map(Rank::of).collect();
         let replica = member.map(|member| member.replica);
         let first = match (&change.verb, replica) {

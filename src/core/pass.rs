@@ -119,8 +119,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Event::PagesForApply { slot, epoch, result } => {
                     self.pages_for_apply((slot, epoch), result);
                 },
-                Event::PagesForRead { slot, question, result } => {
-                    self.pages_for_read(slot, question, result);
+                Event::PagesForRead { slot, epoch, question, result } => {
+                    self.pages_for_read((slot, epoch), question, result);
                 },
                 Event::Entries { slot, epoch, to, result } => {
                     self.entries_read((slot, epoch), to, result);

@@ -165,9 +165,10 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             Read::Cold(pages) => {
                 let mut pins = pins.clone();
                 let (store, mail) = (Rc::clone(&self.store), Rc::clone(&self.mail));
+                let epoch = replica.epoch;
                 drop(self.env.spawn(Class::Core, async move {
                     let result = store.load(pages, &mut pins).await.map(|()| pins);
-                    mail.push(Event::PagesForRead { slot, question, result });
+                    mail.push(Event::PagesForRead { slot, epoch, question, result });
                 }));
                 return;
             },
@@ -191,12 +192,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// Pages that a read waited for are there, or cannot be read.
     pub(crate) fn pages_for_read(
         &mut self,
-        slot: Slot,
+        (slot, epoch): (Slot, u32),
         question: Question,
         result: Result<Pins, Damage>,
     ) {
         match result {
             Ok(pins) => self.serve(slot, question, &pins),
+            // Another state is in its place.
+            Err(_) if self.replicas[place(slot)].epoch != epoch => {
+                self.serve(slot, question, &Pins::default());
+            },
             Err(damage) => self.met_damage(slot, question, &damage),
         }
     }

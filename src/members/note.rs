@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bowline_raft::{MEMBERS_MAX, NOTE_LEN_MAX, NodeId};
+use bowline_raft::{MEMBERS_MAX, Member, NOTE_LEN_MAX, NodeId};
 
 const FORMAT: u8 = 1;
 /// With a version of the state machine after the head.
@@ -121,10 +121,16 @@ impl Note {
         self.addresses.insert(node, address);
     }
 
-    /// Notes that a node goes, for good.
+    /// Notes that a node goes, for good. Where it is counts until it is gone: its vote may be needed
+    /// for that.
     pub(crate) fn remove(&mut self, node: NodeId) {
-        self.addresses.remove(&node);
         self.left.insert(node);
+    }
+
+    /// Forgets where nodes are that are no members any more.
+    pub(crate) fn keep(&mut self, members: &[Member]) {
+        let is_member = |node: NodeId| members.iter().any(|member| member.node == node);
+        self.addresses.retain(|node, _| is_member(*node));
     }
 
     /// The bytes; none: the addresses are too long together.

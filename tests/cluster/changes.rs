@@ -378,3 +378,50 @@ fn mc_02_a_node_hears_nothing_of_an_add_that_may_be_undone() {
     cluster.put(new, "key", "value").unwrap();
     assert_eq!(cluster.get(four, "key").as_deref(), Some("value"));
 }
+
+/// Who holds an addition that was cut off hears the one who got its replica id since.
+#[test]
+fn mc_02_who_holds_an_undone_add_hears_the_next_owner_of_its_id() {
+    let mut cluster = Cluster::up(86, 3, 1);
+    let (old, [four, five]) = (cluster.leader(), [cluster.join(), cluster.join()]);
+    let (here, there): (Vec<u64>, Vec<u64>) =
+        (1..=five).partition(|node| [old, four].contains(node));
+    cluster.part(&here, &there);
+    let admin = cluster.engine(old).admin().with_timeout(Duration::from_secs(1));
+    let lost = async move { admin.add_learner(NodeId(four), Cluster::address(four)).await };
+    drop(cluster.world.spawn_client(lost));
+    cluster.world.run_for(ms(3_000));
+    let new = cluster.leader_of(&there[..2]);
+    cluster.add(new, five).unwrap().complete().unwrap();
+    cluster.promote(new, five).unwrap().complete().unwrap();
+    cluster.hand_over(new, five);
+    cluster.mend();
+    cluster.put(five, "key", "value").unwrap();
+    cluster.world.run_for(ms(5_000));
+    assert_eq!(cluster.applied(old, "key").as_deref(), Some("value"));
+}
+
+/// Bug: seed 401725 of the clusters: where a voter is that leaves nobody knew after a restart, and
+/// without its vote it could not leave.
+#[test]
+fn mc_07_a_voter_that_leaves_is_found_again_after_a_restart_of_all() {
+    let mut cluster = Cluster::up(87, 1, 4);
+    assert_eq!(cluster.grow(1), 2);
+    cluster.put(1, "key", "value").unwrap();
+    cluster.part(&[1], &[2]);
+    let admin = cluster.engine(1).admin().with_timeout(Duration::from_millis(200));
+    let open = async move { admin.remove(NodeId(2)).await };
+    let open = cluster.world.spawn_client(open);
+    cluster.world.run_for(ms(400));
+    drop(open);
+    cluster.crash(1, Crash::Power);
+    cluster.crash(2, Crash::Power);
+    cluster.mend();
+    cluster.start(1);
+    cluster.start(2);
+    cluster.ready(1);
+    cluster.world.run_for(ms(3_000));
+    cluster.remove(1, 2).unwrap().complete().unwrap();
+    assert_eq!(cluster.members(1), [(1, true)]);
+    assert_eq!(cluster.get(1, "key").as_deref(), Some("value"));
+}

@@ -264,7 +264,7 @@ fn dk_04_a_voter_with_a_learner_alone_answers_what_is_whole() {
 
 /// Who its peers are says the log, where the state's own record is older.
 #[test]
-fn dk_03_a_hole_in_the_log_of_a_founder_is_mended_by_those_that_joined() {
+fn a_hole_in_the_log_of_a_founder_is_mended_by_those_that_joined() {
     let mut cluster = Cluster::up(34, 1, 1);
     for _ in 0..2 {
         cluster.grow(1);

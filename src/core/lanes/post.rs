@@ -148,6 +148,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
             link.credited = consumed;
             let mut line = link.line.borrow_mut();
+            let taken = link.sender.taken();
             let written = loop {
                 let credit = link.sender.credit();
                 let pushed = push_pending(&mut link.pending, &mut link.sender);
@@ -162,7 +163,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 }
             };
             drop(line);
-            link.liveness.note_unsent(now, written.is_pending());
+            let stands = written.is_pending() && link.sender.taken() == taken;
+            link.liveness.note_unsent(now, stands);
             let why = match written {
                 Poll::Ready(Err(error)) => Some(Ended::Socket(error)),
                 Poll::Ready(Ok(())) | Poll::Pending if link.sender.is_overrun() => {
