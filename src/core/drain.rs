@@ -52,6 +52,8 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
     /// The core ends by a panic: nothing new is taken, and whoever waits is told at once.
     pub(crate) fn abandon(&mut self) {
         self.inbox.close();
+        // The port is given back, and what tasks have to answer is.
+        self.lanes.doorman.gate.close();
         self.answer_the_rest();
         self.stop_tickets.clear();
         self.wakes.wake_all();

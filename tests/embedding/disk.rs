@@ -289,3 +289,36 @@ fn em_05_a_core_that_panics_stops_the_node_and_stop_says_why() {
     let why = engine.stop().wait().unwrap_err();
     assert!(why.to_string().contains("a waker that panics"), "{why}");
 }
+
+/// Bug: the core ended with the task, the node did not know, and its stop waited for ever.
+#[test]
+fn em_05_a_task_of_the_application_that_panics_ends_alone() {
+    let Some(dir) = directory() else { return };
+    let engine = start(&dir).wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    let shard = engine.shard(engine.shard_of(b"key")).unwrap();
+    let panics = shard.run_local(async |local| {
+        local.spawn(async { panic!("in a task of its own") });
+    });
+    panics.wait().unwrap();
+    engine.client().put("key", "value").wait().unwrap();
+    assert!(!engine.is_stopped());
+    engine.stop().wait().unwrap();
+}
+
+/// Bug: a task that slept when its core ended was never dropped, and its caller waited for ever.
+#[test]
+fn what_sleeps_on_a_core_is_answered_at_the_stop() {
+    let Some(dir) = directory() else { return };
+    let engine = start(&dir).wait().unwrap();
+    engine.wait_ready(READY).wait().unwrap();
+    let shard = engine.shard(engine.shard_of(b"key")).unwrap();
+    let sleeps = shard.run_local(async |local| {
+        local.sleep(Duration::from_hours(1)).await;
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (slept, stopped) = runtime.block_on(async { tokio::join!(sleeps, engine.stop()) });
+    stopped.unwrap();
+    let error = slept.unwrap_err();
+    assert_eq!(error.code(), Code::STOPPED, "{error}");
+}
