@@ -85,8 +85,8 @@ impl RaftCore {
         self.quorum(slot, |place| self.supports(slot, place))
     }
 
-    /// Whether a peer's support is good for a lease at `now`: promised, and asked for after the last
-    /// time that this process stood still.
+    /// Whether a peer's support is good for a lease at `now`: promised, and asked for after this
+    /// process stood still for the last time.
     pub(crate) fn lease_supports(&self, slot: Slot, place: u8, now: BootTime) -> bool {
         let Some(peer) = self.peer(slot, place) else {
             return self.log_is_healthy(slot);

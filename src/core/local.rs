@@ -100,7 +100,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> LocalCore for Shared<E, L, M> {
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()>>>) {
-        // What still sleeps when the executor ends would never be dropped, nor its callers answered.
+        // What sleeps when the executor ends would never be dropped, nor its callers answered.
         let gate = Rc::clone(&self.gate);
         drop(self.env.spawn(Class::Core, async move {
             let _: Option<()> = gate.or(task).await;

@@ -121,8 +121,8 @@ impl Note {
         self.addresses.insert(node, address);
     }
 
-    /// Notes that a node goes, for good. Where it is counts until it is gone: its vote may be needed
-    /// for that.
+    /// Notes that a node goes, for good. Where it is counts until it is gone: its vote may be
+    /// needed for that.
     pub(crate) fn remove(&mut self, node: NodeId) {
         self.left.insert(node);
     }

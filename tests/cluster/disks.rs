@@ -200,8 +200,8 @@ fn a_peer_gets_the_state_where_the_log_of_its_leader_is_damaged() {
     }
 }
 
-/// Bug: seed 405880 of the clusters: what a leader had to say while its disk was slow it never said,
-/// if nothing else happened in the shard.
+/// Bug: seed 405880 of the clusters: what a leader had to say while its disk was slow it never
+/// said, if nothing else happened in the shard.
 #[test]
 fn dk_09_a_commit_is_told_although_the_leaders_disk_was_slow_just_then() {
     let cluster = Cluster::up(79, 3, 2);
