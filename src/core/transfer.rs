@@ -156,9 +156,15 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return;
         }
         let wants = VecDeque::new();
+        let known = self.transfers.out.get_mut(&(shard, node));
+        if let Some(known) = known.filter(|it| Rc::ptr_eq(&it.snapshot, &snapshot)) {
+            known.at = now;
+            return;
+        }
+        // What was offered before is asked for no more.
         let outgoing =
             Outgoing { snapshot, slot, peer, wants, reading: false, ready: None, at: now };
-        self.transfers.out.entry((shard, node)).or_insert(outgoing).at = now;
+        self.transfers.out.insert((shard, node), outgoing);
     }
 
     /// Gives a frame to a lane to `node`; false: there is none, or it takes none now.
