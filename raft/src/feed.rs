@@ -1,8 +1,8 @@
 //! What a leader sends to its peers: at most one Append each per pass.
 
 use crate::{
-    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore,
-    ReplicaId, Role, Send, Slot, Term, What,
+    BatchRange, Damage, Entries, Fetch, Fetched, Log, LogIndex, Message, Outbox, RaftCore, Role,
+    Send, Slot, Term, What,
     message::Hint,
     replica::{BEAT, BY_MESSAGES, NO_LANE, NO_ROOM, Pace, READS},
     send::Road,
@@ -291,18 +291,6 @@ impl RaftCore {
         self.counters.hints += 1;
         let peer = self.peer_mut(slot, place).expect("it is a peer");
         peer.sent_commit = peer.sent_commit.max(commit);
-    }
-
-    /// What a peer was to be told of a commit found no room in its lane.
-    pub fn handle_unsaid(&mut self, slot: Slot, to: ReplicaId) {
-        if !self.is_open(slot) || self.replicas[slot].role != Role::Leader {
-            return;
-        }
-        let Some(place) = self.conf(slot).place(to) else { return };
-        if let Some(peer) = self.peer_mut(slot, place) {
-            peer.sent_commit = LogIndex(0);
-            self.touch(slot);
-        }
     }
 
     /// The entries that a peer needs next are on disk only: they are read in the background.

@@ -263,8 +263,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         let (slot, node) = (waits.slot, waits.change.node);
         let view = self.raft.view(slot);
         let Some(conf) = view.conf.filter(|_| view.open) else {
-            let why = if waits.begun { Refused::Late } else { Refused::Closed };
-            return Some(Err(why));
+            return Some(Err(waits.lost(Refused::Closed)));
         };
         let note = Note::decode(&conf.note).unwrap_or_default();
         let settled = conf.phase == Phase::Stable && view.conf_index <= view.commit;
@@ -278,9 +277,7 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             return Some(result);
         }
         if !leads {
-            // What is in the log the next leader may end.
-            let why = if waits.begun { Refused::Late } else { Refused::NotLeader };
-            return Some(Err(why));
+            return Some(Err(waits.lost(Refused::NotLeader)));
         }
         let later = matches!(waits.change.verb, Verb::Lead) && self.is_fresh(node);
         if !settled || later {
@@ -418,6 +415,11 @@ enum Next {
 impl Changing {
     fn outcome(&self) -> Outcome {
         if self.begun { Outcome::Changed } else { Outcome::Already }
+    }
+
+    /// Why it goes on here no more. What is in the log the next leader may end.
+    fn lost(&self, why: Refused) -> Refused {
+        if self.begun { Refused::Late } else { why }
     }
 
     /// What the settled configuration says of the goal; none: it is not reached.

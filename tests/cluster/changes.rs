@@ -354,22 +354,38 @@ fn a_shard_that_never_flushed_comes_back_after_its_members_changed() {
     assert_eq!(cluster.get(3, "key-7"), cluster.get(1, "key-7"));
 }
 
-/// The replica id of a member whose configuration was cut off goes to the next one that is added;
-/// a node that had been told of it would keep it, and be deaf to the one it got later.
+/// Three nodes and two to come; the leader of old is cut off with the entry that adds the first of
+/// these, and the others add the second, under the same replica id.
+struct Undone {
+    cluster: Cluster,
+    old: u64,
+    new: u64,
+    four: u64,
+    five: u64,
+}
+
+impl Undone {
+    fn new(seed: u64) -> Self {
+        let mut cluster = Cluster::up(seed, 3, 1);
+        let (old, [four, five]) = (cluster.leader(), [cluster.join(), cluster.join()]);
+        let (here, there): (Vec<u64>, Vec<u64>) =
+            (1..=five).partition(|node| [old, four].contains(node));
+        cluster.part(&here, &there);
+        let admin = cluster.engine(old).admin().with_timeout(Duration::from_secs(1));
+        let lost = async move { admin.add_learner(NodeId(four), Cluster::address(four)).await };
+        drop(cluster.world.spawn_client(lost));
+        cluster.world.run_for(ms(3_000));
+        let new = cluster.leader_of(&there[..2]);
+        cluster.add(new, five).unwrap().complete().unwrap();
+        Self { cluster, old, new, four, five }
+    }
+}
+
+/// A node that had been told of the id that went on would keep it, and be deaf to the one it got
+/// later.
 #[test]
 fn mc_02_a_node_hears_nothing_of_an_add_that_may_be_undone() {
-    let mut cluster = Cluster::up(85, 3, 1);
-    let (leader, [four, five]) = (cluster.leader(), [cluster.join(), cluster.join()]);
-    let (here, there): (Vec<u64>, Vec<u64>) =
-        (1..=five).partition(|node| [leader, four].contains(node));
-    cluster.part(&here, &there);
-    let admin = cluster.engine(leader).admin().with_timeout(Duration::from_secs(1));
-    let lost = async move { admin.add_learner(NodeId(four), Cluster::address(four)).await };
-    let lost = cluster.world.spawn_client(lost);
-    cluster.world.run_for(ms(3_000));
-    drop(lost);
-    let new = cluster.leader_of(&there[..2]);
-    cluster.add(new, five).unwrap().complete().unwrap();
+    let Undone { cluster, new, four, .. } = Undone::new(85);
     cluster.mend();
     cluster.world.run_for(ms(1_000));
     cluster.add(new, four).unwrap().complete().unwrap();
@@ -382,17 +398,7 @@ fn mc_02_a_node_hears_nothing_of_an_add_that_may_be_undone() {
 /// Who holds an addition that was cut off hears the one who got its replica id since.
 #[test]
 fn mc_02_who_holds_an_undone_add_hears_the_next_owner_of_its_id() {
-    let mut cluster = Cluster::up(86, 3, 1);
-    let (old, [four, five]) = (cluster.leader(), [cluster.join(), cluster.join()]);
-    let (here, there): (Vec<u64>, Vec<u64>) =
-        (1..=five).partition(|node| [old, four].contains(node));
-    cluster.part(&here, &there);
-    let admin = cluster.engine(old).admin().with_timeout(Duration::from_secs(1));
-    let lost = async move { admin.add_learner(NodeId(four), Cluster::address(four)).await };
-    drop(cluster.world.spawn_client(lost));
-    cluster.world.run_for(ms(3_000));
-    let new = cluster.leader_of(&there[..2]);
-    cluster.add(new, five).unwrap().complete().unwrap();
+    let Undone { cluster, old, new, five, .. } = Undone::new(86);
     cluster.promote(new, five).unwrap().complete().unwrap();
     cluster.hand_over(new, five);
     cluster.mend();

@@ -207,12 +207,7 @@ fn dk_09_a_commit_is_told_although_the_leaders_disk_was_slow_just_then() {
     let cluster = Cluster::up(79, 3, 2);
     let leader = cluster.leader();
     let late = cluster.others(leader)[0];
-    let key_of = |shard: u64| {
-        let keys = (0..).map(|nth| format!("key-{nth}"));
-        let of = |key: &String| cluster.engine(leader).shard_of(key.as_bytes()).0 == shard;
-        keys.into_iter().find(of).unwrap()
-    };
-    let (key, other) = (key_of(0), key_of(1));
+    let [key, other] = [0, 1].map(|shard| cluster.key_of(shard));
     cluster.world.disk(late).stuck(Nanos(500_000_000));
     cluster.put(leader, &key, "value").unwrap();
     cluster.world.run_for(ms(100));
@@ -229,12 +224,7 @@ fn dk_09_a_commit_is_told_although_the_leaders_disk_was_slow_just_then() {
 fn a_read_is_answered_though_the_leaders_disk_is_slow() {
     let cluster = Cluster::up(80, 3, 2);
     let leader = cluster.leader();
-    let key_of = |shard: u64| {
-        let keys = (0..).map(|nth| format!("key-{nth}"));
-        let of = |key: &String| cluster.engine(leader).shard_of(key.as_bytes()).0 == shard;
-        keys.into_iter().find(of).unwrap()
-    };
-    let (key, other) = (key_of(0), key_of(1));
+    let [key, other] = [0, 1].map(|shard| cluster.key_of(shard));
     cluster.put(leader, &key, "value").unwrap();
     cluster.world.disk(leader).stuck(Nanos(600_000_000));
     let open = cluster.begin_put(leader, &other, "value");

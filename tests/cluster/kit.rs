@@ -185,6 +185,13 @@ impl Cluster {
         self.graveyard.extend(self.engines[place(node)].take());
     }
 
+    /// A key of a shard.
+    pub(crate) fn key_of(&self, shard: u64) -> String {
+        let engine = self.engine(self.nodes[0]);
+        let is_there = |key: &String| engine.shard_of(key.as_bytes()).0 == shard;
+        (0..1_000).map(|nth| format!("key-{nth}")).find(is_there).unwrap()
+    }
+
     /// Runs a task of a client to its end.
     #[track_caller]
     pub(crate) fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {

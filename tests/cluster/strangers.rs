@@ -9,23 +9,29 @@ use bowline_env::sim::{Crash, SimDisk};
 
 use crate::kit::{Cluster, ms};
 
+/// Starts all nodes: the others work, without the stranger.
+#[track_caller]
+fn is_part_of_nothing(cluster: &mut Cluster, stranger: u64) {
+    for node in cluster.nodes.clone() {
+        cluster.start(node);
+    }
+    for node in cluster.others(stranger) {
+        cluster.ready_within(node, Duration::from_secs(10)).unwrap();
+    }
+    let leader = cluster.leader();
+    assert_ne!(leader, stranger);
+    cluster.put(leader, "key", "value").unwrap();
+    let ready = cluster.ready_within(stranger, Duration::from_secs(20));
+    assert!(ready.is_err(), "it is part of nothing");
+    assert_eq!(cluster.applied(stranger, "key"), None);
+}
+
 #[test]
 fn mc_10_a_node_of_another_cluster_is_refused() {
     for stranger in [1, 3] {
         let mut cluster = Cluster::new(51, 3, 2);
         cluster.setup(stranger).cluster = "another";
-        for node in cluster.nodes.clone() {
-            cluster.start(node);
-        }
-        for node in cluster.others(stranger) {
-            cluster.ready_within(node, Duration::from_secs(10)).unwrap();
-        }
-        let leader = cluster.leader();
-        assert_ne!(leader, stranger);
-        cluster.put(leader, "key", "value").unwrap();
-        let ready = cluster.ready_within(stranger, Duration::from_secs(20));
-        assert!(ready.is_err(), "it is part of nothing");
-        assert_eq!(cluster.applied(stranger, "key"), None);
+        is_part_of_nothing(&mut cluster, stranger);
         let lanes = |node| cluster.engine(node).metrics().cores[0].lanes_up;
         assert_eq!(lanes(stranger), 0);
     }
@@ -40,18 +46,7 @@ fn a_node_that_was_founded_with_another_frame_cap_is_refused_by_name() {
         let mut cluster = Cluster::new(55, 3, 2);
         let setup = cluster.setup(stranger);
         (setup.frame_cap, setup.slot_bytes) = (Some(32 << 10), 256 << 10);
-        for node in cluster.nodes.clone() {
-            cluster.start(node);
-        }
-        for node in cluster.others(stranger) {
-            cluster.ready_within(node, Duration::from_secs(10)).unwrap();
-        }
-        let leader = cluster.leader();
-        assert_ne!(leader, stranger);
-        cluster.put(leader, "key", "value").unwrap();
-        let ready = cluster.ready_within(stranger, Duration::from_secs(20));
-        assert!(ready.is_err(), "it is part of nothing");
-        assert_eq!(cluster.applied(stranger, "key"), None);
+        is_part_of_nothing(&mut cluster, stranger);
         let core = |node| cluster.engine(node).metrics().cores[0].clone();
         assert_eq!(core(stranger).lanes_up, 0);
         let refused = |node| core(node).peers_refused[PeerFault::FrameCap.place()];

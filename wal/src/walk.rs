@@ -315,10 +315,11 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         let (evidence, ahead) = self.look_ahead(lsn).await;
         let link = &self.links[self.link];
         let offset = u64::from(self.block_no) * u64::from(self.scanner.geometry.block);
+        let is_proven = evidence.proves(lsn);
         // A checkpoint of a later life says that the slot has it, whoever else may be gone.
-        let listed = link.last_lsn.filter(|last| lsn <= *last && !evidence.proves(lsn));
-        let is_torn = listed.is_none() && !evidence.proves(lsn);
-        let verdict = if is_torn { Verdict::Torn } else { Verdict::Corrupt };
+        let listed = link.last_lsn.filter(|last| !is_proven && lsn <= *last);
+        let is_corrupt = is_proven || listed.is_some();
+        let verdict = if is_corrupt { Verdict::Corrupt } else { Verdict::Torn };
         let bad = BadFrame { slot: link.slot_no, offset, lsn, verdict, evidence };
         if verdict == Verdict::Torn {
             self.out.torn = found.is_some() || ahead.is_some();

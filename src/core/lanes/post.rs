@@ -64,10 +64,6 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
                 Err(PushError::Full) if append => link.pending.push_back((send.message, parts)),
                 Err(PushError::Full | PushError::TooLarge | _) => {
                     self.counters.messages_dropped.add(1);
-                    if matches!(send.message.what, What::CommitHint { .. }) {
-                        // Nothing else would say it to whom there is nothing more to say.
-                        self.raft.handle_unsaid(send.slot, send.message.to);
-                    }
                 },
             }
         } else {
