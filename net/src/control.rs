@@ -13,7 +13,7 @@
 
 use core::fmt;
 
-use bowline_raft::{Beat, Digest, LogIndex, Row, ShardId, Slot, Term};
+use bowline_raft::{Beat, Digest, LogIndex, ReplicaId, Row, ShardId, Term};
 
 use crate::{
     Bulk, Frame, FrameHeader, HEADER_LEN, Kind, Stamp, bulk,
@@ -265,23 +265,18 @@ fn beat(meta: &[u8]) -> Result<Beat, ControlError> {
 }
 
 fn row_words(row: &Row) -> [u64; 6] {
-    let place = u64::from(row.slot.0) | u64::from(row.generation) << 32;
-    [row.shard.0, row.term.0, row.commit.0, row.last.0, place, 0]
+    [row.shard.0, row.term.0, row.commit.0, row.last.0, row.from.0, row.to.0]
 }
 
 fn row(bytes: &[u8; ROW_LEN]) -> Result<Row, ControlError> {
-    let [shard, term, commit, last, place, zero] = words(bytes)?;
-    if zero != 0 {
-        return Err(ControlError::Field);
-    }
-    let (slot, generation) = halves(place);
+    let [shard, term, commit, last, from, to] = words(bytes)?;
     Ok(Row {
         shard: ShardId(shard),
         term: Term(term),
         commit: LogIndex(commit),
         last: LogIndex(last),
-        slot: Slot(slot),
-        generation,
+        from: ReplicaId(from),
+        to: ReplicaId(to),
     })
 }
 

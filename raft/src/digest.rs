@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 
 use crate::{
     BatchRange, BootTime, LaneNo, LaneSend, LaneWhat, Log, LogIndex, Message, Origin, Outbox,
-    RaftCore, Role, ShardId, Slot, Term, What, beat::WALK_MAX, core::slot_at, message::Hint,
-    replica::OPEN, step::NUMBER_MAX,
+    RaftCore, Received, ReplicaId, Role, ShardId, Slot, Term, What, beat::WALK_MAX, core::slot_at,
+    message::Hint, replica::OPEN,
 };
 
 /// Follower and leader may disagree for this many beats in a row before the follower asks: what is
@@ -64,10 +64,10 @@ pub struct Row {
     pub commit: LogIndex,
     /// The last index of its log.
     pub last: LogIndex,
-    /// The sender's slot.
-    pub slot: Slot,
-    /// Generation of that slot.
-    pub generation: u32,
+    /// The replica that leads it.
+    pub from: ReplicaId,
+    /// The replica that is told of it.
+    pub to: ReplicaId,
 }
 
 /// Tells a disagreement that lasts from one that is on its way.
@@ -284,6 +284,7 @@ impl RaftCore {
         let members = self.conf(slot).members;
         let place = (0..members)
             .find(|place| self.peer(slot, *place).is_some_and(|peer| peer.lane == lane.0))?;
+        let to = self.conf(slot).conf.members[usize::from(place)].replica;
         let peer = self.peer_mut(slot, place)?;
         peer.sent_commit = LogIndex(0);
         self.touch(slot);
@@ -293,8 +294,8 @@ impl RaftCore {
             term: it.term,
             commit: it.commit,
             last: it.last,
-            slot,
-            generation: it.generation,
+            from: it.replica,
+            to,
         })
     }
 
@@ -320,27 +321,12 @@ impl RaftCore {
         }
     }
 
-    /// Follows the leader that a row tells of. What the log lacks comes in its Appends.
+    /// Follows the leader that a row tells of, which need not be a member of the configuration that
+    /// is in force here. What the log lacks comes in its Appends.
     fn take_row(&mut self, lane: LaneNo, row: &Row, (log, out): (&mut impl Log, &mut Outbox)) {
         let known = &self.lanes[usize::from(lane.0)];
         let origin = Origin { node: known.node, lane: Some(lane), life: known.life };
         let Some(slot) = self.slot_of(row.shard) else { return };
-        let works = self.is_open(slot) && self.stream_is_good(slot);
-        let possible = (1..=NUMBER_MAX).contains(&row.term.0);
-        if !works || !possible || row.term < self.replicas[slot].term {
-            return;
-        }
-        let members = &self.conf(slot).conf.members;
-        let Some(leader) = members.iter().find(|member| member.node == origin.node) else {
-            return;
-        };
-        let leader = leader.replica;
-        let higher = row.term > self.replicas[slot].term;
-        if leader == self.replicas[slot].replica
-            || (higher && self.adopt(slot, row.term, log, out).is_err())
-        {
-            return;
-        }
         let append = What::Append {
             prev: LogIndex(0),
             prev_term: Term(0),
@@ -350,21 +336,33 @@ impl RaftCore {
         };
         let message = Message {
             shard: row.shard,
-            to: self.replicas[slot].replica,
-            from: leader,
+            to: row.to,
+            from: row.from,
             term: row.term,
             hint: Hint::default(),
             support: 0,
             seq: 0,
             what: append,
         };
+        let received = Received { message: &message, batches: &[] };
+        let works = self.is_open(slot) && self.stream_is_good(slot);
+        if !works
+            || row.term < self.replicas[slot].term
+            || self.plausible(slot, origin, received).is_err()
+        {
+            return;
+        }
+        let higher = row.term > self.replicas[slot].term;
+        if higher && self.adopt(slot, row.term, log, out).is_err() {
+            return;
+        }
         let leads = self.replicas[slot].role == Role::Leader;
         if !leads && self.follow(slot, &message, out).is_ok() {
             self.on_bind(slot, origin, &message);
             let it = &self.replicas[slot];
             if it.floor.0 > 0 && it.floor == it.last {
                 // A snapshot that came before the leader was known was reported to nobody.
-                self.report_match(slot, it.commit, (leader, origin.node), out);
+                self.report_match(slot, it.commit, (row.from, origin.node), out);
             }
         }
     }

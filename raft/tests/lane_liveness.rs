@@ -7,8 +7,8 @@
 mod cluster;
 
 use bowline_raft::{
-    Admin, BootTime, CoreConfig, LaneEvent, LaneNo, NodeId, Proposal, ProposeError, ReadMode,
-    ReplicaId, Role, Send, Slot, What,
+    Admin, BootTime, CoreConfig, Digest, LaneEvent, LaneNo, NodeId, Proposal, ProposeError, ReadMode,
+    ReplicaId, Role, Row, Send, Slot, Term, What,
 };
 use cluster::{Cluster, MILLI, Node};
 
@@ -169,6 +169,37 @@ fn a_release_that_was_lost_is_found_by_the_sums() {
     let digests: u64 = others.iter().map(|n| cluster.nodes[*n].core.counters().digests).sum();
     let asked = cluster.nodes[leader].core.counters().digests + digests;
     assert!(asked > 0, "somebody asked");
+}
+
+/// Bug: a row named no replica, and whoever was to be told of it guessed the leader from the members
+/// it knew. With a configuration in its tail that was undone since, it followed a replica that is
+/// none, and refused its leader for the whole term.
+#[test]
+fn a_row_is_for_the_replica_it_names_and_from_the_one_it_names() {
+    let mut cluster = settled(1, config());
+    let (leader, [follower, _]) = roles(&cluster);
+    let before = cluster.nodes[follower].core.view(Slot(0));
+    let (shard, own) = (before.shard, before.replica);
+    let stays = (before.term, before.leader);
+    let term = Term(before.term.0 + 1);
+    let row = Row { shard, term, from: ReplicaId(9), to: own, ..Row::default() };
+    let mut tell = |row: Row| {
+        cluster.run(1_500);
+        cluster.unlink(leader, follower);
+        cluster.cut[leader][follower] = true;
+        cluster.link_all();
+        let wrong = Digest { count: 7, hash: 7 };
+        cluster.lane_event(follower, leader, LaneEvent::Digest(wrong));
+        cluster.run(2);
+        cluster.lane_event(follower, leader, LaneEvent::Rows { rows: &[row], last: true });
+        let view = cluster.nodes[follower].core.view(Slot(0));
+        cluster.cut[leader][follower] = false;
+        (view.term, view.leader)
+    };
+    assert_eq!(tell(Row { to: ReplicaId(own.0 + 7), ..row }), stays, "for another");
+    assert_eq!(tell(Row { from: own, ..row }), stays, "nobody tells itself");
+    assert_eq!(tell(Row { from: ReplicaId(0), ..row }), stays, "from nobody");
+    assert_eq!(tell(row), (term, Some(ReplicaId(9))), "no member that is known here");
 }
 
 #[test]

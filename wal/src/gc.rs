@@ -1,10 +1,18 @@
 //! Which shards hold the oldest slot: one victim at a time, a bounded walk per call. And when a
 //! checkpoint is needed to free slots.
+//!
+//! What holds a victim may be unable to move for long: a tail without a majority, a shard that is
+//! closed. A victim that stays as it is gives way to the next one, and has its turn again once the
+//! newest had its own.
+//!
+//! Where most slots are used every one that holds nothing but manifests is a victim as well: each
+//! roll takes a slot, so what moves between two of them has to empty more than one.
 
 use bowline_env::Nanos;
 use bowline_raft::{LogIndex, ShardId};
 
 use crate::log::GcWork;
+use crate::slots::Live;
 use crate::stream::Stream;
 
 /// Shards named by one call.
@@ -13,21 +21,30 @@ const NAMED_MAX: usize = 256;
 const LOOKED_MAX: usize = 16_384;
 const SOFT_PERMILLE: u32 = 500;
 const URGENT_PERMILLE: u32 = 750;
+/// Between two walks over what holds the same victim.
+const AGAIN: Nanos = Nanos::SECOND;
+/// A victim that nothing left for so long gives way.
+const PATIENCE: Nanos = Nanos::SECOND;
 
 /// Where the walk over the shards stands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sweep {
-    /// Epoch of the victim.
+    /// Epoch of the victim; 0: there is none.
     victim: u64,
+    /// What lived in it when that changed last, and when that was.
+    lived: Live,
+    moved_at: Nanos,
+    /// Slots up to this epoch had their turn and stayed as they were.
+    passed: u64,
     next: u32,
-    /// When the walk ended; another begins a second later.
+    /// When the walk ended.
     ended: Option<Nanos>,
 }
 
 impl Sweep {
-    /// A roll: begin anew.
+    /// A roll: the walk begins anew.
     pub(crate) fn restart(&mut self) {
-        *self = Self::default();
+        (self.next, self.ended) = (0, None);
     }
 }
 
@@ -38,15 +55,12 @@ impl Stream {
         if used < SOFT_PERMILLE {
             return;
         }
-        let Some(victim) = self.slots.victim().map(|no| self.slots.slot(no)) else { return };
-        if self.gc.victim != victim.epoch {
-            self.gc = Sweep { victim: victim.epoch, ..Sweep::default() };
-        }
+        let Some(victim) = self.choose_victim(now).map(|no| self.slots.slot(no)) else { return };
         if let Some(ended) = self.gc.ended {
-            if now.since(ended) < Nanos::SECOND {
+            if now.since(ended) < AGAIN {
                 return;
             }
-            self.gc = Sweep { victim: victim.epoch, ..Sweep::default() };
+            self.gc.restart();
         }
         let range = victim.first_lsn..=victim.last_lsn;
         let urgent = used >= URGENT_PERMILLE;
@@ -60,7 +74,8 @@ impl Stream {
                 shard: ShardId(log.shard),
                 upto: LogIndex(0),
                 bytes: 0,
-                manifest: range.contains(&log.manifest_lsn),
+                manifest: range.contains(&log.manifest_lsn)
+                    || (urgent && self.slots.has_manifests_only(log.manifest_lsn)),
                 urgent,
             };
             for extent in log.extents.iter().filter(|extent| range.contains(&extent.lsn)) {
@@ -75,6 +90,32 @@ impl Stream {
         if self.gc.next >= self.index.places() {
             self.gc.ended = Some(now);
         }
+    }
+
+    /// The oldest closed slot that something lives in, of those that did not have their turn.
+    fn choose_victim(&mut self, now: Nanos) -> Option<u32> {
+        let Sweep { victim, lived, moved_at, passed, .. } = self.gc;
+        let mut chosen = self.slots.victim(passed);
+        if let Some(slot) = chosen.map(|no| self.slots.slot(no))
+            && slot.epoch == victim
+            && slot.live == lived
+            && now.since(moved_at) >= PATIENCE
+        {
+            self.gc.passed = victim;
+            chosen = self.slots.victim(victim);
+        }
+        if chosen.is_none() {
+            self.gc.passed = 0;
+            chosen = self.slots.victim(0);
+        }
+        let slot = self.slots.slot(chosen?);
+        if slot.epoch != victim {
+            self.gc = Sweep { victim: slot.epoch, passed: self.gc.passed, ..Sweep::default() };
+        }
+        if slot.epoch != victim || slot.live != lived {
+            (self.gc.lived, self.gc.moved_at) = (slot.live, now);
+        }
+        chosen
     }
 
     /// Most slots are used and a new checkpoint would free two at least: without it a log that

@@ -315,10 +315,19 @@ impl SlotTable {
         }
     }
 
-    /// The oldest closed slot that something lives in.
-    pub(crate) fn victim(&self) -> Option<u32> {
+    /// The oldest closed slot after epoch `passed` that something lives in.
+    pub(crate) fn victim(&self, passed: u64) -> Option<u32> {
         let lives = |slot: &Slot| slot.life == Life::Closed && !slot.live.is_dead();
-        self.order.iter().copied().find(|no| lives(self.slot(*no)))
+        let mut order = self.order.iter().copied();
+        order.find(|no| lives(self.slot(*no)) && self.slot(*no).epoch > passed)
+    }
+
+    /// Whether no batch lives in the closed slot of a frame.
+    pub(crate) fn has_manifests_only(&self, lsn: u64) -> bool {
+        self.locate(lsn).is_some_and(|(slot_no, _)| {
+            let slot = self.slot(slot_no);
+            slot.life == Life::Closed && slot.live.batches == 0
+        })
     }
 
     /// The header of a slot being prepared.

@@ -276,7 +276,8 @@ impl Cluster {
         self.wires.retain(|(_, from, to, _)| !(*from == a && *to == b || *from == b && *to == a));
     }
 
-    fn lane_event(&mut self, node: usize, peer: usize, event: LaneEvent<'_>) {
+    /// Something happens on the lane of `node` to `peer`.
+    pub fn lane_event(&mut self, node: usize, peer: usize, event: LaneEvent<'_>) {
         let Node { core, log, out, .. } = &mut self.nodes[node];
         core.handle_lane(lane(peer), event, log, out);
     }
