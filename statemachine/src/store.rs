@@ -119,7 +119,8 @@ pub struct Store<E: Env> {
     budget: Rc<Budget>,
     cache: RefCell<PageCache>,
     files: Files<E>,
-    sections: RefCell<BTreeMap<u128, Weak<Section<E>>>>,
+    /// The copies of each section, the one opened last at the end.
+    sections: RefCell<BTreeMap<u128, Vec<Weak<Section<E>>>>>,
     /// Bytes of Resident sections, and of those on their way.
     resident: Cell<u64>,
     dying: RefCell<Vec<Rc<Section<E>>>>,
@@ -190,7 +191,7 @@ impl<E: Env> Store<E> {
     /// What it holds.
     pub fn stats(&self) -> StoreStats {
         let sections = self.sections.borrow();
-        let live = || sections.values().filter_map(Weak::upgrade);
+        let live = || sections.values().flatten().filter_map(Weak::upgrade);
         StoreStats {
             delta_bytes: u64_of(self.budget.used()),
             page_cache_bytes: u64_of(self.cache.borrow().bytes()),
@@ -216,21 +217,23 @@ impl<E: Env> Store<E> {
         &self.files
     }
 
-    /// The open section of that id.
+    /// The open section of that id; of several copies the one that was opened last.
     pub(crate) fn section(&self, id: u128) -> Option<Rc<Section<E>>> {
-        self.sections.borrow().get(&id)?.upgrade()
+        self.sections.borrow().get(&id)?.iter().rev().find_map(Weak::upgrade)
     }
 
     /// Enters a section that was just opened (I1).
     pub(crate) fn remember(&self, section: &Rc<Section<E>>) {
-        self.sections.borrow_mut().insert(section.id(), Rc::downgrade(section));
+        let mut sections = self.sections.borrow_mut();
+        sections.entry(section.id()).or_default().push(Rc::downgrade(section));
     }
 
     /// A section was dropped: so are its pages, and its file if nothing else needs it.
     pub(crate) fn forget(&self, id: u128, run: u128) {
         let mut sections = self.sections.borrow_mut();
-        // Another copy may have taken its place under the id.
-        if sections.get(&id).is_some_and(|section| section.strong_count() == 0) {
+        let copies = sections.entry(id).or_default();
+        copies.retain(|copy| copy.strong_count() > 0);
+        if copies.is_empty() {
             sections.remove(&id);
             self.cache.borrow_mut().forget(id);
         }
@@ -242,7 +245,7 @@ impl<E: Env> Store<E> {
 
     pub(crate) fn has_section_of(&self, run: u128) -> bool {
         let sections = self.sections.borrow();
-        sections.values().filter_map(Weak::upgrade).any(|section| section.run() == run)
+        sections.values().flatten().filter_map(Weak::upgrade).any(|section| section.run() == run)
     }
 
     pub(crate) fn cached(&self, section: u128, page_no: u32) -> Option<Bytes> {
@@ -264,8 +267,8 @@ impl<E: Env> Store<E> {
             return;
         }
         let sections = self.sections.borrow();
-        let mut resident: Vec<_> =
-            sections.values().filter_map(Weak::upgrade).filter(|s| s.is_resident()).collect();
+        let live = sections.values().flatten().filter_map(Weak::upgrade);
+        let mut resident: Vec<_> = live.filter(|section| section.is_resident()).collect();
         resident.sort_unstable_by_key(|section| section.opened());
         for section in resident {
             if self.has_room(len) {

@@ -45,6 +45,9 @@ impl Inner {
     fn fate(&self, node: &Node, action: &Action) -> Fate {
         let Some(target) = Target::of(action) else { return Fate::Good };
         let mut disk = node.disk.borrow_mut();
+        if target.drawn().is_empty() {
+            return disk.injected.take(target).unwrap_or(Fate::Good);
+        }
         if self.hits(Fault::Rot) {
             disk.rot(self.streams.fault(Fault::Rot));
         }
@@ -298,6 +301,11 @@ impl SimDisk {
     /// The `nth` create, rename, remove or new directory from now fails.
     pub fn fail_names(&self, nth: u64, kind: Kind) {
         self.order(Target::Names, nth, Fate::Fails(kind));
+    }
+
+    /// The `nth` opening of a file from now fails.
+    pub fn fail_open(&self, nth: u64, kind: Kind) {
+        self.order(Target::Open, nth, Fate::Fails(kind));
     }
 
     /// The `nth` read from now fails once; one of its blocks stays unreadable until written.

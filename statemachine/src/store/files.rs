@@ -73,12 +73,24 @@ impl<E: Env> Files<E> {
         Some(file)
     }
 
+    /// The file of a run. Waits while the process has no file descriptor or no memory for it: the
+    /// own files that are open give theirs back meanwhile.
     async fn file(&self, env: &E, run: u128) -> Result<E::File, EnvError> {
         if let Some(file) = self.held(run) {
             return Ok(file);
         }
-        self.tidy().await;
-        let file = env.dir().open(&run_name(run), Mode::Read).await?;
+        let mut wait = WAIT;
+        let file = loop {
+            self.tidy().await;
+            match env.dir().open(&run_name(run), Mode::Read).await {
+                Err(error) if is_short(&error) => {
+                    let held = core::mem::take(&mut *self.open.borrow_mut());
+                    self.closing.borrow_mut().extend(held.into_iter().map(|(_, file)| file));
+                    pause(env, &mut wait).await;
+                },
+                other => break other?,
+            }
+        };
         // Another reader may have opened it meanwhile.
         self.forget(run);
         let mut open = self.open.borrow_mut();
@@ -100,10 +112,7 @@ impl<E: Env> Files<E> {
         let mut wait = WAIT;
         let bytes = loop {
             match file.read_at(start, whole).await {
-                Err(error) if matches!(error.kind, Kind::NoMemory | Kind::Limit) => {
-                    env.sleep_until(env.now().after(wait)).await;
-                    wait = Nanos(wait.0 * 2).min(WAIT_MAX);
-                },
+                Err(error) if is_short(&error) => pause(env, &mut wait).await,
                 other => break other?,
             }
         };
@@ -151,6 +160,17 @@ impl<E: Env> core::fmt::Debug for Files<E> {
     }
 }
 
+/// Whether the process lacks something that comes back: it says nothing about a file.
+fn is_short(error: &EnvError) -> bool {
+    matches!(error.kind, Kind::NoMemory | Kind::Limit)
+}
+
+/// Sleeps for `wait`, which is longer the next time.
+async fn pause<E: Env>(env: &E, wait: &mut Nanos) {
+    env.sleep_until(env.now().after(*wait)).await;
+    *wait = Nanos(wait.0 * 2).min(WAIT_MAX);
+}
+
 /// Runs CPU work on the helper; waits while its queue is full. `make` gives the work again for
 /// each try.
 pub(crate) async fn offload<E: Env, T, F>(env: &E, make: impl Fn() -> F) -> Result<T, EnvError>
@@ -161,10 +181,7 @@ where
     let mut wait = WAIT;
     loop {
         match env.offload(make()).await {
-            Err(error) if error.kind == Kind::Limit => {
-                env.sleep_until(env.now().after(wait)).await;
-                wait = Nanos(wait.0 * 2).min(WAIT_MAX);
-            },
+            Err(error) if error.kind == Kind::Limit => pause(env, &mut wait).await,
             other => return other,
         }
     }

@@ -1,10 +1,13 @@
 //! Every kind of damage is told, and by the area it is in.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use bowline_env::sim::SimEnv;
-use bowline_env::{Dir as _, Env as _, Name};
+use bowline_env::{Dir as _, Env as _, Kind, Name, Nanos};
 use bowline_statemachine::manifest::SectionRef;
 use bowline_statemachine::run::Direction;
 use bowline_statemachine::store::{JobError, Store};
@@ -25,6 +28,18 @@ async fn read_all(store: &Rc<Store<SimEnv>>, at: &SectionRef) -> Result<Vec<Entr
 fn area_of(damage: &Damage) -> Area {
     let Damage::Run { shard: SHARD, area, .. } = damage else { panic!("{damage}") };
     *area
+}
+
+/// None: it takes longer than a minute.
+async fn timeout<T>(env: &SimEnv, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut timer = pin!(env.sleep_until(env.now().after(Nanos(60 * Nanos::SECOND.0))));
+    poll_fn(|cx| match (work.as_mut().poll(cx), timer.as_mut().poll(cx)) {
+        (Poll::Ready(done), _) => Poll::Ready(Some(done)),
+        (Poll::Pending, Poll::Ready(())) => Poll::Ready(None),
+        (Poll::Pending, Poll::Pending) => Poll::Pending,
+    })
+    .await
 }
 
 /// One bit of every byte class: fixed blocks whole, everything else in steps.
@@ -73,6 +88,50 @@ fn bitrot_every_area_detected() {
         assert_eq!(all, classes);
         assert!(silent * 5 < flips, "{silent} bytes of {flips} are looked at by no reader");
         assert_eq!(read_all(&store, &at).await.unwrap(), want);
+    });
+}
+
+/// Bug: a run that could not be opened for want of a file descriptor was taken for a damaged one.
+#[test]
+fn a_run_is_not_damaged_because_there_is_no_file_descriptor() {
+    with_store(0, async move |world, store| {
+        let level = Level::random(&mut Dice::new(4), 1, 900, 250);
+        let done = flush(&store, &level, false).await.unwrap();
+        let at = done.add.unwrap();
+        drop(done);
+        for kind in [Kind::Limit, Kind::NoMemory] {
+            let anew = Store::new(store.env().clone(), options(0));
+            for nth in 1..=3 {
+                world.disk(1).fail_open(nth, kind);
+            }
+            let before = store.env().now();
+            assert_eq!(read_all(&anew, &at).await.unwrap(), entries(&level.written(false)));
+            let waited = store.env().now().since(before);
+            assert!(waited >= Nanos::from_millis(1 + 2 + 4), "three tries failed: {waited:?}");
+        }
+    });
+}
+
+/// Bug: the copy of a damaged section that was received and given up again took the section's name
+/// along: its pages were asked for again and again, and never came.
+#[test]
+fn a_copy_that_is_given_up_takes_nothing_from_the_section() {
+    with_store(0, async move |world, store| {
+        let level = Level::random(&mut Dice::new(4), 1, 900, 250);
+        let done = flush(&store, &level, false).await.unwrap();
+        let at = done.add.unwrap();
+        drop(done);
+        let section = store.open_section(SHARD, &at).await.unwrap();
+        let flip = || world.disk(1).flip_bit(&run_file(&at), 4_096 + 200, 3);
+        flip();
+        walk(&store, &section, None, Direction::Forward).await.unwrap_err();
+        flip();
+        let copy = store.open_section(SHARD, &at).await.unwrap();
+        assert!(section.is_damaged() && !copy.is_damaged());
+        drop(copy);
+        let walked = walk(&store, &section, None, Direction::Forward);
+        let got = timeout(store.env(), walked).await.expect("its pages come");
+        assert_eq!(got.unwrap(), entries(&level.written(false)));
     });
 }
 

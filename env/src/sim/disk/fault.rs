@@ -53,6 +53,7 @@ pub(in super::super) enum Target {
     SyncDir,
     /// Create, fill, rename, remove, make a directory.
     Names,
+    Open,
 }
 
 impl Target {
@@ -68,7 +69,8 @@ impl Target {
             | Action::MakeDir { .. }
             | Action::Rename { .. }
             | Action::Remove { .. } => Some(Self::Names),
-            Action::Open { .. } | Action::List { .. } | Action::Space => None,
+            Action::Open { .. } => Some(Self::Open),
+            Action::List { .. } | Action::Space => None,
         }
     }
 
@@ -87,6 +89,7 @@ impl Target {
             },
             Self::Sync | Self::SyncDir => &[(Fault::SyncError, Fate::Fails(Kind::Io))],
             Self::Names => &[(Fault::NoSpace, Fate::Fails(Kind::NoSpace))],
+            Self::Open => &[],
         }
     }
 }
