@@ -91,6 +91,7 @@ checks! {
     sockets:
         bytes_arrive_in_order
         gathered_parts_arrive_as_one
+        a_host_has_addresses
         a_port_nobody_listens_at_refuses
         an_address_is_taken_once
         half_close_delivers_all

@@ -38,6 +38,8 @@ pub enum Op {
     Offload,
     /// Listening or accepting.
     Listen,
+    /// Looking up a host's addresses.
+    Resolve,
     /// Connecting.
     Connect,
     /// Sending.

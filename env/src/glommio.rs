@@ -25,6 +25,7 @@ mod file;
 mod helper;
 mod net;
 mod probe;
+mod resolve;
 mod tick;
 
 pub use dir::GlommioDir;

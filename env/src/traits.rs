@@ -140,6 +140,20 @@ pub trait Env: Clone + 'static {
     /// The address is taken or may not be bound.
     fn listen(&self, at: SocketAddr) -> Result<Self::Listener, EnvError>;
 
+    /// The addresses of `host`, a name or a numeric address, with `port`: one at least. How long a
+    /// lookup takes is up to the system's resolver; it has a thread of its own and holds nothing
+    /// else up, and goes on if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// (of the future) `NotFound`: the name is not known, or nobody could be asked. `Limit`: no
+    /// thread can be started.
+    fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> impl Future<Output = Result<Vec<SocketAddr>, EnvError>> + 'static;
+
     /// Connects to a numeric address: `TCP_NODELAY`, keepalive; at most `limit` long.
     ///
     /// # Errors

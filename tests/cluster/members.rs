@@ -5,6 +5,7 @@ use bowline_env::sim::Crash;
 
 use crate::kit::{Cluster, ms};
 use crate::load::Load;
+use crate::node::PORT;
 
 #[test]
 fn mc_08_one_node_becomes_three_and_one_again() {
@@ -173,4 +174,26 @@ fn cores_and_streams_of_a_new_node_are_its_own() {
     cluster.start(node);
     cluster.ready(node);
     assert_eq!(cluster.get(node, "key").as_deref(), Some("alone"));
+}
+
+/// A name is looked up on a thread of its own (`env.md`): here it is the simulator that knows it.
+#[test]
+fn a_node_is_found_by_its_name() {
+    let mut cluster = Cluster::up(68, 1, 4);
+    let node = cluster.join();
+    cluster.put(1, "key", "value").unwrap();
+    let admin = cluster.engine(1).admin();
+    let named = format!("node-{node}:{PORT}");
+    let added = cluster.run(async move { admin.add_learner(NodeId(node), named).await });
+    added.unwrap().complete().unwrap();
+    cluster.promote(1, node).unwrap().complete().unwrap();
+    cluster.ready(node);
+    // Both have to dial the other anew, by what the members say.
+    cluster.crash(1, Crash::Power);
+    cluster.crash(node, Crash::Power);
+    cluster.start(1);
+    cluster.start(node);
+    cluster.ready(1);
+    cluster.ready(node);
+    assert_eq!(cluster.get(node, "key").as_deref(), Some("value"));
 }

@@ -17,6 +17,15 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+pub(super) async fn a_host_has_addresses<E: Env>(env: E) {
+    let own = env.resolve("127.0.0.1", 7).await.expect("it is an address already");
+    assert_eq!(own, [loopback(7)]);
+    let six = env.resolve("::1", 8).await.expect("and so is this");
+    assert_eq!(six, ["[::1]:8".parse().expect("an address")]);
+    let nobody = env.resolve("no host has blanks", 9).await;
+    assert_eq!(kind(nobody), Some(Kind::NotFound));
+}
+
 /// Both ends of a new connection: the caller's and the accepted one.
 async fn pair<E: Env>(env: &E) -> (StreamOf<E>, StreamOf<E>) {
     let listener = env.listen(loopback(0)).expect("a free port");

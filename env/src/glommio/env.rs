@@ -293,6 +293,14 @@ impl Env for GlommioEnv {
         GlommioListener::bind(at)
     }
 
+    fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> impl Future<Output = Result<Vec<SocketAddr>, EnvError>> + 'static {
+        super::resolve::resolve(host.to_owned(), port)
+    }
+
     fn connect(
         &self,
         to: SocketAddr,

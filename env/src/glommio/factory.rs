@@ -70,7 +70,7 @@ impl GlommioFactory {
         let mut helper = self.node.helper.lock().unwrap_or_else(PoisonError::into_inner);
         match &*helper {
             Some(helper) => Ok(helper.clone()),
-            None => Ok(helper.insert(Helper::start()?).clone()),
+            None => Ok(helper.insert(Helper::start("bowline-helper")?).clone()),
         }
     }
 }

@@ -27,8 +27,8 @@ pub(super) struct Helper {
 }
 
 impl Helper {
-    /// Starts the thread.
-    pub(super) fn start() -> Result<Self, EnvError> {
+    /// Starts the thread under `name`.
+    pub(super) fn start(name: &str) -> Result<Self, EnvError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let work = move || {
             while let Ok(job) = queue.recv() {
@@ -36,7 +36,7 @@ impl Helper {
                 drop(std::panic::catch_unwind(AssertUnwindSafe(job)));
             }
         };
-        match thread::Builder::new().name("bowline-helper".into()).spawn(work) {
+        match thread::Builder::new().name(name.into()).spawn(work) {
             Ok(_detached) => Ok(Self { jobs }),
             Err(error) => Err(errno::io(Op::Spawn, &error)),
         }

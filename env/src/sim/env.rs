@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::fmt;
 use core::future::Future;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use super::files::SimDir;
@@ -15,6 +15,7 @@ use super::slab::Key;
 use super::stream::{SimListener, SimStream};
 use super::task::{Join, SimTask, Sleep, Yield};
 use super::trace::Noted;
+use super::world::World;
 use crate::{Bell, Buf, Class, CoreNo, Env, EnvError, Fact, Kind, Millis, Moved, Nanos, Op};
 
 /// Bytes of buffers that one core may hold at a time.
@@ -190,6 +191,19 @@ impl Env for SimEnv {
 
     fn listen(&self, at: SocketAddr) -> Result<SimListener, EnvError> {
         SimListener::bind(&self.place, at)
+    }
+
+    fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> impl Future<Output = Result<Vec<SocketAddr>, EnvError>> + 'static {
+        let named = host.strip_prefix("node-").and_then(|id| id.parse::<u16>().ok());
+        let known = named.map(|id| World::addr(u64::from(id))).or_else(|| host.parse().ok());
+        async move {
+            let found = known.map(|ip: IpAddr| vec![SocketAddr::new(ip, port)]);
+            found.ok_or_else(|| EnvError::new(Op::Resolve, Kind::NotFound))
+        }
     }
 
     fn connect(

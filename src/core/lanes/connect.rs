@@ -21,6 +21,9 @@ use crate::core::peers::{Roster, SharedRoster};
 use crate::metrics::{CoreCounters, PeerFault};
 use crate::{Code, ErrorTable};
 
+/// Addresses of one host that are tried.
+const ADDRESSES_MAX: usize = 4;
+
 /// A connection that another node dialed, from the core that listens.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -81,9 +84,14 @@ impl<E: Env> Doorman<E> {
 
     async fn attempt(&self, node: NodeId, core: u16) -> Result<Opened<E::Stream>, DialError> {
         let address = self.roster.borrow_mut().address_to(node);
-        let to = resolve(&self.env, Arc::clone(&address)).await.map_err(DialError::Env)?;
+        let mut all = resolve(&self.env, &address).await.map_err(DialError::Env)?.into_iter();
+        let mut to = all.next().expect("a host has an address");
         let former = self.ledger.former_life().await.map_err(DialError::Refused)?;
         let mut opened = self.ask(to, (node, core), former).await;
+        while let (Err(DialError::Env(_)), Some(next)) = (&opened, all.next()) {
+            to = next;
+            opened = self.ask(to, (node, core), former).await;
+        }
         if let Err(DialError::Recall { life }) = opened {
             let remembered = self.ledger.recall(&self.env, node, life).await;
             remembered.map_err(DialError::Refused)?;
@@ -192,14 +200,17 @@ impl<E: Env> Doorman<E> {
     }
 }
 
-/// The address of a peer. A name is looked up by the system, off the core.
-async fn resolve<E: Env>(env: &E, address: Arc<str>) -> Result<SocketAddr, EnvError> {
+/// The addresses of a peer, best first, a few of them.
+async fn resolve<E: Env>(env: &E, address: &str) -> Result<Vec<SocketAddr>, EnvError> {
     if let Ok(numeric) = address.parse() {
-        return Ok(numeric);
+        return Ok(vec![numeric]);
     }
-    let found = env.offload(move || {
-        let mut found = std::net::ToSocketAddrs::to_socket_addrs(&*address).ok()?;
-        found.next()
-    });
-    found.await?.ok_or_else(|| EnvError::new(Op::Connect, Kind::NotFound))
+    let parts = address.rsplit_once(':');
+    let named = parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let Some((host, port)) = named else {
+        return Err(EnvError::new(Op::Resolve, Kind::NotFound));
+    };
+    let mut found = env.resolve(host, port).await?;
+    found.truncate(ADDRESSES_MAX);
+    Ok(found)
 }
