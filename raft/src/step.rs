@@ -230,7 +230,12 @@ impl RaftCore {
     /// The first test of any message: what no honest replica sends. The sender's place among the
     /// members, if it has one.
     #[inline]
-    pub(crate) fn plausible(&self, slot: Slot, from: Origin, m: Received<'_>) -> Result<Option<u8>, Why> {
+    pub(crate) fn plausible(
+        &self,
+        slot: Slot,
+        from: Origin,
+        m: Received<'_>,
+    ) -> Result<Option<u8>, Why> {
         let (it, message) = (&self.replicas[slot], m.message);
         ensure(message.to == it.replica, Why::Receiver)?;
         ensure(message.from != it.replica && message.from.0 != 0, Why::Sender)?;

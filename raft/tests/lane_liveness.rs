@@ -7,8 +7,8 @@
 mod cluster;
 
 use bowline_raft::{
-    Admin, BootTime, CoreConfig, Digest, LaneEvent, LaneNo, NodeId, Proposal, ProposeError, ReadMode,
-    ReplicaId, Role, Row, Send, Slot, Term, What,
+    Admin, BootTime, CoreConfig, Digest, LaneEvent, LaneNo, NodeId, Proposal, ProposeError,
+    ReadMode, ReplicaId, Role, Row, Send, Slot, Term, What,
 };
 use cluster::{Cluster, MILLI, Node};
 

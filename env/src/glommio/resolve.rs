@@ -12,8 +12,8 @@ pub(super) async fn resolve(host: String, port: u16) -> Result<Vec<SocketAddr>, 
     if let Ok(ip) = host.parse() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let thread = Helper::start("bowline-resolve")
-        .map_err(|error| EnvError::new(Op::Resolve, error.kind))?;
+    let thread =
+        Helper::start("bowline-resolve").map_err(|error| EnvError::new(Op::Resolve, error.kind))?;
     let found = thread.run(move || {
         let found = (host.as_str(), port).to_socket_addrs();
         found.map(Iterator::collect).unwrap_or_default()

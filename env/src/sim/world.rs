@@ -355,7 +355,8 @@ impl SimClock {
         self.change(|clock, now| clock.set_rate(now, ppm));
     }
 
-    /// The machine sleeps: its boot clock moves on by `span`, and nothing ran meanwhile.
+    /// The machine sleeps: its boot clock moves on by `span`, and nothing ran meanwhile. No time
+    /// passes elsewhere, so this node's promises end early in the eyes of the others.
     pub fn suspend(&self, span: Nanos) {
         self.change(|clock, now| clock.jump(now, span));
     }

@@ -31,7 +31,8 @@ pub(crate) enum Trouble {
     Pause,
     /// A pause that the node's clock does not see; never with lease reads.
     HiddenPause,
-    /// A machine sleeps: its boot clock jumps.
+    /// A boot clock jumps ahead of those of the other nodes, as if the machine had slept while
+    /// time stood still elsewhere; never with lease reads, which rest on time passing everywhere.
     Suspend,
     /// A wall clock jumps.
     WallJump,
@@ -119,7 +120,8 @@ impl Plan {
         let lease_reads = rng.ratio(1, 3);
         let nodes = [1, 3, 3, 3, 3, 3, 3, 5, 5, 5][rng.index(10)];
         let on = |trouble: &Trouble| {
-            let fits = !lease_reads || *trouble != Trouble::HiddenPause;
+            let breaks_leases = matches!(trouble, Trouble::HiddenPause | Trouble::Suspend);
+            let fits = !lease_reads || !breaks_leases;
             rng.ratio(1, 2) && fits
         };
         let troubles = Trouble::ALL.iter().copied().filter(on).collect();
