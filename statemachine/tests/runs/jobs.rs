@@ -66,6 +66,32 @@ fn a_failed_call_of_a_flush_leaves_nothing_and_the_next_try_works() {
     });
 }
 
+/// Bug: a run whose middle the disk had lost opened as a damaged section, and was published: what it
+/// was made of was given up for it.
+#[test]
+fn a_run_is_used_only_if_all_of_it_can_be_read() {
+    with_store(BIG, async move |world, store| {
+        let level = Level::random(&mut Dice::new(8), 1, 4_000, 800);
+        let disk = world.disk(1);
+        let mut lost = 0;
+        for nth in 1..=8 {
+            disk.fail_write(nth, WriteFault::Lost);
+            match flush(&store, &level, true).await {
+                Ok(done) => {
+                    let section = done.opened.as_ref().unwrap();
+                    check(&store, section, &level.written(true), 600).await;
+                },
+                Err(error) => {
+                    assert!(matches!(error, JobError::Damaged(_)), "write {nth}: {error}");
+                    lost += 1;
+                },
+            }
+            disk.heal();
+        }
+        assert!(lost >= 4, "{lost} of 8 lost writes were part of the run");
+    });
+}
+
 #[test]
 fn orphans_kept_when_log_damaged() {
     with_store(BIG, async move |world, store| {
