@@ -171,9 +171,9 @@ fn a_release_that_was_lost_is_found_by_the_sums() {
     assert!(asked > 0, "somebody asked");
 }
 
-/// Bug: a row named no replica, and whoever was to be told of it guessed the leader from the members
-/// it knew. With a configuration in its tail that was undone since, it followed a replica that is
-/// none, and refused its leader for the whole term.
+/// Bug: a row named no replica, and whoever was to be told of it guessed the leader from the
+/// members it knew. With a configuration in its tail that was undone since, it followed a replica
+/// that is none, and refused its leader for the whole term.
 #[test]
 fn a_row_is_for_the_replica_it_names_and_from_the_one_it_names() {
     let mut cluster = settled(1, config());

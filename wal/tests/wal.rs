@@ -17,6 +17,8 @@ mod crash;
 mod faults;
 #[path = "wal/forward.rs"]
 mod forward;
+#[path = "wal/garbage.rs"]
+mod garbage;
 #[path = "wal/image.rs"]
 mod image;
 #[path = "wal/kit.rs"]

@@ -66,8 +66,8 @@ fn a_failed_call_of_a_flush_leaves_nothing_and_the_next_try_works() {
     });
 }
 
-/// Bug: a run whose middle the disk had lost opened as a damaged section, and was published: what it
-/// was made of was given up for it.
+/// Bug: a run whose middle the disk had lost opened as a damaged section, and was published: what
+/// it was made of was given up for it.
 #[test]
 fn a_run_is_used_only_if_all_of_it_can_be_read() {
     with_store(BIG, async move |world, store| {
