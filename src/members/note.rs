@@ -54,12 +54,7 @@ impl Departed {
     }
 
     fn insert(&mut self, node: NodeId) {
-        self.unite(&Self(vec![(node.0, node.0)]));
-    }
-
-    /// Takes in what another one holds.
-    pub(crate) fn unite(&mut self, other: &Self) {
-        self.0.extend_from_slice(&other.0);
+        self.0.push((node.0, node.0));
         self.0.sort_unstable();
         self.0.dedup_by(|next, range| {
             let touches = next.0 <= range.1.saturating_add(1);
@@ -68,6 +63,15 @@ impl Departed {
             }
             touches
         });
+    }
+
+    /// Keeps what another one holds as well.
+    pub(crate) fn keep_common(&mut self, other: &Self) {
+        let common = |&(first, last): &(u64, u64)| {
+            let cut = move |&(from, to): &(u64, u64)| (first.max(from), last.min(to));
+            other.0.iter().map(cut).filter(|(first, last)| first <= last)
+        };
+        self.0 = self.0.iter().flat_map(common).collect();
     }
 
     /// Makes one range of the two that are closest. False: there is one at most.
@@ -298,6 +302,15 @@ mod tests {
         }
         assert_eq!(note.address(NodeId(4)).map(|text| &**text), Some("four:4"));
         assert_eq!(note.address(NodeId(2)), None);
+    }
+
+    #[test]
+    fn what_two_lists_of_departed_have_in_common() {
+        let mut one = Departed(vec![(2, 3), (9, 12), (20, 20)]);
+        one.keep_common(&Departed(vec![(1, 2), (10, 15), (17, 19)]));
+        assert_eq!(one, Departed(vec![(2, 2), (10, 12)]));
+        one.keep_common(&Departed::default());
+        assert_eq!(one, Departed::default());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline::{ChangeReport, Code, Error, Membership, NodeId, RequestError};
+use bowline::{ChangeReport, Code, Error, Membership, NodeId, RequestError, ShardId};
 use bowline_env::Kind;
-use bowline_env::sim::Crash;
+use bowline_env::sim::{Crash, WriteFault};
 
 use crate::kit::{Cluster, ms};
 
@@ -430,4 +430,56 @@ fn mc_07_a_voter_that_leaves_is_found_again_after_a_restart_of_all() {
     cluster.remove(1, 2).unwrap().complete().unwrap();
     assert_eq!(cluster.members(1), [(1, true)]);
     assert_eq!(cluster.get(1, "key").as_deref(), Some("value"));
+}
+
+/// Bug: seed 430954 of the clusters: a node that had left one shard was turned away by a voter of
+/// another, whose log was behind and did not have it yet, and whose vote it needed there.
+#[test]
+fn mc_07_who_left_one_shard_is_heard_by_who_does_not_know_it_in_another() {
+    let mut cluster = Cluster::new(89, 3, 2);
+    for node in 1..=3 {
+        cluster.setup(node).streams = 2;
+    }
+    cluster.start_all();
+    let lead = |cluster: &Cluster, shard: u64, node: u64| {
+        let leads = cluster.engine(2).shard(ShardId(shard)).unwrap().leader_info();
+        let from = leads.unwrap().leader_id.0;
+        if from != node {
+            let shard = cluster.engine(from).shard(ShardId(shard)).unwrap();
+            cluster.run(async move { shard.transfer(NodeId(node)).await }).unwrap();
+        }
+    };
+    lead(&cluster, 0, 1);
+    lead(&cluster, 1, 3);
+    let four = cluster.next_node();
+    cluster.setup(four).streams = 2;
+    cluster.start(four);
+    // The log of shard 0 fails on node 2, which thus does not hear of the newcomer there.
+    let key = cluster.key_of(0);
+    cluster.world.run_for(ms(500));
+    cluster.world.disk(2).fail_write(1, WriteFault::Error);
+    cluster.put(1, &key, "before").unwrap();
+    cluster.world.run_for(ms(500));
+    cluster.add(1, four).unwrap().complete().unwrap();
+    cluster.promote(1, four).unwrap().complete().unwrap();
+    cluster.world.run_for(ms(500));
+    // The log of shard 0 fails on its leader, whose last entry only the newcomer has.
+    cluster.part(&[1], &[3]);
+    cluster.world.disk(1).stuck(ms(20));
+    cluster.world.disk(1).fail_write(1, WriteFault::Error);
+    let open = cluster.begin_put(1, &key, "perhaps");
+    cluster.world.run_for(ms(50));
+    cluster.mend();
+    drop(open);
+    let admin = cluster.engine(3).admin().with_timeout(Duration::from_secs(5));
+    let removed = cluster.run(async move { admin.remove(NodeId(four)).await });
+    assert_eq!(removed.unwrap().complete().unwrap_err().code(), Code::NO_LEADER);
+    // Shard 1 has let it go everywhere, shard 0 has no leader: two of four voters are there.
+    assert_eq!(cluster.term(3, 0), None);
+    cluster.crash(2, Crash::Kill);
+    cluster.start(2);
+    cluster.world.run_for(ms(10_000));
+    cluster.put(four, &key, "after").unwrap();
+    cluster.remove(3, four).unwrap().complete().unwrap();
+    assert_eq!(cluster.get(2, &key).as_deref(), Some("after"));
 }

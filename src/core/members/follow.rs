@@ -82,10 +82,12 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
         matches!(self.replicas[place(slot)].closed, Some(ShardFailure::Removed))
     }
 
-    /// The other nodes are those of the configurations in force, committed or not.
+    /// The other nodes are those of the configurations in force, committed or not. A node has left
+    /// once every shard says so: one whose log is behind may not know yet that the node is a
+    /// member, and the node's vote may be what that shard needs to go on.
     fn follow_members(&self) {
         let mut nodes: BTreeMap<NodeId, Option<Arc<str>>> = BTreeMap::new();
-        let mut left = Departed::default();
+        let mut left: Option<Departed> = None;
         let mut last: Option<&Configuration> = None;
         for slot in self.slots.values().filter(|slot| !self.has_left(**slot)) {
             let Some(conf) = self.raft.view(*slot).conf else { continue };
@@ -95,12 +97,16 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
             }
             last = Some(conf);
             let note = Note::decode(&conf.note).unwrap_or_default();
-            left.unite(note.left());
+            match &mut left {
+                Some(left) => left.keep_common(note.left()),
+                None => left = Some(note.left().clone()),
+            }
             for member in conf.members.iter().filter(|member| member.node != self.node) {
                 let known = nodes.entry(member.node).or_default();
                 *known = note.address(member.node).cloned().or_else(|| known.take());
             }
         }
+        let left = left.unwrap_or_default();
         self.lanes.doorman.roster.borrow_mut().follow(nodes, left);
     }
 }

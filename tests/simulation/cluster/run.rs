@@ -40,6 +40,8 @@ const LED_WITHIN: Nanos = Nanos(20_000_000_000);
 const REPAIRS_MAX: usize = 64;
 /// Between two looks at the nodes.
 const SLICE: Nanos = Nanos::from_millis(20);
+/// Between two looks at who is sick while a change of members is to end.
+const LOOK_EVERY: Nanos = Nanos(10_000_000_000);
 
 /// A run under way.
 struct Run {
@@ -115,13 +117,18 @@ impl Run {
     /// A change of members that was begun comes to its end, now that nothing hinders it.
     fn end_change(&mut self) {
         let limit = self.world.now().after(LIMIT);
+        let mut look_at = self.world.now();
         while self.nemesis.guests.is_changing() {
             for node in self.shared.all() {
                 self.nodes.start(node);
             }
             self.world.run_for(SLICE);
-            // Who is sick for long is started anew; who leaves looks sick, and still has votes.
-            let _down: Vec<u64> = self.nodes.look();
+            // Who is sick for long is started anew. Who leaves looks sick, and still has votes: it
+            // gets the time to dial who does not know it, and to be elected.
+            if look_at <= self.world.now() {
+                let _down: Vec<u64> = self.nodes.look();
+                look_at = self.world.now().after(LOOK_EVERY);
+            }
             self.nemesis.guests.look(&mut self.nodes);
             assert!(
                 self.world.now() < limit,
