@@ -12,6 +12,8 @@ use crate::scan::{Expect, Scanner, SlotRead, SlotState};
 pub(crate) struct Base {
     pub(crate) slot_no: u32,
     pub(crate) epoch: u64,
+    /// The life that wrote it.
+    pub(crate) boot: u64,
     /// Frames of its first chunk and of its end.
     pub(crate) first_lsn: u64,
     pub(crate) end_lsn: u64,
@@ -291,8 +293,9 @@ async fn complete<R: SlotRead>(
         expect.lsn = Some(head.lsn + 1);
         expect.prev_crc = Some(head.crc());
         if let Some(slots) = end {
-            let base = Base { slot_no, epoch, first_lsn, end_lsn: head.lsn, slots };
-            return Ok(Some((base, After { boots, boot: head.boot, block_no, expect })));
+            let boot = head.boot;
+            let base = Base { slot_no, epoch, boot, first_lsn, end_lsn: head.lsn, slots };
+            return Ok(Some((base, After { boots, boot, block_no, expect })));
         }
     }
 }

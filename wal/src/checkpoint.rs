@@ -17,7 +17,7 @@ use bowline_raft::{HardState, LogIndex, ReplicaId, Term};
 use crate::field::{put, reachable, u32_at, u64_at};
 use crate::geometry::{SLOT_ROW_LEN, STATE_LEN};
 use crate::log::{DamageState, Hole};
-use crate::shard::ShardLog;
+use crate::shard::{Extent, ShardLog};
 use crate::slots::{Life, Slot};
 
 /// Bytes of a hole in a damage body.
@@ -27,6 +27,8 @@ pub(crate) const DAMAGE_HEAD: usize = 8;
 const MANIFEST_LOST: u8 = 1;
 const HAS_CRC: u32 = 1;
 const HAS_TERM: u32 = 2;
+/// A configuration is lost: nobody goes on with the one before.
+const IS_CONF: u32 = 4;
 
 /// A checkpoint being written.
 #[derive(Clone, Copy, Debug)]
@@ -194,6 +196,8 @@ impl SlotState {
 pub(crate) struct HoleState {
     pub(crate) hole: Hole,
     pub(crate) term: Option<u64>,
+    /// A configuration is among what is lost.
+    pub(crate) is_conf: bool,
 }
 
 /// The damage body of a state and its holes, at most `bytes_max`. Holes beyond it become one.
@@ -208,9 +212,11 @@ pub(crate) fn damage_body(state: DamageState, holes: &[HoleState], bytes_max: us
             row.hole.to = holes.last().expect("there is a hole").hole.to;
             row.hole.crc = None;
             row.term = None;
+            row.is_conf = holes[nth..].iter().any(|hole| hole.is_conf);
         }
         let flags = if row.hole.crc.is_some() { HAS_CRC } else { 0 }
-            | if row.term.is_some() { HAS_TERM } else { 0 };
+            | if row.term.is_some() { HAS_TERM } else { 0 }
+            | if row.is_conf { IS_CONF } else { 0 };
         let mut bytes = [0; HOLE_LEN];
         put(&mut bytes, 0, row.hole.from.0.to_le_bytes());
         put(&mut bytes, 8, row.hole.to.0.to_le_bytes());
@@ -233,7 +239,7 @@ pub(crate) fn parse_damage(bytes: &[u8]) -> Option<(DamageState, Vec<HoleState>)
         let crc = (flags & HAS_CRC != 0).then(|| u32_at(bytes, 24));
         let (from, to) = (LogIndex(u64_at(bytes, 0)), LogIndex(u64_at(bytes, 8)));
         let term = (flags & HAS_TERM != 0).then(|| u64_at(bytes, 16));
-        HoleState { hole: Hole { from, to, crc }, term }
+        HoleState { hole: Hole { from, to, crc }, term, is_conf: flags & IS_CONF != 0 }
     };
     let rows: Vec<_> = holes.chunks_exact(HOLE_LEN).map(row).collect();
     let forward = |row: &HoleState| 0 < row.hole.from.0 && row.hole.from <= row.hole.to;
@@ -243,13 +249,14 @@ pub(crate) fn parse_damage(bytes: &[u8]) -> Option<(DamageState, Vec<HoleState>)
 }
 
 impl ShardLog {
-    /// The holes with the terms that are known.
+    /// The holes with what is known of their batches.
     pub(crate) fn hole_states(&self) -> Vec<HoleState> {
-        let with_term = |hole: Hole| HoleState {
-            hole,
-            term: self.extent_at(hole.from.0).map(|extent| extent.term),
+        let state = |hole: Hole| {
+            let extent = self.extent_at(hole.from.0);
+            let is_conf = extent.is_some_and(Extent::is_conf);
+            HoleState { hole, term: extent.map(|extent| extent.term), is_conf }
         };
-        self.holes().into_iter().map(with_term).collect()
+        self.holes().into_iter().map(state).collect()
     }
 }
 
@@ -293,7 +300,11 @@ mod tests {
             assert_eq!(SlotState::parse_end(&bytes), None, "{at}");
         }
         let hole = Hole { from: LogIndex(1), to: LogIndex(u64::MAX), crc: None };
-        let body = damage_body(DamageState::Repairing, &[HoleState { hole, term: None }], 4096);
+        let body = damage_body(
+            DamageState::Repairing,
+            &[HoleState { hole, term: None, is_conf: false }],
+            4096,
+        );
         assert_eq!(parse_damage(&body), None);
     }
 
@@ -302,6 +313,7 @@ mod tests {
         let hole = |from, to, crc, term| HoleState {
             hole: Hole { from: LogIndex(from), to: LogIndex(to), crc },
             term,
+            is_conf: from == 6,
         };
         let holes = [hole(1, 2, Some(9), Some(3)), hole(4, 4, None, None), hole(6, 9, None, None)];
         let body = damage_body(DamageState::Repairing, &holes, 4096);
@@ -313,7 +325,7 @@ mod tests {
         }
         let body = damage_body(DamageState::Repairing, &holes, DAMAGE_HEAD + 2 * HOLE_LEN);
         let (_, found) = parse_damage(&body).unwrap();
-        assert_eq!(found, [holes[0], hole(4, 9, None, None)]);
+        assert_eq!(found, [holes[0], HoleState { is_conf: true, ..hole(4, 9, None, None) }]);
     }
 
     #[test]

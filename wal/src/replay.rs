@@ -8,14 +8,14 @@ use bowline_env::{Buf, SharedBuf};
 use bowline_raft::{HardState, LogIndex, ReplicaId, ShardId, Term};
 
 use crate::base::Base;
-use crate::checkpoint::{State, parse_damage};
+use crate::checkpoint::{HoleState, State, parse_damage};
 use crate::error::OpenError;
 use crate::field::countable;
 use crate::frame::{Row, kind};
 use crate::index::Index;
 use crate::log::{DamageState, RecoveredShard};
 use crate::scan::Found;
-use crate::shard::{Extent, Kill, ShardLog};
+use crate::shard::{CONF, Extent, Kill, ShardLog};
 use crate::walk::{Event, Sink};
 
 /// What a replay knows of a shard beside its log.
@@ -227,8 +227,7 @@ impl Replay {
             let manifest = side.manifest.filter(|_| !log.manifest_lost).map(|(_, body)| {
                 (LogIndex(log.manifest_index), Term(side.manifest_term), arena.add(&body))
             });
-            let conf = u16::to_le_bytes(bowline_raft::batch::FLAG_CONF)[0];
-            let confs = log.extents.iter().filter(|extent| extent.flags & conf != 0);
+            let confs = log.extents.iter().filter(|extent| extent.is_conf());
             shards.push(RecoveredShard {
                 shard: ShardId(log.shard),
                 replica: ReplicaId(log.replica),
@@ -343,21 +342,26 @@ fn damage(log: &mut ShardLog, at: At<'_>) {
             continue;
         }
         log.mark_lost(from, to, &mut Vec::new());
-        if let (Some(term), Some(crc)) = (row.term, row.hole.crc) {
-            restore_hole(log, row.hole.from.0, row.hole.to.0, (term, crc));
+        match (row.term, row.hole.crc) {
+            (Some(term), Some(crc)) => restore_hole(log, &row, (term, crc)),
+            // Where it was is not known, so nobody could tell it from an older one.
+            _ if row.is_conf => log.damage = DamageState::Retired,
+            _ => {},
         }
     }
 }
 
-/// A lost batch whose record is gone too: what a healing batch must be is still known.
-fn restore_hole(log: &mut ShardLog, from: u64, to: u64, (term, crc): (u64, u32)) {
+/// A lost batch whose record is gone too: what a healing batch must be is still known, and that no
+/// older configuration stands for one.
+fn restore_hole(log: &mut ShardLog, row: &HoleState, (term, crc): (u64, u32)) {
+    let (from, to) = (row.hole.from.0, row.hole.to.0);
     let at = log.position(from);
     let free = log.extents.get(at).is_none_or(|extent| extent.first > to);
     let count = u32::try_from(to - from + 1).unwrap_or(0);
     if free && count > 0 {
-        let lost = true;
+        let (lost, flags) = (true, if row.is_conf { CONF } else { 0 });
         let extent =
-            Extent { first: from, term, count, keep: count, crc, lost, ..Extent::default() };
+            Extent { first: from, term, count, keep: count, crc, lost, flags, ..Extent::default() };
         log.extents.insert(at, extent);
     }
 }

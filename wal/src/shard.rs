@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use bowline_raft::batch::FLAG_CONF;
 use bowline_raft::{BatchHeader, HardState, LogIndex, ReplicaId, ShardId, Term};
 
 use crate::field::len_u64;
@@ -30,6 +31,9 @@ pub(crate) struct Extent {
     /// The body is lost; identity and checksum are known.
     pub(crate) lost: bool,
 }
+
+/// A batch's flag of a configuration.
+pub(crate) const CONF: u8 = u16::to_le_bytes(FLAG_CONF)[0];
 
 const _: () = assert!(size_of::<Extent>() == 48, "a live batch costs 48 bytes");
 
@@ -69,6 +73,11 @@ impl Extent {
     }
 
     /// The hole that it is, if it is lost. A cut batch comes back from nobody as it was.
+    /// It holds a configuration, alone.
+    pub(crate) fn is_conf(&self) -> bool {
+        self.flags & CONF != 0
+    }
+
     fn hole(&self) -> Hole {
         let crc = (self.keep == self.count && self.crc != 0).then_some(self.crc);
         Hole { from: LogIndex(self.first), to: LogIndex(self.last()), crc }

@@ -339,7 +339,7 @@ fn write_record(open: &mut Open, shard: ShardId, record: &Record<'_>, damage_max
             return add_body(open, row, body);
         },
         Record::Damage { state, holes } => {
-            let unknown = |hole: &Hole| HoleState { hole: *hole, term: None };
+            let unknown = |hole: &Hole| HoleState { hole: *hole, term: None, is_conf: false };
             let holes: Vec<_> = holes.iter().map(unknown).collect();
             let body = damage_body(state, &holes, damage_max);
             return add_body(open, Row { kind: kind::DAMAGE, ..row }, &body);

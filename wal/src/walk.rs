@@ -114,6 +114,8 @@ struct Walk<'w, 's, R, S> {
     links: &'w [Link],
     sink: &'w mut S,
     clean_lsn: u64,
+    /// The life whose checkpoint lists the slots; 0: none does.
+    lister: u64,
     out: Outcome,
     /// Position: link, block, number, checksum of the frame before.
     link: usize,
@@ -137,6 +139,7 @@ pub(crate) async fn walk<R: SlotRead, S: Sink>(
         links: &plan.links,
         sink,
         clean_lsn: superblock.clean_lsn,
+        lister: plan.base.as_ref().map_or(0, |base| base.boot),
         out: Outcome::default(),
         link: 0,
         block_no: 1,
@@ -316,8 +319,10 @@ impl<R: SlotRead, S: Sink> Walk<'_, '_, R, S> {
         let link = &self.links[self.link];
         let offset = u64::from(self.block_no) * u64::from(self.scanner.geometry.block);
         let is_proven = evidence.proves(lsn);
-        // A checkpoint of a later life says that the slot has it, whoever else may be gone.
-        let listed = link.last_lsn.filter(|last| !is_proven && lsn <= *last);
+        // A checkpoint of a later life says that the slot has it, whoever else may be gone. One of
+        // the same life may have been in flight together with it, and proves what any frame does.
+        let is_later = self.boot < self.lister;
+        let listed = link.last_lsn.filter(|last| is_later && !is_proven && lsn <= *last);
         let is_corrupt = is_proven || listed.is_some();
         let verdict = if is_corrupt { Verdict::Corrupt } else { Verdict::Torn };
         let bad = BadFrame { slot: link.slot_no, offset, lsn, verdict, evidence };

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use bowline_env::sim::World;
 use bowline_env::{Env, Nanos};
+use bowline_raft::batch::FLAG_CONF;
 use bowline_raft::{LogIndex, ShardId, Term};
-use bowline_wal::{Finding, LogStorage, OpenError, Record, Verdict, Verified, WalOptions};
+use bowline_wal::{
+    Finding, FrameView, LogStorage, NewBatch, OpenError, Record, Verdict, Verified, WalOptions,
+};
 
 use crate::image::*;
 use crate::kit::*;
@@ -299,7 +303,7 @@ fn what_is_left_of_a_slot_with_a_rotten_head_is_found_by_every_later_boot() {
     let good = stream(28);
     let frames = good.frames();
     let first = frames.iter().take_while(|frame| frame.slot == frames[0].slot);
-    let holds_batch = |frame: &&bowline_wal::FrameView| {
+    let holds_batch = |frame: &&FrameView| {
         let (_, rows) = raw_rows(&good.clone().frame(frame));
         rows.iter().any(|row| row.kind == 1)
     };
@@ -426,5 +430,68 @@ fn wa_04_rot_in_a_slot_of_a_former_life_costs_no_later_one() {
         let label = format!("frame {}", frame.lsn.0);
         assert_eq!(of(&after, 1), of(&before, 1), "{label}");
         assert_eq!(votes(&after), votes(&before), "{label}");
+    }
+}
+
+/// Bug: a later life knew of a lost batch, and not that it was a configuration: an older one stood
+/// for it.
+#[test]
+fn wa_04_a_lost_configuration_is_one_in_every_later_life() {
+    let world = calm(40);
+    live(&world, async move |env| {
+        format(&env).await;
+        let mut log = open(&env).await;
+        for shard in 1..=2 {
+            log.open_shard(shard);
+        }
+        let body = body(1, 1, 200);
+        let conf = NewBatch {
+            shard: ShardId(1),
+            first: LogIndex(1),
+            term: Term(1),
+            prev_term: Term(0),
+            count: 1,
+            flags: FLAG_CONF,
+        };
+        let put = log.wal.append(conf, body.len(), |out| out.copy_from_slice(&body));
+        log.sync(put.unwrap().lsn).await;
+        let pinned = log.put(1, 1, &body);
+        log.sync(pinned.lsn).await;
+        env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
+        log.abandon();
+    });
+    power_cut(&world);
+    let mut image = Image::of(&world);
+    let frames = image.frames();
+    let batch = |frame: &FrameView| {
+        let (_, rows) = raw_rows(&image.frame(frame));
+        let row = rows.into_iter().find(|row| (row.kind, row.shard, row.index) == (1, 1, 1))?;
+        Some((*frame, frame.offset + u64::try_from(row.body.0).unwrap()))
+    };
+    let (frame, at) = frames.iter().find_map(batch).unwrap();
+    let name = dir().join(&format!("{:03}.slot", frame.slot));
+    assert!(world.disk(NODE).flip_bit(&name, at, 0));
+    let confs = |world: &World| {
+        live(world, async move |env| {
+            let mut log = open(&env).await;
+            let found = log.shard(1).unwrap();
+            let confs = (found.confs.clone(), found.holes.len());
+            // The slot where it was is used again.
+            log.hard(2, 7, 1, 0);
+            for _ in 0..400 {
+                let index = log.wal.bounds(ShardId(2)).unwrap().last.0 + 1;
+                let staged = log.put(2, 7, &body(2, index, 3_000));
+                log.sync(staged.lsn).await;
+                if index % 10 == 0 {
+                    log.compact(2, index).unwrap();
+                }
+            }
+            log.abandon();
+            confs
+        })
+    };
+    for life in 2..6 {
+        assert_eq!(confs(&world), (vec![LogIndex(1)], 1), "life {life}");
+        power_cut(&world);
     }
 }

@@ -151,6 +151,54 @@ fn a_torn_frame_that_holds_a_whole_checkpoint_is_not_begun_at() {
     assert_eq!(image.verified(), Verified::TornTail);
 }
 
+/// Bug: seed 506065 of the clusters: the last frame of a slot was still in flight when the first of
+/// the next was whole, and the checkpoint in that one lists the slot up to its last frame. What was
+/// never durable was called damage, and shards whose configurations were in it stayed closed.
+#[test]
+fn wa_11_a_checkpoint_in_flight_together_with_a_frame_does_not_prove_it() {
+    let world = calm(39);
+    live(&world, async move |env| {
+        format(&env).await;
+        let mut log = open(&env).await;
+        let lsn = log.open_shard(1);
+        log.sync(lsn).await;
+        env.sleep_until(env.now().after(Nanos::from_millis(10))).await;
+        for burst in 0..6 {
+            let mut last = Lsn(0);
+            for nth in 1..=5 {
+                last = log.put(1, 1, &body(1, 5 * burst + nth, 6_000)).lsn;
+            }
+            log.sync(last).await;
+        }
+        log.abandon();
+    });
+    power_cut(&world);
+    let mut image = Image::of(&world);
+    let frames = image.frames();
+    let roll = frames.windows(2).rposition(|pair| pair[1].first && pair[1].synced < pair[0].lsn);
+    let [last, first] = roll.map(|at| [frames[at], frames[at + 1]]).expect("a roll in flight");
+    let (_, rows) = raw_rows(&image.frame(&first));
+    assert!(rows.iter().any(|row| row.kind == 9), "the checkpoint is whole in one frame");
+    let (_, rows) = raw_rows(&image.frame(&last));
+    let entries = rows.iter().find(|row| row.kind == 1).expect("a batch is in the frame");
+    let behind = frames.iter().filter(|frame| frame.lsn > first.lsn);
+    behind.for_each(|frame| image.destroy(frame));
+    // Its body, its directory and heads, or all of it did not reach the platter.
+    let at = usize::try_from(last.offset).unwrap() + entries.body.0;
+    let mut torn = image.clone();
+    torn.flip(last.slot, at);
+    let mut gone = image;
+    gone.destroy(&last);
+    for image in [torn, gone] {
+        let lines = image.lines();
+        assert_eq!(lines.len(), 1, "the shard is there: {lines:?}");
+        assert_eq!(lines[0].damage, 0);
+        assert_eq!(lines[0].numbers[5], entries.index - 1, "up to the frame that is torn");
+        assert_eq!(image.verified(), Verified::TornTail);
+        assert_eq!(image.report().corrupt_frames, 0);
+    }
+}
+
 #[test]
 fn wa_06_a_cut_and_rewritten_suffix_is_on_the_disk_after_a_crash() {
     let world = calm(35);
