@@ -104,12 +104,17 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
     /// Starts the next flush or merge of a replica, if one is due.
     pub(crate) fn start_job(&mut self, slot: Slot, why: Pressure, now: Nanos) {
-        let applied = LogIndex(self.replicas[place(slot)].machine.applied());
-        let Some(term) = self.term_of(slot, applied) else { return };
-        let replica = &mut self.replicas[place(slot)];
-        if replica.closed.is_some() || now < replica.job_not_before {
+        let replica = &self.replicas[place(slot)];
+        if replica.closed.is_some() {
             return;
         }
+        if now < replica.job_not_before {
+            // Looked at until its time comes: may be nothing is written before that.
+            return self.touch(slot);
+        }
+        let applied = LogIndex(replica.machine.applied());
+        let Some(term) = self.term_of(slot, applied) else { return };
+        let replica = &mut self.replicas[place(slot)];
         let Agreed { conf, version } = self.confs[place(slot)].clone();
         let as_of = AsOf { term: term.0, version, conf };
         let Some(job) = replica.machine.next_job(why, &as_of) else { return };

@@ -125,7 +125,7 @@ pub(crate) struct Core<E: Env, L: LogStorage, M: Machine<E>> {
     pub(crate) unfetched: VecDeque<Slot>,
     /// Slots whose entries wait for room in the core's deltas.
     pub(crate) starved: Vec<Slot>,
-    /// Slots that applied something since the last tick.
+    /// Slots that applied something since the last tick, or wait to try a job again.
     pub(crate) touched: Vec<Slot>,
     /// Slots that hold tickets with deadlines.
     pub(crate) ticketed: Vec<Slot>,
