@@ -1,5 +1,7 @@
 //! Stopping a core: nothing new, what is in the log ends, the log is closed cleanly.
 
+use std::sync::Arc;
+
 use bowline_env::{Env, Nanos};
 use bowline_statemachine::Machine;
 use bowline_wal::LogStorage;
@@ -94,23 +96,30 @@ impl<E: Env, L: LogStorage, M: Machine<E>> Core<E, L, M> {
 
 /// Closes the logs of a drained core and answers who asked it to stop.
 pub(crate) async fn close<E: Env, L: LogStorage, M: Machine<E>>(core: SharedCore<E, L, M>) {
-    let (streams, tickets, number) = {
+    let (streams, tickets, env, ledger, board) = {
         let mut core = core.borrow_mut();
         core.inbox.close();
         core.close_lanes();
         let streams = std::mem::take(&mut core.logs.streams);
-        (streams, std::mem::take(&mut core.stop_tickets), core.env.core().0)
+        let tickets = std::mem::take(&mut core.stop_tickets);
+        let ledger = Arc::clone(&core.lanes.doorman.ledger);
+        (streams, tickets, core.env.clone(), ledger, Arc::clone(&core.board))
     };
+    let number = env.core().0;
     let mut failure = None;
     for stream in streams {
         if let Err(error) = stream.close().await {
             let text = format!("the log was not closed cleanly: {error}");
-            failure = Some(std::sync::Arc::new(Failure::new(Some(number), Code::LOG_WRITE, text)));
+            failure = Some(Arc::new(Failure::new(Some(number), Code::LOG_WRITE, text)));
         }
+    }
+    // The next life writes NODE too. A core that failed may hold it for ever.
+    while !ledger.close() && !board.has_failed() {
+        env.sleep_until(env.now().after(Nanos::from_millis(1))).await;
     }
     for ticket in tickets {
         let result = failure.as_ref().map_or(Ok(Reply::Unit), |cause| {
-            let cause = Some(std::sync::Arc::clone(cause));
+            let cause = Some(Arc::clone(cause));
             Err(Error::Stopped { maybe_applied: false, cause })
         });
         ticket.complete_now(result);

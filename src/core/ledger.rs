@@ -3,10 +3,14 @@
 //!
 //! A node that was met in a life has to remember that life when it is met again, or it runs on an
 //! old copy of its directory and may have forgotten votes and entries (`docs/decisions/0021`).
+//!
+//! A write of NODE that is dropped in flight goes on, and may land over what the node's next life
+//! wrote. So who asks for one may be dropped, the write is not; and a core ends after it.
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
-use bowline_env::{Dir as _, Env, EnvError};
+use bowline_env::{Class, Dir as _, Env, EnvError, Kind, Op};
 use bowline_net::{Hello, HelloKind, Refusal};
 use bowline_raft::NodeId;
 
@@ -14,18 +18,34 @@ use super::peers::SharedRoster;
 use crate::node_file::{Met, NO_CLUSTER, NodeFile, PEERS_MAX, node_name};
 use crate::{Code, ErrorTable};
 
+/// NODE, held until what is written to it is durable.
+type Held = tokio::sync::OwnedMutexGuard<NodeFile>;
+
 /// NODE, and what is written to it while the node runs.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    file: tokio::sync::Mutex<NodeFile>,
+    file: Arc<tokio::sync::Mutex<NodeFile>>,
     /// This directory is an old copy: what NODE says, for who cannot wait.
     old_copy: AtomicBool,
+    /// The node ends: nothing is written any more.
+    closed: AtomicBool,
 }
 
 impl Ledger {
     pub(crate) fn new(node: NodeFile) -> Self {
         let old_copy = AtomicBool::new(node.old_copy);
-        Self { file: tokio::sync::Mutex::new(node), old_copy }
+        let file = Arc::new(tokio::sync::Mutex::new(node));
+        Self { file, old_copy, closed: AtomicBool::new(false) }
+    }
+
+    /// The node ends: no write begins any more. False: one is under way, ask again.
+    pub(crate) fn close(&self) -> bool {
+        self.closed.store(true, Ordering::Release);
+        self.file.try_lock().is_ok()
+    }
+
+    async fn hold(&self) -> Held {
+        Arc::clone(&self.file).lock_owned().await
     }
 
     /// Whether this directory was found to be an old copy: its node has nothing to say.
@@ -42,10 +62,10 @@ impl Ledger {
     pub(crate) async fn begin<E: Env>(&self, env: &E, boot: u64) -> Result<u64, EnvError> {
         let mut chance = [0; 4];
         env.fill_random(&mut chance);
-        let mut file = self.file.lock().await;
+        let file = self.hold().await;
         let mut next = file.clone();
         let life = next.begin_life(boot, u32::from_le_bytes(chance));
-        write(env, &mut file, next).await?;
+        self.write(env, file, next).await?;
         Ok(life)
     }
 
@@ -64,12 +84,12 @@ impl Ledger {
     /// directory once this is durable. What cannot be written down is tried at the next start; a
     /// shard refuses older code by itself, too.
     pub(super) async fn agreed<E: Env>(&self, env: &E, version: u16) {
-        let mut file = self.file.lock().await;
+        let file = self.hold().await;
         if version <= file.machine_version {
             return;
         }
         let next = NodeFile { machine_version: version, ..file.clone() };
-        if let Err(error) = write(env, &mut file, next).await {
+        if let Err(error) = self.write(env, file, next).await {
             tracing::error!(version, %error, "the agreed version cannot be noted");
         }
     }
@@ -91,8 +111,7 @@ impl Ledger {
         peer: NodeId,
         life: u64,
     ) -> Result<(), Refusal> {
-        let mut file = self.file.lock().await;
-        recall(self, env, &mut file, (peer, life)).await
+        self.recalled(env, self.hold().await, (peer, life)).await.map(drop)
     }
 
     /// Holds the store and the life of a node against those that were met before; what is new is
@@ -109,7 +128,7 @@ impl Ledger {
         roster: &SharedRoster,
     ) -> Result<(), Refusal> {
         let Hello { from: node, store, cluster, boot: life, .. } = *theirs;
-        let mut file = self.file.lock().await;
+        let file = self.hold().await;
         let mut next = file.clone();
         if file.cluster == NO_CLUSTER {
             // A node that waits to be added belongs to whoever adds it first.
@@ -128,7 +147,7 @@ impl Ledger {
             Err(at) => next.peers.insert(at, Met { node, store, life }),
         }
         let known = if theirs.kind == HelloKind::Hello { theirs.known } else { 0 };
-        recall(self, env, &mut file, (node, known)).await?;
+        let file = self.recalled(env, file, (node, known)).await?;
         if next == *file {
             return Ok(());
         }
@@ -140,11 +159,51 @@ impl Ledger {
         if next.peers.len() > PEERS_MAX {
             return Err(Refusal::Limit);
         }
-        if let Err(error) = write(env, &mut file, next).await {
+        if let Err(error) = self.write(env, file, next).await {
             tracing::error!(%error, "what was met of a peer cannot be noted");
             return Err(Refusal::Limit);
         }
         Ok(())
+    }
+
+    /// Gives NODE back if it knows of the life.
+    async fn recalled<E: Env>(
+        &self,
+        env: &E,
+        mut file: Held,
+        (peer, life): (NodeId, u64),
+    ) -> Result<Held, Refusal> {
+        if file.old_copy {
+            return Err(Refusal::OldCopy);
+        }
+        if file.remembers(life) {
+            return Ok(file);
+        }
+        self.old_copy.store(true, Ordering::Release);
+        let row = ErrorTable::row(Code::OLD_COPY);
+        let (what, cause, fix) = (row.what, row.cause, row.fix);
+        tracing::error!(code = %Code::OLD_COPY, peer = peer.0, life, cause, fix, "{what}");
+        let marked = NodeFile { old_copy: true, ..file.clone() };
+        // What cannot be noted holds until the process ends at least.
+        file.old_copy = true;
+        if let Err(error) = self.write(env, file, marked).await {
+            tracing::error!(%error, "that this directory is an old copy cannot be noted");
+        }
+        Err(Refusal::OldCopy)
+    }
+
+    /// Makes `next` durable; then it counts. The write goes on if this is dropped.
+    async fn write<E: Env>(&self, env: &E, mut file: Held, next: NodeFile) -> Result<(), EnvError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(EnvError::new(Op::Write, Kind::Closed).named(&node_name()));
+        }
+        let written = env.dir().write_whole(&node_name(), next.encode().into());
+        let task = async move {
+            written.await?;
+            *file = next;
+            Ok(())
+        };
+        env.spawn(Class::Core, task).await
     }
 }
 
@@ -152,36 +211,4 @@ impl Ledger {
 /// remembers it.
 const fn follows(theirs: &Hello, met: u64) -> bool {
     met == 0 || theirs.boot == met || (theirs.claimed == met && met < theirs.boot)
-}
-
-async fn recall<E: Env>(
-    ledger: &Ledger,
-    env: &E,
-    file: &mut NodeFile,
-    (peer, life): (NodeId, u64),
-) -> Result<(), Refusal> {
-    if file.old_copy {
-        return Err(Refusal::OldCopy);
-    }
-    if file.remembers(life) {
-        return Ok(());
-    }
-    ledger.old_copy.store(true, Ordering::Release);
-    let row = ErrorTable::row(Code::OLD_COPY);
-    let (what, cause, fix) = (row.what, row.cause, row.fix);
-    tracing::error!(code = %Code::OLD_COPY, peer = peer.0, life, cause, fix, "{what}");
-    let marked = NodeFile { old_copy: true, ..file.clone() };
-    // What cannot be noted holds until the process ends at least.
-    file.old_copy = true;
-    if let Err(error) = write(env, file, marked).await {
-        tracing::error!(%error, "that this directory is an old copy cannot be noted");
-    }
-    Err(Refusal::OldCopy)
-}
-
-/// Makes `next` durable; then it counts.
-async fn write<E: Env>(env: &E, file: &mut NodeFile, next: NodeFile) -> Result<(), EnvError> {
-    env.dir().write_whole(&node_name(), next.encode().into()).await?;
-    *file = next;
-    Ok(())
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bowline::Error;
-use bowline_env::Nanos;
 use bowline_env::sim::Crash;
+use bowline_env::{Name, Nanos};
 
 use crate::kit::{Cluster, LIMIT, ms};
 
@@ -320,4 +320,35 @@ fn nw_04_who_was_away_for_long_is_met_soon_and_a_lane_that_breaks_then_is_made_a
     cluster.world.run_until(|| lanes(&cluster, away) == 4, LIMIT).unwrap();
     let took = cluster.world.now().since(begin);
     assert!(took <= ms(150), "the first frame ends the back-off: {took:?}");
+}
+
+/// What is met of a peer is written to NODE. A stop does not leave that write behind: it would
+/// land over what the next life wrote, and the node would have forgotten that life.
+#[test]
+fn what_one_life_writes_of_a_peer_does_not_land_in_the_next() {
+    // Node 2 is dialed by the one and dials the other.
+    for peer in [1, 3] {
+        let mut cluster = Cluster::up(37, 3, 4);
+        let disk = cluster.world.disk(2);
+        let node = || disk.durable(&Name::of("NODE")).unwrap();
+        cluster.stop(peer);
+        cluster.world.run_for(ms(2_000));
+        let (before, changes) = (node(), disk.changes());
+        // A write of NODE takes two seconds, and is alone in that.
+        disk.slow(10_000, LIMIT);
+        cluster.start(peer);
+        cluster.world.run_until(|| disk.changes() > changes, LIMIT).unwrap();
+        disk.slow(1, ms(0));
+        cluster.world.run_for(ms(10));
+        assert_eq!(node(), before, "it is in flight");
+        cluster.stop(2);
+        cluster.start(2);
+        cluster.ready(2);
+        cluster.world.run_for(ms(3_000));
+        cluster.crash(2, Crash::Kill);
+        cluster.start(2);
+        cluster.ready(2);
+        cluster.put(cluster.leader(), "key", "value").unwrap();
+        assert_eq!(cluster.get(2, "key").as_deref(), Some("value"), "peer {peer}");
+    }
 }

@@ -75,11 +75,12 @@ impl Disk {
         for key in self.ops.keys(|_| true) {
             let Some(op) = self.ops.at_mut(key) else { continue };
             after.wakers.extend(op.waker.take());
-            if op.orphan && op.action.is_some() {
-                // A late write of a life before this one goes on.
+            let write = matches!(op.action, Some(Action::Write { .. }));
+            if op.orphan && write {
+                // A late write of a life before this one goes on. What the process would have done
+                // itself, step by step, ends with it.
                 continue;
             }
-            let write = matches!(op.action, Some(Action::Write { .. }));
             if write && rng.chance(odds.late) {
                 op.orphan = true;
                 op.due = now + rng.between(1, LATE_MAX);
