@@ -411,7 +411,8 @@ fn mc_02_who_holds_an_undone_add_hears_the_next_owner_of_its_id() {
 /// without its vote it could not leave.
 #[test]
 fn mc_07_a_voter_that_leaves_is_found_again_after_a_restart_of_all() {
-    let mut cluster = Cluster::up(87, 1, 4);
+    // One shard: with more, those that do not have the change yet would know where the voter is.
+    let mut cluster = Cluster::up(87, 1, 1);
     assert_eq!(cluster.grow(1), 2);
     cluster.put(1, "key", "value").unwrap();
     cluster.part(&[1], &[2]);
