@@ -69,7 +69,7 @@ pub(crate) async fn holds_entries<E: Env>(
     options: &WalOptions,
 ) -> Result<bool, OpenError> {
     let superblock = match read_supers(env, dir).await {
-        Ok((superblock, _)) => superblock,
+        Ok((superblock, ..)) => superblock,
         Err(OpenError::Unreadable) => return Ok(false),
         Err(error) => return Err(error),
     };
@@ -89,7 +89,7 @@ pub(crate) async fn holds_entries<E: Env>(
 
 /// The frame cap that a stream was formatted with. Nothing is written.
 pub(crate) async fn frame_cap<E: Env>(env: &E, dir: &Name, id: StreamId) -> Result<u32, OpenError> {
-    let (superblock, _) = read_supers(env, dir).await?;
+    let (superblock, ..) = read_supers(env, dir).await?;
     superblock.check_version(true)?;
     superblock.check_id(id)?;
     superblock.geometry(0).check()?;
@@ -104,7 +104,7 @@ pub(crate) async fn open<E: Env>(
     options: WalOptions,
     signal: Bell,
 ) -> Result<(Ref<E>, Recovered), OpenError> {
-    let (superblock, copy) = read_supers(env, dir).await?;
+    let (superblock, copy, both) = read_supers(env, dir).await?;
     superblock.check_version(true)?;
     superblock.check_id(id)?;
     let geometry = superblock.geometry(options.log_bytes);
@@ -124,7 +124,8 @@ pub(crate) async fn open<E: Env>(
         }
     }
     let files = slots.files.into_iter().zip(whole).map(|(file, whole)| file.filter(|_| whole));
-    let boot = boot_seen + 1;
+    // A superblock that is lost may have named a life, which may have left a write under way.
+    let boot = boot_seen + if both { 1 } else { 2 };
     let mut table = recovery.slot_table(&geometry);
     table.quiet_at = (!recovery.is_quiet()).then(|| env.now().after(LATE_MAX));
     let start = Start {
@@ -159,6 +160,9 @@ pub(crate) async fn open<E: Env>(
         uncounted: Cell::new(None),
         unsynced: RefCell::new(Vec::new()),
     });
+    if both {
+        shared.settle_super().await?;
+    }
     shared
         .write_super(|superblock| {
             superblock.boot = boot;
@@ -181,9 +185,9 @@ fn recovered<E: Env>(shared: &Shared<E>, recovery: &mut Recovery, boot: u64) -> 
     Recovered { boot, report: recovery.report.clone(), shards }
 }
 
-/// Reads both superblocks; the newer valid one, with every slot that is there counted. `super.a` is
-/// the first file that a core opens.
-async fn read_supers<E: Env>(env: &E, dir: &Name) -> Result<(Super, SuperCopy), OpenError> {
+/// Reads both superblocks; the newer valid one, with every slot that is there counted, and whether
+/// the other is valid too. `super.a` is the first file that a core opens.
+async fn read_supers<E: Env>(env: &E, dir: &Name) -> Result<(Super, SuperCopy, bool), OpenError> {
     let mut found = [None, None];
     for (nth, copy) in [SuperCopy::A, SuperCopy::B].into_iter().enumerate() {
         let name = dir.join(copy.file());
@@ -200,10 +204,11 @@ async fn read_supers<E: Env>(env: &E, dir: &Name) -> Result<(Super, SuperCopy), 
         }
     }
     let [a, b] = found;
+    let both = a.is_some() && b.is_some();
     let (mut superblock, copy) = Super::choose(a, b)?;
     let files = env.dir().list(Some(dir)).await?;
     superblock.count_slots(files.iter().map(|(name, len)| (name.file(), *len)));
-    Ok((superblock, copy))
+    Ok((superblock, copy, both))
 }
 
 /// A superblock file; one that is missing is written anew from the other.

@@ -146,9 +146,31 @@ impl<E: Env> Shared<E> {
             let copy = held.copy.other();
             (next, copy, held.file(copy).clone())
         };
+        self.put_super(&next, &file).await?;
+        let mut held = self.superblock.borrow_mut();
+        held.current = next;
+        held.copy = copy;
+        Ok(())
+    }
+
+    /// Writes the superblock that stands in the newer copy there once more, the other copy being
+    /// valid. What was read of the newer may be in the device's cache only, and after a sync that
+    /// failed no later one makes that durable: until it is, a power loss leaves the other alone.
+    pub(crate) async fn settle_super(&self) -> Result<(), EnvError> {
+        if self.sync == SyncMode::Dsync {
+            return Ok(());
+        }
+        let (current, file) = {
+            let held = self.superblock.borrow();
+            (held.current, held.file(held.copy).clone())
+        };
+        self.put_super(&current, &file).await
+    }
+
+    async fn put_super(&self, superblock: &Super, file: &E::File) -> Result<(), EnvError> {
         let len = self.geometry.block_len();
         let mut buf = self.env.buffer(len)?;
-        let bytes = next.to_bytes();
+        let bytes = superblock.to_bytes();
         buf.rest_mut()[..bytes.len()].copy_from_slice(&bytes);
         buf.rest_mut()[bytes.len()..len].fill(0);
         buf.fill(len);
@@ -156,9 +178,6 @@ impl<E: Env> Shared<E> {
         if self.sync == SyncMode::Fdatasync {
             file.sync().await?;
         }
-        let mut held = self.superblock.borrow_mut();
-        held.current = next;
-        held.copy = copy;
         Ok(())
     }
 }

@@ -455,8 +455,6 @@ fn wa_04_a_lost_configuration_is_one_in_every_later_life() {
         };
         let put = log.wal.append(conf, body.len(), |out| out.copy_from_slice(&body));
         log.sync(put.unwrap().lsn).await;
-        let pinned = log.put(1, 1, &body);
-        log.sync(pinned.lsn).await;
         env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
         log.abandon();
     });
