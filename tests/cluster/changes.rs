@@ -426,7 +426,8 @@ fn mc_07_a_voter_that_leaves_is_found_again_after_a_restart_of_all() {
     cluster.mend();
     cluster.start(1);
     cluster.start(2);
-    cluster.ready(1);
+    // It is dialed; it waits for three seconds before it dials itself.
+    cluster.ready_within(1, Duration::from_secs(2)).unwrap();
     cluster.world.run_for(ms(3_000));
     cluster.remove(1, 2).unwrap().complete().unwrap();
     assert_eq!(cluster.members(1), [(1, true)]);

@@ -137,6 +137,10 @@ fn a_configuration_that_cannot_be_read_at_the_start_is_no_older_one() {
         cluster.grow(2);
         let learner = cluster.join();
         cluster.add(2, learner).unwrap().complete().unwrap();
+        // So many that it is read from the disk.
+        for key in 0..40 {
+            cluster.put(1, &format!("key-{key}"), &"x".repeat(2_000)).unwrap();
+        }
         cluster.crash(1, Crash::Kill);
         cluster.world.disk(1).fail_read(nth);
         if cluster.try_start(1).is_err() {
