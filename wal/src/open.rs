@@ -160,20 +160,28 @@ pub(crate) async fn open<E: Env>(
         uncounted: Cell::new(None),
         unsynced: RefCell::new(Vec::new()),
     });
-    if both {
-        shared.settle_super().await?;
-    }
-    shared
-        .write_super(|superblock| {
-            superblock.boot = boot;
-            superblock.max_epoch = epoch_seen;
-        })
-        .await?;
+    name_life(&shared, both, (boot, epoch_seen)).await?;
     let frames = core::mem::take(&mut recovery.outcome.tail.frames);
     Box::pin(record_boot(&shared, &frames)).await?;
     let recovered = recovered(&shared, &mut recovery, boot);
     tasks::start(&shared);
     Ok((shared, recovered))
+}
+
+/// Names this life in the superblock. `settle`: the newer copy may not be durable yet.
+async fn name_life<E: Env>(
+    shared: &Shared<E>,
+    settle: bool,
+    (boot, epoch_seen): (u64, u64),
+) -> Result<(), OpenError> {
+    if settle {
+        shared.settle_super().await?;
+    }
+    let change = |superblock: &mut Super| {
+        superblock.boot = boot;
+        superblock.max_epoch = epoch_seen;
+    };
+    Ok(shared.write_super(change).await?)
 }
 
 /// What is handed out: the shards as the index, which the stream has now, says.
