@@ -145,8 +145,9 @@ fn boots_whose_syncs_fail_one_after_the_other_lose_nothing_acknowledged() {
     }
 }
 
-/// Bug: seed 500937 of the clusters: a superblock that only the cache showed, its writer having been
-/// killed, was taken for durable; as the next was written to the other copy, a power loss took both.
+/// Bug: seed 500937 of the clusters: a superblock that only the cache showed, its writer having
+/// been killed, was taken for durable; as the next was written to the other copy, a power loss took
+/// both.
 #[test]
 fn a_superblock_that_only_the_cache_shows_is_durable_before_the_other_is_written() {
     let (mut killed, mut cut) = (0, 0);
