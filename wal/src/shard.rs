@@ -11,6 +11,9 @@ use bowline_raft::{BatchHeader, HardState, LogIndex, ReplicaId, ShardId, Term};
 use crate::field::len_u64;
 use crate::log::{DamageState, Hole, LogBounds};
 
+/// [`FLAG_CONF`], as an extent has it.
+pub(crate) const CONF: u8 = u16::to_le_bytes(FLAG_CONF)[0];
+
 /// A batch of the log, or the part of it that still counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -31,9 +34,6 @@ pub(crate) struct Extent {
     /// The body is lost; identity and checksum are known.
     pub(crate) lost: bool,
 }
-
-/// A batch's flag of a configuration.
-pub(crate) const CONF: u8 = u16::to_le_bytes(FLAG_CONF)[0];
 
 const _: () = assert!(size_of::<Extent>() == 48, "a live batch costs 48 bytes");
 
@@ -72,12 +72,12 @@ impl Extent {
         }
     }
 
-    /// The hole that it is, if it is lost. A cut batch comes back from nobody as it was.
     /// It holds a configuration, alone.
     pub(crate) fn is_conf(&self) -> bool {
         self.flags & CONF != 0
     }
 
+    /// The hole that it is, if it is lost. A cut batch comes back from nobody as it was.
     fn hole(&self) -> Hole {
         let crc = (self.keep == self.count && self.crc != 0).then_some(self.crc);
         Hole { from: LogIndex(self.first), to: LogIndex(self.last()), crc }

@@ -408,13 +408,7 @@ fn wa_04_rot_in_a_slot_of_a_former_life_costs_no_later_one() {
     live(&world, async move |env| {
         let mut log = open(&env).await;
         log.hard(1, 7, 1, 0);
-        for index in 1..=400 {
-            let staged = log.put(1, 7, &body(1, index, 3_000));
-            log.sync(staged.lsn).await;
-            if index % 10 == 0 {
-                log.compact(1, index).unwrap();
-            }
-        }
+        log.churn(1, 7).await;
         log.abandon();
     });
     power_cut(&world);
@@ -476,14 +470,7 @@ fn wa_04_a_lost_configuration_is_one_in_every_later_life() {
             let confs = (found.confs.clone(), found.holes.len());
             // The slot where it was is used again.
             log.hard(2, 7, 1, 0);
-            for _ in 0..400 {
-                let index = log.wal.bounds(ShardId(2)).unwrap().last.0 + 1;
-                let staged = log.put(2, 7, &body(2, index, 3_000));
-                log.sync(staged.lsn).await;
-                if index % 10 == 0 {
-                    log.compact(2, index).unwrap();
-                }
-            }
+            log.churn(2, 7).await;
             log.abandon();
             confs
         })

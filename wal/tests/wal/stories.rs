@@ -71,8 +71,8 @@ fn wa_11_a_write_of_an_earlier_life_that_lands_after_the_restart_is_ignored() {
     assert_eq!(after.verified(), Verified::Clean);
 }
 
-/// A stream with two frames that were in flight together.
-fn deep(seed: u64) -> Image {
+/// A stream with two frames that were in flight together, and again with each burst.
+fn deep(seed: u64, bursts: u64) -> Image {
     let world = calm(seed);
     live(&world, async move |env| {
         format(&env).await;
@@ -80,11 +80,13 @@ fn deep(seed: u64) -> Image {
         let lsn = log.open_shard(1);
         log.sync(lsn).await;
         env.sleep_until(env.now().after(Nanos::from_millis(10))).await;
-        let mut last = Lsn(0);
-        for index in 1..=5 {
-            last = log.put(1, 1, &body(1, index, 6000)).lsn;
+        for burst in 0..bursts {
+            let mut last = Lsn(0);
+            for nth in 1..=5 {
+                last = log.put(1, 1, &body(1, 5 * burst + nth, 6_000)).lsn;
+            }
+            log.sync(last).await;
         }
-        log.sync(last).await;
         env.sleep_until(env.now().after(Nanos::from_millis(100))).await;
         log.abandon();
     });
@@ -94,7 +96,7 @@ fn deep(seed: u64) -> Image {
 
 #[test]
 fn wa_11_a_hole_at_depth_two_is_torn_without_evidence_and_corrupt_with_it() {
-    let good = deep(34);
+    let good = deep(34, 1);
     let frames = good.frames();
     let at = frames.windows(2).position(|pair| pair[1].synced < pair[0].lsn);
     let at = at.expect("two frames were in flight together");
@@ -156,24 +158,7 @@ fn a_torn_frame_that_holds_a_whole_checkpoint_is_not_begun_at() {
 /// never durable was called damage, and shards whose configurations were in it stayed closed.
 #[test]
 fn wa_11_a_checkpoint_in_flight_together_with_a_frame_does_not_prove_it() {
-    let world = calm(39);
-    live(&world, async move |env| {
-        format(&env).await;
-        let mut log = open(&env).await;
-        let lsn = log.open_shard(1);
-        log.sync(lsn).await;
-        env.sleep_until(env.now().after(Nanos::from_millis(10))).await;
-        for burst in 0..6 {
-            let mut last = Lsn(0);
-            for nth in 1..=5 {
-                last = log.put(1, 1, &body(1, 5 * burst + nth, 6_000)).lsn;
-            }
-            log.sync(last).await;
-        }
-        log.abandon();
-    });
-    power_cut(&world);
-    let mut image = Image::of(&world);
+    let mut image = deep(39, 6);
     let frames = image.frames();
     let roll = frames.windows(2).rposition(|pair| pair[1].first && pair[1].synced < pair[0].lsn);
     let [last, first] = roll.map(|at| [frames[at], frames[at + 1]]).expect("a roll in flight");
@@ -183,7 +168,7 @@ fn wa_11_a_checkpoint_in_flight_together_with_a_frame_does_not_prove_it() {
     let entries = rows.iter().find(|row| row.kind == 1).expect("a batch is in the frame");
     let behind = frames.iter().filter(|frame| frame.lsn > first.lsn);
     behind.for_each(|frame| image.destroy(frame));
-    // Its body, its directory and heads, or all of it did not reach the platter.
+    // A part of its body, or all of it, did not reach the platter.
     let at = usize::try_from(last.offset).unwrap() + entries.body.0;
     let mut torn = image.clone();
     torn.flip(last.slot, at);
