@@ -219,7 +219,9 @@ fn dk_09_a_commit_is_told_although_the_leaders_disk_was_slow_just_then() {
     let followers = cluster.others(leader);
     let [key, other] = [0, 1].map(|shard| cluster.key_of(shard));
     // Committed while the disk of the leader is slow, which has the entry durable already.
-    followers.iter().for_each(|follower| cluster.world.disk(*follower).stuck(Nanos(340_000_000)));
+    for follower in &followers {
+        cluster.world.disk(*follower).stuck(Nanos(340_000_000));
+    }
     let first = cluster.begin_put(leader, &key, "value");
     cluster.world.run_for(ms(10));
     cluster.world.disk(leader).stuck(Nanos(500_000_000));
